@@ -1,0 +1,2 @@
+//! Nearpool: an edge routing proxy for AI-agent traffic.
+pub mod sim;
