@@ -1,2 +1,5 @@
 //! Nearpool: an edge routing proxy for AI-agent traffic.
+pub mod config;
+pub mod domain;
+pub mod policy;
 pub mod sim;

@@ -1,0 +1,41 @@
+//! Names and numbers that stand for things of one topology.
+
+use std::fmt;
+
+macro_rules! index {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// Valid only for the topology that it was taken from.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub struct $name(pub usize);
+    )*};
+}
+
+index! {
+    /// The position of a region in [`Topology::regions`](super::topology::Topology::regions).
+    RegionIx;
+    /// The position of a model in [`Topology::models`](super::topology::Topology::models).
+    ModelIx;
+    /// The position of a pool in [`Topology::pools`](super::topology::Topology::pools).
+    PoolIx;
+    /// The position of a replica in [`Topology::replicas`](super::topology::Topology::replicas).
+    ReplicaIx;
+}
+
+/// What a replica is known by across reloads, restarts and edges: a stable hash of its pool's name and its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReplicaKey(pub u64);
+
+/// A session as the edge remembers it: a 128-bit hash of the client's scope and the session's name.
+///
+/// A hash and not the name, so that a session costs the same whatever it is called, and so that a
+/// client can neither guess nor reach another client's session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionKey(pub u128);
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionKey({:08x}…)", self.0 >> 96)
+    }
+}

@@ -1,0 +1,9 @@
+//! Floor 0, words: what the edge talks about, in plain values.
+//!
+//! Std only: no I/O, no clock, no lock, no serialisation.
+
+pub mod ask;
+pub mod ids;
+pub mod outcome;
+pub mod place;
+pub mod topology;

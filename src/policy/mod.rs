@@ -1,0 +1,15 @@
+//! Floor 1, decisions: pure functions of a view, parameters, the time and a source of randomness.
+//!
+//! Nothing here reads a clock, the environment or a socket, so that every rule can be tested in virtual time, and so
+//! that `nearpool explain` and the data plane cannot differ: both call these functions.
+
+pub mod affinity;
+pub mod breaker;
+pub mod health;
+pub mod limits;
+pub mod load;
+pub mod pool;
+pub mod replica;
+pub mod resolve;
+pub mod retry;
+pub mod select;
