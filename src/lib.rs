@@ -2,4 +2,6 @@
 pub mod config;
 pub mod domain;
 pub mod policy;
+pub mod roster;
 pub mod sim;
+pub mod wire;

@@ -1,0 +1,50 @@
+//! The guard of one booked attempt: counts it in while it lives, and reports how it ended.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::live::Live;
+use crate::domain::outcome::Outcome;
+use crate::policy::breaker;
+
+/// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
+/// neither success nor failure, as when the client went away.
+#[derive(Debug)]
+pub struct InFlight {
+    live: Arc<Live>,
+    params: breaker::Params,
+    /// `None` until the breaker let the request through, and again after its end was reported.
+    probe: Option<u64>,
+}
+
+impl InFlight {
+    pub(super) fn new(live: Arc<Live>, params: breaker::Params) -> InFlight {
+        InFlight { live, params, probe: None }
+    }
+
+    pub(super) fn with_probe(mut self, probe: u64) -> InFlight {
+        self.probe = Some(probe);
+        self
+    }
+
+    /// The replica.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Reports how the attempt ended and gives the place back.
+    pub fn end(mut self, outcome: Outcome, now: Instant) {
+        if let Some(probe) = self.probe.take() {
+            self.live.report(outcome, probe, self.params, now);
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            self.live.report(Outcome::ClientGone, probe, self.params, Instant::now());
+        }
+        self.live.leave();
+    }
+}

@@ -1,0 +1,260 @@
+//! One live record per replica: health, circuit breaker, requests in flight, and where its name resolves to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+
+use super::inflight::InFlight;
+use crate::config::Config;
+use crate::domain::ids::ReplicaKey;
+use crate::domain::outcome::{Blame, Outcome};
+use crate::domain::topology::ReplicaAddress;
+use crate::policy::breaker::{self, Breaker, Gate};
+use crate::policy::health::{self, Health};
+use crate::policy::replica::Standing;
+
+/// What is known of one replica. It outlives reloads that keep the replica's name and address.
+#[derive(Debug)]
+pub struct Live {
+    key: ReplicaKey,
+    address: ReplicaAddress,
+    resolved: ArcSwapOption<SocketAddr>,
+    in_flight: AtomicU32,
+    // A std mutex: the sections are a few instructions long and never cross an `.await`.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    health: Health,
+    breaker: Breaker,
+    /// Who may report the verdict of the probe under way; a report with an older number says nothing of it.
+    probe: u64,
+}
+
+/// A replica's state for people and gauges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reading {
+    /// Whether its health checks pass.
+    pub healthy: bool,
+    /// Its circuit breaker.
+    pub breaker: Breaker,
+    /// Requests in flight from this edge.
+    pub in_flight: u32,
+}
+
+impl Live {
+    /// A record of a replica that nothing is known of yet.
+    pub fn new(key: ReplicaKey, address: ReplicaAddress) -> Live {
+        let literal: Option<IpAddr> = address.host.parse().ok();
+        let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
+        Live { key, address, resolved, in_flight: AtomicU32::new(0), state: Mutex::default() }
+    }
+
+    /// Its stable key.
+    pub fn key(&self) -> ReplicaKey {
+        self.key
+    }
+
+    /// Where it listens, as configured.
+    pub fn address(&self) -> &ReplicaAddress {
+        &self.address
+    }
+
+    /// Where it listens, as an address; `None` until its host name has been resolved once.
+    pub fn resolved(&self) -> Option<SocketAddr> {
+        self.resolved.load().as_deref().copied()
+    }
+
+    /// Notes where its host name points to now.
+    pub fn set_resolved(&self, address: SocketAddr) {
+        self.resolved.store(Some(Arc::new(address)));
+    }
+
+    /// Requests in flight from this edge.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may be used at `now`.
+    pub fn standing(&self, breaker: breaker::Params, now: Instant) -> Standing {
+        let state = self.lock();
+        if !state.health.is_healthy() {
+            return Standing::Unhealthy;
+        }
+        match state.breaker.gate(breaker, now) {
+            Gate::Pass => Standing::Usable,
+            Gate::Probe => Standing::Probe,
+            Gate::Stop => Standing::BreakerOpen,
+        }
+    }
+
+    /// Books one request there, unless its cap was reached or the probe's place taken since it was looked at.
+    /// The booking ends when the returned guard is dropped.
+    pub fn begin(self: &Arc<Live>, cap: u32, params: breaker::Params, now: Instant) -> Option<InFlight> {
+        let free = |n: u32| (n < cap).then_some(n + 1);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+        // From here on the guard gives the place back.
+        let guard = InFlight::new(Arc::clone(self), params);
+        let mut state = self.lock();
+        match state.breaker.gate(params, now) {
+            Gate::Pass => {}
+            Gate::Probe => {
+                state.breaker = state.breaker.claimed(now);
+                state.probe += 1;
+            }
+            Gate::Stop => return None,
+        }
+        Some(guard.with_probe(state.probe))
+    }
+
+    pub(super) fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes in how a booked attempt ended; `probe` is the number that its guard was given.
+    pub(super) fn report(&self, outcome: Outcome, probe: u64, params: breaker::Params, now: Instant) {
+        let mut state = self.lock();
+        // An attempt from before the breaker opened cannot speak for the probe that came after it.
+        if matches!(state.breaker, Breaker::HalfOpen { .. }) && probe != state.probe {
+            return;
+        }
+        state.breaker = if outcome.counts_against_replica() {
+            state.breaker.failed(params, now)
+        } else if outcome.facts().blame == Blame::None || outcome == Outcome::ClientError {
+            state.breaker.succeeded()
+        } else {
+            state.breaker.released(params, now)
+        };
+    }
+
+    /// Takes in one health check. Returns the new side if the replica changed sides.
+    pub fn checked(&self, passed: bool, params: health::Params) -> Option<bool> {
+        let mut state = self.lock();
+        let before = state.health.is_healthy();
+        state.health = state.health.after(passed, params);
+        let after = state.health.is_healthy();
+        (before != after).then_some(after)
+    }
+
+    /// Its state for people and gauges.
+    pub fn reading(&self) -> Reading {
+        let state = self.lock();
+        Reading { healthy: state.health.is_healthy(), breaker: state.breaker, in_flight: self.in_flight() }
+    }
+
+    /// The cap, the breaker and the health of one candidate, for the choice.
+    pub fn candidate(
+        &self,
+        config: &Config,
+        replica: crate::domain::ids::ReplicaIx,
+        cap: u32,
+        tried: bool,
+        now: Instant,
+    ) -> crate::policy::replica::Candidate {
+        crate::policy::replica::Candidate {
+            replica,
+            key: self.key,
+            standing: self.standing(config.circuit_breaker, now),
+            in_flight: self.in_flight(),
+            cap,
+            tried,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while holding it cannot leave the state half written: every section is one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, reset_timeout: Duration::from_secs(60) };
+
+    fn live() -> Arc<Live> {
+        let address =
+            ReplicaAddress { tls: false, host: "127.0.0.1".into(), port: 8000, base_path: String::new(), http2: false };
+        Arc::new(Live::new(ReplicaKey(1), address))
+    }
+
+    #[test]
+    fn a_booking_ends_with_its_guard_also_when_nothing_was_reported() {
+        let (live, now) = (live(), Instant::now());
+        let first = live.begin(2, PARAMS, now).unwrap();
+        let second = live.begin(2, PARAMS, now).unwrap();
+        assert!(live.begin(2, PARAMS, now).is_none(), "the cap holds");
+        assert_eq!(live.in_flight(), 2);
+        drop(first);
+        drop(second);
+        assert_eq!(live.in_flight(), 0);
+    }
+
+    #[test]
+    fn failures_open_the_breaker_and_one_probe_of_many_callers_closes_it() {
+        let (live, start) = (live(), Instant::now());
+        for _ in 0..2 {
+            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+        }
+        assert_eq!(live.standing(PARAMS, start), Standing::BreakerOpen);
+        let later = start + Duration::from_secs(60);
+        assert_eq!(live.standing(PARAMS, later), Standing::Probe);
+        let probes: Vec<_> = (0..1000).filter_map(|_| live.begin(2000, PARAMS, later)).collect();
+        assert_eq!(probes.len(), 1, "exactly one caller is the probe");
+        assert_eq!(live.in_flight(), 1, "those turned away gave their places back");
+        for probe in probes {
+            probe.end(Outcome::Ok, later);
+        }
+        assert_eq!(live.standing(PARAMS, later), Standing::Usable);
+    }
+
+    #[test]
+    fn a_probe_without_a_verdict_frees_its_place() {
+        let (live, start) = (live(), Instant::now());
+        for _ in 0..2 {
+            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+        }
+        let later = start + Duration::from_secs(60);
+        live.begin(9, PARAMS, later).unwrap().end(Outcome::ClientGone, later);
+        assert_eq!(live.standing(PARAMS, later), Standing::Probe);
+        drop(live.begin(9, PARAMS, later));
+        assert_ne!(live.standing(PARAMS, Instant::now() + Duration::from_secs(120)), Standing::BreakerOpen);
+    }
+
+    #[test]
+    fn a_straggler_does_not_speak_for_the_probe() {
+        let (live, start) = (live(), Instant::now());
+        let straggler = live.begin(9, PARAMS, start).unwrap();
+        for _ in 0..2 {
+            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+        }
+        let later = start + Duration::from_secs(60);
+        let probe = live.begin(9, PARAMS, later).unwrap();
+        straggler.end(Outcome::Ok, later);
+        assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "the probe is still out");
+        probe.end(Outcome::Ok, later);
+        assert_eq!(live.standing(PARAMS, later), Standing::Usable);
+    }
+
+    #[test]
+    fn clients_faults_and_busy_answers_never_open_the_breaker() {
+        let (live, now) = (live(), Instant::now());
+        for _ in 0..10_000 {
+            live.begin(9, PARAMS, now).unwrap().end(Outcome::ClientError, now);
+            live.begin(9, PARAMS, now).unwrap().end(Outcome::Busy, now);
+        }
+        assert_eq!(live.standing(PARAMS, now), Standing::Usable);
+    }
+
+    #[test]
+    fn an_address_needs_no_resolving() {
+        assert_eq!(live().resolved(), Some("127.0.0.1:8000".parse().unwrap()));
+    }
+}

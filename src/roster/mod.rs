@@ -1,0 +1,14 @@
+//! The replicas as they are now, and what a request holds of them.
+//!
+//! Here the two planes meet: the control plane swaps in snapshots and reports health checks, the data plane takes one
+//! snapshot per request, books replicas and reports how attempts ended. Neither knows the other.
+
+mod inflight;
+mod live;
+mod sessions;
+mod snapshot;
+
+pub use inflight::InFlight;
+pub use live::{Live, Reading};
+pub use sessions::SessionTable;
+pub use snapshot::{Roster, Snapshot};

@@ -1,0 +1,119 @@
+//! The immutable view that a request holds, and its swapping.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::live::Live;
+use super::sessions::SessionTable;
+use crate::config::Config;
+use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
+use crate::policy::replica::Candidate;
+use crate::wire::geoip::GeoDb;
+
+/// One configuration with the live records of its replicas. A request takes it once and keeps it to its end.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The places of addresses.
+    pub geo: Arc<GeoDb>,
+    /// Live records, by [`ReplicaIx`].
+    live: Vec<Arc<Live>>,
+    by_key: HashMap<ReplicaKey, ReplicaIx>,
+}
+
+impl Snapshot {
+    /// A snapshot of `config`. Replicas that `before` knows at the same address keep their live record.
+    pub fn new(config: Arc<Config>, geo: Arc<GeoDb>, before: Option<&Snapshot>) -> Snapshot {
+        let live: Vec<Arc<Live>> = config
+            .topology
+            .replicas
+            .iter()
+            .map(|replica| {
+                before
+                    .and_then(|before| before.by_key.get(&replica.key).map(|ix| &before.live[ix.0]))
+                    .filter(|live| *live.address() == replica.address)
+                    .map_or_else(|| Arc::new(Live::new(replica.key, replica.address.clone())), Arc::clone)
+            })
+            .collect();
+        let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
+        Snapshot { config, geo, live, by_key }
+    }
+
+    /// The live record of a replica.
+    pub fn live(&self, replica: ReplicaIx) -> &Arc<Live> {
+        &self.live[replica.0]
+    }
+
+    /// Every live record with its index.
+    pub fn replicas(&self) -> impl Iterator<Item = (ReplicaIx, &Arc<Live>)> {
+        self.live.iter().enumerate().map(|(ix, live)| (ReplicaIx(ix), live))
+    }
+
+    /// The replica with this key, if it is still configured.
+    pub fn by_key(&self, key: ReplicaKey) -> Option<ReplicaIx> {
+        self.by_key.get(&key).copied()
+    }
+
+    /// Appends a pool's replicas as they are at `now`.
+    pub fn candidates(&self, pool: PoolIx, tried: impl Fn(ReplicaIx) -> bool, now: Instant, into: &mut Vec<Candidate>) {
+        let pool = self.config.topology.pool(pool);
+        into.extend(pool.replicas.iter().map(|&replica| {
+            self.live(replica).candidate(&self.config, replica, pool.max_in_flight, tried(replica), now)
+        }));
+    }
+
+    /// Whether at least one replica may be used at `now`.
+    pub fn can_serve(&self, now: Instant) -> bool {
+        use crate::policy::replica::Standing;
+        let usable = |live: &Arc<Live>| {
+            matches!(live.standing(self.config.circuit_breaker, now), Standing::Usable | Standing::Probe)
+        };
+        self.live.iter().any(usable)
+    }
+}
+
+/// The current snapshot, the sessions, and whether the edge is draining.
+#[derive(Debug)]
+pub struct Roster {
+    current: ArcSwap<Snapshot>,
+    /// Where sessions are warm.
+    pub sessions: SessionTable,
+    draining: AtomicBool,
+}
+
+impl Roster {
+    /// A roster that starts with this snapshot.
+    pub fn new(snapshot: Snapshot, start: Instant) -> Roster {
+        let sessions = SessionTable::new(snapshot.config.sessions.capacity, start);
+        Roster { current: ArcSwap::from_pointee(snapshot), sessions, draining: AtomicBool::new(false) }
+    }
+
+    /// The snapshot of now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Swaps in a configuration, a database, or both. Requests in flight keep the snapshot that they hold.
+    pub fn swap(&self, config: Arc<Config>, geo: Arc<GeoDb>) {
+        let before = self.snapshot();
+        if before.config.sessions.capacity != config.sessions.capacity {
+            self.sessions.resize(config.sessions.capacity);
+        }
+        self.current.store(Arc::new(Snapshot::new(config, geo, Some(&before))));
+    }
+
+    /// Says that the edge is about to end.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the edge is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,4 @@
+//! Placeholder until the wire branch lands.
+/// db
+#[derive(Debug)]
+pub struct GeoDb;

@@ -1,0 +1,2 @@
+//! Bytes.
+pub mod geoip;
