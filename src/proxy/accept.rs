@@ -1,0 +1,217 @@
+//! Station 1, accept: may we take this on? Connections and request heads.
+//!
+//! What the framework leaves open is closed here: how many connections there are, how long a client may take over a
+//! request's head (on the first request of a connection and on every later one), and heads that can be read in two ways.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use http::{Method, Version, header};
+use pingora::apps::{HttpPersistentSettings, ServerApp};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::{ALPN, Stream};
+use pingora::server::ShutdownWatch;
+use tokio::time::timeout;
+
+use super::reply::Refusal;
+use super::serve::Edge;
+use crate::domain::outcome::Outcome;
+use crate::policy::limits;
+
+/// The shortest prefix that tells HTTP/2's preface (`PRI * HTTP/2.0…`) from every HTTP/1.1 method that is served here.
+const PREFACE_START: &[u8; 3] = b"PRI";
+
+/// Takes connections and hands their requests to the [`Edge`].
+pub struct Accept {
+    edge: Arc<Edge>,
+    connections: AtomicUsize,
+}
+
+impl Accept {
+    /// An acceptor for this edge. Listeners that share it share its bound on connections.
+    pub fn new(edge: Arc<Edge>) -> Accept {
+        Accept { edge, connections: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Accept {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let limits = self.edge.limits();
+        let Some(_place) = Place::take(&self.connections, limits.connections_max) else {
+            log::warn!("connection refused: {} connections are open, as many as limits.connections", limits.connections_max);
+            return None;
+        };
+        let tls = stream.get_ssl_digest().is_some();
+        let http2 = if tls {
+            stream.selected_alpn_proto() == Some(ALPN::H2)
+        } else {
+            let mut start = [0; PREFACE_START.len()];
+            timeout(limits.header_timeout, stream.try_peek(&mut start)).await.ok()?.ok()?;
+            start == *PREFACE_START
+        };
+        if http2 {
+            return ServerApp::process_new(&self.edge, stream, shutdown).await;
+        }
+        self.serve_http1(stream, tls, shutdown.clone()).await;
+        None
+    }
+}
+
+impl Accept {
+    async fn serve_http1(&self, stream: Stream, tls: bool, mut shutdown: ShutdownWatch) {
+        let mut next = Some(Reusable { stream, prefix: None, settings: None });
+        let mut first = true;
+        while let Some(Reusable { mut stream, prefix, settings }) = next.take() {
+            let limits = self.edge.limits();
+            let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
+            // TLS cannot be peeked into: there the pause and the head share one deadline.
+            let mut head_timeout = limits.header_timeout;
+            if tls {
+                head_timeout += pause;
+            } else if prefix.is_none() {
+                let mut byte = [0; 1];
+                tokio::select! {
+                    biased;
+                    began = timeout(pause, stream.try_peek(&mut byte)) => {
+                        if !matches!(began, Ok(Ok(_))) { return }
+                    }
+                    _ = shutdown.wait_for(|ending| *ending), if !first => return,
+                }
+            }
+            let mut session = ServerSession::new_http1(stream);
+            if let Some(settings) = settings {
+                settings.apply_to_session(&mut session);
+            }
+            if let Some(prefix) = prefix {
+                session.set_pipelined_prefix(prefix);
+            }
+            session.set_keepalive(Some(seconds(head_timeout)));
+            match timeout(head_timeout, session.read_request()).await {
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => return,
+                Ok(Err(_)) => {
+                    // The framework's error text holds the client's bytes, keys too: it is not for the log.
+                    let refusal = Refusal::new(Outcome::BadHeader, "the request's head is not valid HTTP/1.1");
+                    return self.edge.refuse_unread(session, refusal).await;
+                }
+                Err(_) => {
+                    let message = format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
+                    return self.edge.refuse_unread(session, Refusal::new(Outcome::BodyTimeout, message)).await;
+                }
+            }
+            session.set_pipelining_enabled(true);
+            if *shutdown.borrow() {
+                session.set_keepalive(None);
+            }
+            next = self.edge.serve(session).await;
+            first = false;
+        }
+    }
+}
+
+/// A connection whose answer is sent and which may carry another request.
+pub(super) struct Reusable {
+    stream: Stream,
+    /// What the client has sent of the next request already.
+    prefix: Option<BytesMut>,
+    settings: Option<HttpPersistentSettings>,
+}
+
+impl Reusable {
+    /// Ends a request. `None` when the connection cannot be used again.
+    pub(super) async fn after(session: ServerSession) -> Option<Reusable> {
+        let settings = HttpPersistentSettings::for_session(&session);
+        let (stream, prefix) = session.finish().await.ok()??.into_parts();
+        Some(Reusable { stream, prefix, settings: Some(settings) })
+    }
+}
+
+fn seconds(duration: Duration) -> u64 {
+    duration.as_secs_f64().ceil() as u64
+}
+
+/// One of the places for connections, given back when dropped.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(count: &'a AtomicUsize, max: usize) -> Option<Place<'a>> {
+        let free = |n: usize| (n < max).then_some(n + 1);
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| Place(count))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Refuses heads that are too large or can be read in two ways (RFC 9112, sections 3.2 and 6).
+pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Result<(), Refusal> {
+    let head = session.req_header();
+    let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes());
+    let bytes = raw.as_ref().map_or_else(
+        || head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum(),
+        |raw| raw.len(),
+    );
+    if limits.check_head(bytes, head.headers.len()).is_err() {
+        let message = format!(
+            "the request's head has {} headers and {bytes} bytes; at most {} and {} are taken",
+            head.headers.len(),
+            limits.header_count_max,
+            limits.header_bytes_max
+        );
+        return Err(Refusal::new(Outcome::HeadersTooLarge, message));
+    }
+    let ambiguous = |message: &str| Err(Refusal::new(Outcome::AmbiguousFraming, message));
+    if head.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return ambiguous("the request has more than one Content-Length");
+    }
+    // The framework has dropped Content-Length by now if Transfer-Encoding came with it; only the raw head still tells.
+    if head.headers.contains_key(header::TRANSFER_ENCODING)
+        && raw.is_some_and(|raw| has_header_line(&raw, b"content-length"))
+    {
+        return ambiguous("the request has both Content-Length and Transfer-Encoding");
+    }
+    if head.method == Method::CONNECT {
+        return Err(Refusal::new(Outcome::MethodNotAllowed, "CONNECT is not served here"));
+    }
+    if head.version == Version::HTTP_11 && head.headers.get_all(header::HOST).iter().count() != 1 {
+        return ambiguous("an HTTP/1.1 request needs exactly one Host header");
+    }
+    Ok(())
+}
+
+/// Whether a raw head has a line for this header (lower case).
+fn has_header_line(raw: &[u8], name: &[u8]) -> bool {
+    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
+        line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name) && line[name.len()] == b':'
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_lines_are_found_in_any_case_and_only_at_a_lines_start() {
+        let raw = b"POST /content-length: HTTP/1.1\r\nhost: a\r\nConTent-LENGTH: 3\r\n\r\n";
+        assert!(has_header_line(raw, b"content-length"));
+        assert!(!has_header_line(b"POST / HTTP/1.1\r\nx-content-length: 3\r\n\r\n", b"content-length"));
+        assert!(!has_header_line(b"POST / HTTP/1.1\r\nx: content-length: 3\r\n\r\n", b"content-length"));
+    }
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let count = AtomicUsize::new(0);
+        let one = Place::take(&count, 2);
+        let two = Place::take(&count, 2);
+        assert!(one.is_some() && two.is_some() && Place::take(&count, 2).is_none());
+        drop(one);
+        assert!(Place::take(&count, 2).is_some());
+    }
+}

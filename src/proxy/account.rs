@@ -1,0 +1,223 @@
+//! Station 9, account: every request is counted once and logged once, also when it is cancelled.
+//!
+//! The account is opened when a request's head is read, filled in on its way, and closed by `Drop`, so that no path out
+//! of the request can forget it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::reply::Route;
+use crate::domain::ask::{Dialect, Endpoint};
+use crate::domain::ids::{ModelIx, SessionKey};
+use crate::domain::outcome::Outcome;
+use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
+use crate::observe::metrics::{CacheState, Metrics, RequestEnd, StreamMetrics};
+use crate::observe::timestamp::Timestamp;
+use crate::policy::resolve::NO_STEP;
+use crate::policy::select::Selection;
+use crate::roster::Snapshot;
+use crate::wire::usage::Usage;
+
+/// A prompt counts as warm from this share of cached tokens on: an agent's next call repeats nearly all of its last one,
+/// while a shared system prompt alone is a small part of it.
+const WARM_SHARE: f64 = 0.5;
+
+/// What is known of one request.
+pub(super) struct Account<'a> {
+    metrics: &'a Metrics,
+    log: &'a AccessLog,
+    snapshot: Arc<Snapshot>,
+    arrived: SystemTime,
+    start: Instant,
+    /// When the request had been read whole.
+    received: Option<Instant>,
+    pub(super) request_id: String,
+    pub(super) client: Option<IpAddr>,
+    pub(super) country: Option<String>,
+    pub(super) http: &'static str,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) model_asked: Option<String>,
+    /// The model asked for, resolved.
+    pub(super) model: Option<ModelIx>,
+    /// The step as a label.
+    pub(super) step: Option<String>,
+    pub(super) stream: bool,
+    pub(super) session: Option<SessionKey>,
+    /// Where the last attempt went.
+    pub(super) selection: Option<Selection>,
+    pub(super) attempts: u32,
+    pub(super) status: u16,
+    pub(super) bytes_in: usize,
+    /// How it ended; until it is said, the client is taken to have gone.
+    pub(super) outcome: Outcome,
+    bytes_out: usize,
+    overhead: Option<Duration>,
+    ttft: Option<Duration>,
+    last_event: Option<Instant>,
+    stream_metrics: Option<StreamMetrics>,
+    usage: Option<Usage>,
+}
+
+impl<'a> Account<'a> {
+    pub(super) fn open(metrics: &'a Metrics, log: &'a AccessLog, snapshot: Arc<Snapshot>) -> Account<'a> {
+        Account {
+            metrics,
+            log,
+            snapshot,
+            arrived: SystemTime::now(),
+            start: Instant::now(),
+            received: None,
+            request_id: String::new(),
+            client: None,
+            country: None,
+            http: "HTTP/1.1",
+            endpoint: None,
+            model_asked: None,
+            model: None,
+            step: None,
+            stream: false,
+            session: None,
+            selection: None,
+            attempts: 0,
+            status: 0,
+            bytes_in: 0,
+            outcome: Outcome::ClientGone,
+            bytes_out: 0,
+            overhead: None,
+            ttft: None,
+            last_event: None,
+            stream_metrics: None,
+            usage: None,
+        }
+    }
+
+    /// The request has been read whole; TTFT and the edge's own time count from here.
+    pub(super) fn received(&mut self, bytes: usize) {
+        self.bytes_in = bytes;
+        self.received = Some(Instant::now());
+    }
+
+    /// The first attempt is about to leave.
+    pub(super) fn leaving(&mut self) {
+        if let (None, Some(received)) = (self.overhead, self.received) {
+            let overhead = received.elapsed();
+            self.overhead = Some(overhead);
+            self.metrics.overhead(overhead.as_secs_f64());
+        }
+    }
+
+    /// The first event is there: the commit point.
+    pub(super) fn first_event(&mut self) {
+        let now = Instant::now();
+        self.ttft = self.received.map(|received| now - received);
+        self.last_event = Some(now);
+        if let Some(route) = self.route() {
+            self.stream_metrics = Some(self.metrics.stream_metrics(route.pool, route.model));
+        }
+    }
+
+    /// A later piece of a stream is about to go down.
+    pub(super) fn next_event(&mut self) {
+        let now = Instant::now();
+        if let (Some(last), Some(stream)) = (self.last_event.replace(now), &mut self.stream_metrics) {
+            stream.gap((now - last).as_secs_f64());
+        }
+    }
+
+    /// So many bytes of the answer's body went down.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes;
+    }
+
+    /// What the engine says it used.
+    pub(super) fn used(&mut self, usage: Option<Usage>) {
+        self.usage = usage.or(self.usage.take());
+    }
+
+    /// The names of where it went.
+    pub(super) fn route(&self) -> Option<Route<'_>> {
+        self.selection.as_ref().map(|selection| Route::of(&self.snapshot.config.topology, selection))
+    }
+
+    /// The model that answered, else the one asked for.
+    fn model_name(&self) -> Option<&str> {
+        let answered = self.selection.map(|selection| selection.pool.model);
+        answered.or(self.model).map(|model| self.snapshot.config.topology.model(model).name.as_str())
+    }
+
+    fn count(&self) {
+        let model = self.model_name().unwrap_or("");
+        let route = self.route();
+        self.metrics.request(&RequestEnd {
+            region: route.map_or("", |route| route.region),
+            pool: route.map_or("", |route| route.pool),
+            model,
+            step: self.step.as_deref().unwrap_or(NO_STEP),
+            outcome: self.outcome,
+            reason: route.map(|route| route.reason),
+            seconds: self.start.elapsed().as_secs_f64(),
+        });
+        let Some(route) = route else { return };
+        if let Some(ttft) = self.ttft {
+            self.metrics.ttft(route.pool, model, self.cache_state(), ttft.as_secs_f64());
+        }
+        if let Some(usage) = &self.usage {
+            let (prompt, completion) = (Some(usage.prompt_tokens), Some(usage.completion_tokens));
+            self.metrics.tokens(route.pool, prompt, usage.cached_tokens, completion);
+        }
+    }
+
+    fn cache_state(&self) -> CacheState {
+        match self.usage.map(|usage| (usage.prompt_tokens, usage.cached_tokens)) {
+            Some((prompt, Some(cached))) if cached as f64 >= prompt as f64 * WARM_SHARE => CacheState::Warm,
+            Some((_, Some(_))) => CacheState::Cold,
+            _ => CacheState::Unknown,
+        }
+    }
+
+    fn line(&self) -> AccessLine<'_> {
+        let route = self.route();
+        let usage = self.usage.as_ref();
+        AccessLine {
+            ts: Timestamp(self.arrived),
+            request_id: &self.request_id,
+            client: self.client,
+            country: self.country.as_deref(),
+            http: self.http,
+            endpoint: self.endpoint.map_or("", Endpoint::path),
+            dialect: self.endpoint.map(|endpoint| endpoint.dialect()).map(Dialect::name),
+            model_asked: self.model_asked.as_deref(),
+            model: self.model_name(),
+            step: self.step.as_deref(),
+            stream: self.stream,
+            session: self.session,
+            region: route.map(|route| route.region),
+            pool: route.map(|route| route.pool),
+            replica: route.map(|route| route.replica),
+            reason: route.map(|route| route.reason),
+            attempts: self.attempts,
+            status: self.status,
+            outcome: self.outcome,
+            bytes_in: self.bytes_in as u64,
+            bytes_out: self.bytes_out as u64,
+            ms: Times { overhead: self.overhead, ttft: self.ttft, total: Some(self.start.elapsed()) },
+            tokens: Tokens {
+                prompt: usage.map(|usage| usage.prompt_tokens),
+                cached: usage.and_then(|usage| usage.cached_tokens),
+                completion: usage.map(|usage| usage.completion_tokens),
+            },
+        }
+    }
+}
+
+impl Drop for Account<'_> {
+    fn drop(&mut self) {
+        if self.status == 0 && self.outcome == Outcome::ClientGone {
+            // Nothing went down; 499 is the custom of the field.
+            self.status = self.outcome.facts().status;
+        }
+        self.count();
+        self.log.log(&self.line());
+    }
+}

@@ -1,0 +1,284 @@
+//! Station 6, send: did this attempt reach its first event?
+//!
+//! An attempt is one try at one replica. It ends with the first event of a stream or with a whole answer in hand; until
+//! then nothing has gone downstream, so that whatever goes wrong can be tried elsewhere. A replica's head alone is no
+//! sign of life: engines send it at once and may die in the seconds of prefill that follow.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::ErrorType;
+use pingora::http::{RequestHeader, ResponseHeader};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::events::Events;
+use super::upstream::{Exchange, Upstream};
+use crate::config::Timeouts;
+use crate::domain::ask::Dialect;
+use crate::domain::outcome::Outcome;
+use crate::roster::Live;
+use crate::wire::usage::{Meter, Usage};
+
+/// An answer that is not streamed is held back up to this many bytes, so that a replica that dies over it can be
+/// replaced; a longer one goes down as it comes.
+const HELD_ANSWER_BYTES_MAX: usize = 8 << 20;
+
+/// How much of a failed answer is kept, to be passed on if no other replica does better.
+const FAILED_ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// How long a replica that stopped reading is given to say why: some answer 413 or 503 and close.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// One try at one replica.
+pub(super) struct Attempt<'a> {
+    pub(super) upstream: &'a Upstream,
+    pub(super) live: &'a Live,
+    pub(super) head: RequestHeader,
+    pub(super) segments: &'a [Bytes],
+    pub(super) dialect: Dialect,
+    pub(super) stream: bool,
+    pub(super) timeouts: &'a Timeouts,
+    /// When the whole request is out of time.
+    pub(super) total: Instant,
+}
+
+/// An attempt that may be shown to the client.
+pub(super) enum Began {
+    /// A whole answer.
+    Whole(Answer),
+    /// An answer under way.
+    Under(Box<UnderWay>),
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub(super) head: ResponseHeader,
+    pub(super) body: Vec<Bytes>,
+}
+
+impl Answer {
+    pub(super) fn body_bytes(&self) -> usize {
+        self.body.iter().map(Bytes::len).sum()
+    }
+
+    /// What the engine says it used. It says so at the end of the body, mostly in its last chunk.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let mut meter = Meter::new();
+        match self.body.as_slice() {
+            [] => return None,
+            [whole] => meter.body(whole),
+            many => meter.body(&many.concat()),
+        }
+        meter.usage()
+    }
+}
+
+/// An answer whose beginning is here and whose rest is still to come.
+pub(super) struct UnderWay {
+    pub(super) exchange: Exchange,
+    pub(super) head: ResponseHeader,
+    /// What has come so far, ready to be sent.
+    pub(super) ready: Vec<Bytes>,
+    /// Tells events apart; `None` when the answer is no event stream.
+    pub(super) events: Option<Events>,
+    /// Whether the replica has sent everything.
+    pub(super) ended: bool,
+}
+
+/// An attempt that came to nothing.
+pub(super) struct Failed {
+    pub(super) outcome: Outcome,
+    /// What the replica said, if it said something.
+    pub(super) answer: Option<Answer>,
+}
+
+impl From<Outcome> for Failed {
+    fn from(outcome: Outcome) -> Failed {
+        Failed { outcome, answer: None }
+    }
+}
+
+/// How an exchange broke before its answer's head.
+enum Broke {
+    /// The replica had closed the kept-alive connection; it saw nothing of the request.
+    Stale,
+    /// As told.
+    Failed(Outcome),
+}
+
+/// An exchange whose answer has begun.
+struct Answered {
+    exchange: Exchange,
+    head: ResponseHeader,
+    /// When the first event, or the whole answer, is due.
+    deadline: Instant,
+}
+
+impl Attempt<'_> {
+    /// Runs it. Dropping the future at any point closes the connection or resets the stream.
+    pub(super) async fn run(&self) -> Result<Began, Failed> {
+        let answered = match self.exchange(false).await {
+            // Neither the replica's fault nor an attempt: once more, on a new connection.
+            Err(Broke::Stale) => self.exchange(true).await,
+            other => other,
+        };
+        let answered = answered.map_err(|broke| match broke {
+            Broke::Stale => Outcome::Reset,
+            Broke::Failed(outcome) => outcome,
+        })?;
+        let deadline = answered.deadline;
+        timeout_at(deadline, self.begin(answered)).await.unwrap_or_else(|_| Err(self.late().into()))
+    }
+
+    /// Sends the request and reads the answer's head.
+    async fn exchange(&self, fresh: bool) -> Result<Answered, Broke> {
+        let at = self.live.resolved().ok_or(Broke::Failed(Outcome::ConnectFailed))?;
+        let peer = Upstream::peer(self.live.address(), at, self.timeouts.connect);
+        let mut exchange =
+            self.upstream.connect(peer, fresh).await.map_err(|error| Broke::Failed(connect_outcome(&error)))?;
+        let stale = |exchange: &Exchange, outcome| {
+            if exchange.reused && !fresh { Broke::Stale } else { Broke::Failed(outcome) }
+        };
+        if self.write(&mut exchange).await.is_err() {
+            // Some engines answer 413 or 503 and close without reading the rest.
+            return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
+                Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
+                _ => Err(stale(&exchange, Outcome::Reset)),
+            };
+        }
+        let deadline = self.deadline();
+        match timeout_at(deadline, read_head(&mut exchange)).await {
+            Ok(Ok(head)) => Ok(Answered { exchange, head, deadline }),
+            Ok(Err(Outcome::Reset)) => Err(stale(&exchange, Outcome::Reset)),
+            Ok(Err(outcome)) => Err(Broke::Failed(outcome)),
+            Err(_) => Err(Broke::Failed(self.late())),
+        }
+    }
+
+    async fn write(&self, exchange: &mut Exchange) -> pingora::Result<()> {
+        let session = &mut exchange.session;
+        session.set_write_timeout(Some(self.timeouts.idle));
+        session.write_request_header(Box::new(self.head.clone())).await?;
+        for segment in self.segments {
+            session.write_request_body(segment.clone(), false).await?;
+        }
+        session.finish_request_body().await
+    }
+
+    /// Counted from the whole request sent: a large body's way to the replica is not the replica's delay.
+    fn deadline(&self) -> Instant {
+        let limit = if self.stream { self.timeouts.first_byte } else { self.timeouts.answer };
+        (Instant::now() + limit).min(self.total)
+    }
+
+    fn late(&self) -> Outcome {
+        match (Instant::now() >= self.total, self.stream) {
+            (true, _) => Outcome::TotalTimeout,
+            (false, true) => Outcome::FirstByteTimeout,
+            (false, false) => Outcome::AnswerTimeout,
+        }
+    }
+
+    /// Reads an answer to where it may be shown.
+    async fn begin(&self, answered: Answered) -> Result<Began, Failed> {
+        let Answered { mut exchange, head, .. } = answered;
+        let outcome = Outcome::of_status(head.status.as_u16(), head.headers.contains_key(header::RETRY_AFTER));
+        if !matches!(outcome, Outcome::Ok | Outcome::ClientError) {
+            let answer = self.failed_answer(exchange, head).await;
+            return Err(Failed { outcome, answer });
+        }
+        if outcome == Outcome::Ok && self.stream && is_event_stream(&head) {
+            return self.begin_stream(exchange, head).await;
+        }
+        let (mut body, mut bytes) = (Vec::new(), 0);
+        loop {
+            match exchange.session.read_response_body().await {
+                Ok(Some(chunk)) => {
+                    bytes += chunk.len();
+                    body.push(chunk);
+                }
+                Ok(None) => {
+                    self.upstream.release(exchange).await;
+                    return Ok(Began::Whole(Answer { head, body }));
+                }
+                Err(_) => return Err(Outcome::Cut.into()),
+            }
+            if bytes > HELD_ANSWER_BYTES_MAX {
+                let under = UnderWay { exchange, head, ready: body, events: None, ended: false };
+                return Ok(Began::Under(Box::new(under)));
+            }
+        }
+    }
+
+    /// Waits for the first data event; comments before it are no sign of life.
+    async fn begin_stream(&self, mut exchange: Exchange, head: ResponseHeader) -> Result<Began, Failed> {
+        let mut events = Events::new(self.dialect);
+        let mut ready = Vec::new();
+        loop {
+            match exchange.session.read_response_body().await {
+                Ok(Some(chunk)) => {
+                    events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
+                    if events.begun() {
+                        let ended = exchange.session.response_done();
+                        let under = UnderWay { exchange, head, ready, events: Some(events), ended };
+                        return Ok(Began::Under(Box::new(under)));
+                    }
+                }
+                Ok(None) | Err(_) => return Err(Outcome::Cut.into()),
+            }
+        }
+    }
+
+    /// What a replica says of its failure, as far as it says it soon and in few words.
+    async fn failed_answer(&self, mut exchange: Exchange, head: ResponseHeader) -> Option<Answer> {
+        let mut body = Vec::new();
+        let read = timeout(LAST_WORDS, async {
+            let mut bytes = 0;
+            while let Some(chunk) = exchange.session.read_response_body().await.ok()? {
+                bytes += chunk.len();
+                body.push(chunk);
+                if bytes > FAILED_ANSWER_BYTES_MAX {
+                    return None;
+                }
+            }
+            Some(())
+        });
+        read.await.ok().flatten()?;
+        self.upstream.release(exchange).await;
+        Some(Answer { head, body })
+    }
+}
+
+/// Reads an answer's head, passing over informational ones. A 101 was not asked for and ends the exchange.
+async fn read_head(exchange: &mut Exchange) -> Result<ResponseHeader, Outcome> {
+    loop {
+        exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
+        let head = exchange.session.response_header().ok_or(Outcome::Garbage)?;
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Outcome::Garbage);
+        }
+        if !head.status.is_informational() {
+            return Ok(head.clone());
+        }
+    }
+}
+
+fn connect_outcome(error: &pingora::Error) -> Outcome {
+    match error.etype() {
+        ErrorType::ConnectTimedout | ErrorType::TLSHandshakeTimedout => Outcome::ConnectTimeout,
+        _ => Outcome::ConnectFailed,
+    }
+}
+
+fn head_outcome(error: &pingora::Error) -> Outcome {
+    match error.etype() {
+        ErrorType::InvalidHTTPHeader => Outcome::Garbage,
+        _ => Outcome::Reset,
+    }
+}
+
+fn is_event_stream(head: &ResponseHeader) -> bool {
+    let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    content_type.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+}

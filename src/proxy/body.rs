@@ -1,0 +1,134 @@
+//! Station 1, accept, continued: the request's body, read whole before anything is chosen.
+//!
+//! The model's name may stand behind a megabyte of messages, and a retry needs every byte again. So the chunks are kept
+//! as they arrive and scanned in passing; bounds hold for each body, for all bodies together, and in time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use http::header;
+use pingora::protocols::http::ServerSession;
+use tokio::time::{Instant, timeout_at};
+
+use super::reply::Refusal;
+use crate::domain::outcome::Outcome;
+use crate::policy::limits::{Over, Params};
+use crate::wire::body::Body;
+use crate::wire::scan::{Scan, Scanner};
+
+/// A body that was read whole, what was found in it, and its share of the bytes that the edge may hold.
+pub(super) struct Received<'a> {
+    pub(super) body: Body,
+    pub(super) scan: Scan,
+    _held: Held<'a>,
+}
+
+/// The bytes of bodies that are held now, over all requests.
+#[derive(Default)]
+pub(super) struct Buffered(AtomicUsize);
+
+struct Held<'a> {
+    all: &'a AtomicUsize,
+    mine: usize,
+}
+
+impl Held<'_> {
+    /// Adds to this request's share and tells what all requests hold then.
+    fn add(&mut self, bytes: usize) -> usize {
+        self.mine += bytes;
+        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.mine, Ordering::Relaxed);
+    }
+}
+
+/// Reads the body of a request.
+pub(super) async fn receive<'a>(
+    session: &mut ServerSession,
+    limits: &Params,
+    buffered: &'a Buffered,
+) -> Result<Received<'a>, Refusal> {
+    let stated = stated_length(session)?;
+    // An early refusal: the client need not send what would not be taken.
+    check(limits, stated.unwrap_or(0), 0)?;
+    answer_expectation(session).await?;
+    let deadline = Instant::now() + limits.body_timeout;
+    let (mut body, mut scanner) = (Body::new(), Scanner::new());
+    let mut held = Held { all: &buffered.0, mine: 0 };
+    while let Some(chunk) = next_chunk(session, limits, deadline).await? {
+        let all = held.add(chunk.len());
+        check(limits, body.len() + chunk.len(), all)?;
+        scanner.push(&chunk).map_err(bad_json)?;
+        body.push(chunk);
+    }
+    if stated.is_some_and(|stated| stated != body.len()) {
+        return Err(Refusal::gone());
+    }
+    let scan = scanner.finish().map_err(bad_json)?;
+    Ok(Received { body, scan, _held: held })
+}
+
+fn bad_json(error: crate::wire::scan::ScanError) -> Refusal {
+    Refusal::new(Outcome::BadJson, error.to_string())
+}
+
+fn check(limits: &Params, body_bytes: usize, buffered_bytes: usize) -> Result<(), Refusal> {
+    limits.check_body(body_bytes, buffered_bytes).map_err(|over| match over {
+        Over::Buffered => Refusal::new(Outcome::Overloaded, "the edge holds as many request bodies as it may")
+            .retry_after_s(1),
+        Over::Body | Over::Headers => {
+            let message = format!("the body is longer than {} bytes, the most that is taken", limits.body_bytes_max);
+            Refusal::new(Outcome::BodyTooLarge, message)
+        }
+    })
+}
+
+fn stated_length(session: &ServerSession) -> Result<Option<usize>, Refusal> {
+    let Some(value) = session.req_header().headers.get(header::CONTENT_LENGTH) else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| Refusal::new(Outcome::AmbiguousFraming, "Content-Length is no number"))
+}
+
+/// Says `100 Continue` where it is waited for. The framework turns keep-alive off with it, since the body is not read
+/// yet; it is about to be, so that is put back.
+async fn answer_expectation(session: &mut ServerSession) -> Result<(), Refusal> {
+    let Some(expect) = session.req_header().headers.get(header::EXPECT) else { return Ok(()) };
+    if !expect.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        return Err(Refusal::new(Outcome::BadHeader, "the only expectation that is met is 100-continue"));
+    }
+    if !session.is_http2() {
+        let keepalive = session.get_keepalive();
+        session.write_continue_response().await.map_err(|_| Refusal::gone())?;
+        session.set_keepalive(keepalive);
+    }
+    Ok(())
+}
+
+async fn next_chunk(session: &mut ServerSession, limits: &Params, deadline: Instant) -> Result<Option<Bytes>, Refusal> {
+    let idle = Instant::now() + limits.body_idle_timeout;
+    match timeout_at(deadline.min(idle), session.read_request_body()).await {
+        Ok(Ok(chunk)) => Ok(chunk),
+        Ok(Err(error)) if is_framing(&error) => {
+            Err(Refusal::new(Outcome::AmbiguousFraming, "the body's framing is not valid HTTP/1.1"))
+        }
+        // The connection broke: nobody is left to read an answer.
+        Ok(Err(_)) => Err(Refusal::gone()),
+        Err(_) => {
+            let (what, limit) = if idle < deadline {
+                ("no byte of the body arrived for", limits.body_idle_timeout)
+            } else {
+                ("the body did not arrive within", limits.body_timeout)
+            };
+            Err(Refusal::new(Outcome::BodyTimeout, format!("{what} {} s", limit.as_secs_f64())))
+        }
+    }
+}
+
+/// Whether the client's chunked framing is at fault, and not its connection.
+fn is_framing(error: &pingora::Error) -> bool {
+    matches!(error.etype(), pingora::ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd"))
+}

@@ -1,0 +1,180 @@
+//! One write for a request's head and its body.
+//!
+//! The framework flushes a request's head before its body is written: two segments on the wire and two system calls,
+//! and the replica wakes up twice. `Corked` passes over that first flush and gathers what is small, so that a small
+//! request leaves in one write, and a large one with its head in front of the first piece of its body.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Head and body up to this many bytes are gathered; larger bodies are written from where they are.
+const GATHER_BYTES_MAX: usize = 16 * 1024;
+
+/// A connection to a replica whose first flush is passed over.
+#[derive(Debug)]
+pub(super) struct Corked {
+    inner: Stream,
+    /// What has been written but not sent; sent in front of whatever is sent next.
+    held: Vec<u8>,
+    /// How much of `held` is sent already.
+    sent: usize,
+    corked: bool,
+}
+
+impl Corked {
+    pub(super) fn new(inner: Stream) -> Corked {
+        Corked { inner, held: Vec::with_capacity(1024), sent: 0, corked: true }
+    }
+
+    /// The connection itself. Nothing may be held: the request was flushed or failed.
+    pub(super) fn into_inner(self) -> Stream {
+        self.inner
+    }
+
+    fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.held.len() {
+            let n = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held[self.sent..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += n;
+        }
+        self.held.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Corked {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.sent == 0 && this.held.len() + buf.len() <= GATHER_BYTES_MAX {
+            this.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        if this.held.is_empty() {
+            return Pin::new(&mut this.inner).poll_write(cx, buf);
+        }
+        let held_bytes = this.held.len() - this.sent;
+        let slices = [IoSlice::new(&this.held[this.sent..]), IoSlice::new(buf)];
+        let n = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, &slices))?;
+        if n < held_bytes {
+            this.sent += n;
+            // None of `buf` was taken: go on with the rest of what is held, then come back for `buf`.
+            ready!(this.poll_send_held(cx))?;
+            return Pin::new(&mut this.inner).poll_write(cx, buf);
+        }
+        this.held.clear();
+        this.sent = 0;
+        if n == held_bytes {
+            return Pin::new(&mut this.inner).poll_write(cx, buf);
+        }
+        Poll::Ready(Ok(n - held_bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.corked) {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_send_held(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Corked {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+#[async_trait]
+impl Shutdown for Corked {
+    async fn shutdown(&mut self) {
+        self.inner.shutdown().await;
+    }
+}
+
+impl UniqueID for Corked {
+    fn id(&self) -> UniqueIDType {
+        self.inner.id()
+    }
+}
+
+impl Ssl for Corked {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.inner.get_ssl_digest()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.inner.selected_alpn_proto()
+    }
+}
+
+impl GetTimingDigest for Corked {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Corked {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.get_proxy_digest()
+    }
+}
+
+impl GetSocketDigest for Corked {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.get_socket_digest()
+    }
+}
+
+impl Peek for Corked {}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio_test::io::Builder;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_small_request_leaves_in_one_write() {
+        let mut corked = Corked::new(Box::new(Builder::new().write(b"HEADbody").build()));
+        corked.write_all(b"HEAD").await.unwrap();
+        corked.flush().await.unwrap();
+        corked.write_all(b"body").await.unwrap();
+        corked.flush().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_large_body_goes_out_whole_and_in_order_also_in_short_writes() {
+        let body: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        let whole: Vec<u8> = [b"HEAD".as_slice(), &body].concat();
+        for piece in [1, 3, 4, 5, 1000, 70_000] {
+            let mut peer = Builder::new();
+            for part in whole[..piece.min(8)].chunks(1).chain(whole[piece.min(8)..].chunks(piece.max(512))) {
+                peer.write(part);
+            }
+            let mut corked = Corked::new(Box::new(peer.build()));
+            corked.write_all(b"HEAD").await.unwrap();
+            corked.flush().await.unwrap();
+            corked.write_all(&body).await.unwrap();
+            corked.flush().await.unwrap();
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Stations 4 to 7: choose a pool and a replica, send, and do so again elsewhere until something answers.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderValue;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::account::Account;
+use super::attempt::{Answer, Attempt, Began, Failed};
+use super::body::Received;
+use super::headers::Outgoing;
+use super::reply::Refusal;
+use super::serve::Edge;
+use crate::domain::ask::Endpoint;
+use crate::domain::ids::{ModelIx, PoolIx};
+use crate::domain::outcome::Outcome;
+use crate::policy::pool::PoolCandidate;
+use crate::policy::replica::{NoReplica, SessionView};
+use crate::policy::retry::{self, Next, Tried};
+use crate::policy::select::{Selection, select};
+use crate::roster::{InFlight, Snapshot};
+use crate::wire::scan::Model;
+
+/// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
+/// in the same choice this is never reached; the bound only keeps the loop from being endless.
+const LOST_RACES_MAX: u32 = 64;
+
+/// Seconds after which a client may try again when every replica is full or none is usable. Short: replicas free up
+/// with each answer, and the SDKs add a pause of their own.
+const RETRY_AFTER_S: u32 = 1;
+
+/// A request on its way to a replica.
+pub(super) struct Dispatch<'a> {
+    pub(super) edge: &'a Edge,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) endpoint: Endpoint,
+    pub(super) stream: bool,
+    pub(super) session: Option<SessionView>,
+    /// In the order of preference.
+    pub(super) pools: &'a [PoolCandidate],
+    /// The pool that geography alone would take.
+    pub(super) nearest: PoolIx,
+    pub(super) received: &'a Received<'a>,
+    /// Where the model's name stands in the body.
+    pub(super) model: &'a Model,
+    /// When the request is out of time.
+    pub(super) total: tokio::time::Instant,
+}
+
+/// An attempt that reached its first event, with its booking.
+pub(super) struct Reached {
+    pub(super) began: Began,
+    pub(super) selection: Selection,
+    pub(super) booking: InFlight,
+}
+
+/// Why nothing answered.
+pub(super) enum Stopped {
+    /// The client went away.
+    Gone,
+    /// The edge answers.
+    Refused(Refusal),
+    /// The last replica's own answer is passed on.
+    Answered(Outcome, Answer),
+}
+
+impl Dispatch<'_> {
+    /// Tries replicas until one has something to show.
+    pub(super) async fn run(
+        &self,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> Result<Reached, Stopped> {
+        let mut rng = SmallRng::seed_from_u64(self.edge.next_seed());
+        let params = self.snapshot.config.retry;
+        let mut tried: Vec<Tried> = Vec::new();
+        let mut last_answer = None;
+        let mut body = Rewritten::default();
+        loop {
+            let (selection, booking) =
+                self.choose(&tried, &mut rng).map_err(|no| self.nothing_left(no, &tried, last_answer.take()))?;
+            account.selection = Some(selection);
+            account.attempts += 1;
+            let segments = body.for_model(self, selection.pool.model);
+            let failed = match self.attempt(session, account, &selection, segments).await {
+                None => return Err(Stopped::Gone),
+                Some(Ok(began)) => return Ok(Reached { began, selection, booking }),
+                Some(Err(failed)) => failed,
+            };
+            booking.end(failed.outcome, Instant::now());
+            self.edge.count_attempt(self.snapshot, &selection, failed.outcome);
+            last_answer = failed.answer;
+            tried.push(Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome });
+            match retry::after(&tried, params, &mut rng) {
+                Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
+                Next::Again(pause) => {
+                    self.edge.metrics().retry(failed.outcome);
+                    if !self.pause(session, pause).await {
+                        return Err(Stopped::Gone);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Selects a replica and books a place there.
+    fn choose(&self, tried: &[Tried], rng: &mut SmallRng) -> Result<(Selection, InFlight), NoReplica> {
+        let config = &self.snapshot.config;
+        for _ in 0..LOST_RACES_MAX {
+            let now = Instant::now();
+            let was_tried = |replica| tried.iter().any(|t| t.replica == replica);
+            let selection = select(
+                self.pools,
+                self.nearest,
+                self.session,
+                |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
+                |pool| retry::exhausted(tried, pool, config.retry),
+                rng,
+            )?;
+            let cap = config.topology.pool(selection.pool.pool).max_in_flight;
+            if let Some(booking) = self.snapshot.live(selection.replica).begin(cap, config.circuit_breaker, now) {
+                return Ok((selection, booking));
+            }
+        }
+        Err(NoReplica::Full)
+    }
+
+    /// One attempt, given up when the client goes away (`None`): dropping it cancels it at the replica.
+    async fn attempt(
+        &self,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+        selection: &Selection,
+        segments: &[Bytes],
+    ) -> Option<Result<Began, Failed>> {
+        let head = match self.head(session.req_header(), account, selection, segments) {
+            Ok(head) => head,
+            // Only a header that was taken in cannot be sent on: not the replica's fault, but nothing to send either.
+            Err(_) => return Some(Err(Outcome::BadHeader.into())),
+        };
+        account.leaving();
+        let attempt = Attempt {
+            upstream: self.edge.upstream(),
+            live: self.snapshot.live(selection.replica),
+            head,
+            segments,
+            dialect: self.endpoint.dialect(),
+            stream: self.stream,
+            timeouts: &self.snapshot.config.timeouts,
+            total: self.total,
+        };
+        tokio::select! {
+            biased;
+            result = attempt.run() => Some(result),
+            _ = session.read_body_or_idle(true) => None,
+        }
+    }
+
+    fn head(
+        &self,
+        from: &RequestHeader,
+        account: &Account<'_>,
+        selection: &Selection,
+        segments: &[Bytes],
+    ) -> pingora::Result<RequestHeader> {
+        let topology = &self.snapshot.config.topology;
+        let outgoing = Outgoing {
+            from,
+            path: self.endpoint.path(),
+            address: &topology.replica(selection.replica).address,
+            credential: &topology.pool(selection.pool.pool).credential,
+            client: account.client,
+            request_id: HeaderValue::from_str(&account.request_id).ok(),
+            body_bytes: segments.iter().map(Bytes::len).sum(),
+        };
+        outgoing.head()
+    }
+
+    /// Waits, unless the client goes away first.
+    async fn pause(&self, session: &mut ServerSession, pause: Duration) -> bool {
+        if pause.is_zero() {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until((tokio::time::Instant::now() + pause).min(self.total)) => true,
+            _ = session.read_body_or_idle(true) => false,
+        }
+    }
+
+    fn nothing_left(&self, no: NoReplica, tried: &[Tried], last_answer: Option<Answer>) -> Stopped {
+        if let Some(last) = tried.last() {
+            return self.stopped(last.outcome, last_answer);
+        }
+        let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
+        let refusal = match no {
+            NoReplica::Unusable => {
+                Refusal::new(Outcome::NoReplica, format!("no replica of the model '{name}' can serve now"))
+            }
+            NoReplica::Full => {
+                Refusal::new(Outcome::AtCapacity, format!("every replica of the model '{name}' is at its capacity"))
+            }
+        };
+        Stopped::Refused(refusal.retry_after_s(RETRY_AFTER_S))
+    }
+
+    fn stopped(&self, outcome: Outcome, last_answer: Option<Answer>) -> Stopped {
+        match last_answer {
+            Some(answer) if matches!(outcome, Outcome::ServerError | Outcome::Busy) => Stopped::Answered(outcome, answer),
+            _ => Stopped::Refused(Refusal::new(outcome, explain(outcome)).retry_after_s(RETRY_AFTER_S)),
+        }
+    }
+}
+
+/// What a client is told when every attempt failed. Which replica it was stands in the receipt.
+fn explain(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::ConnectFailed => "no replica could be connected to",
+        Outcome::ConnectTimeout => "no replica could be connected to in time",
+        Outcome::FirstByteTimeout => "no replica began to answer in time",
+        Outcome::AnswerTimeout => "no replica answered in time",
+        Outcome::TotalTimeout => "the request took longer than it may",
+        Outcome::Crashed => "two replicas broke down over this request; it is not tried a third time",
+        Outcome::Busy => "the replicas are busy",
+        Outcome::BadHeader => "a header cannot be sent on",
+        _ => "the replicas that were tried failed",
+    }
+}
+
+/// The body with the model's name as the replica knows it, made once for each model.
+#[derive(Default)]
+struct Rewritten {
+    made: Option<(ModelIx, Vec<Bytes>)>,
+}
+
+impl Rewritten {
+    fn for_model(&mut self, dispatch: &Dispatch<'_>, model: ModelIx) -> &[Bytes] {
+        if self.made.as_ref().is_none_or(|(made, _)| *made != model) {
+            let served_as = &dispatch.snapshot.config.topology.model(model).served_as;
+            let body = &dispatch.received.body;
+            let segments = if *served_as == dispatch.model.name {
+                body.segments()
+            } else {
+                body.splice(dispatch.model.range.clone(), crate::wire::body::json_string(served_as))
+            };
+            self.made = Some((model, segments));
+        }
+        self.made.as_ref().map_or(&[], |(_, segments)| segments)
+    }
+}

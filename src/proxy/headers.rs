@@ -1,0 +1,233 @@
+//! Which headers pass: what belongs to one connection ends there, what the edge decides is the edge's.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+use super::identify::REQUEST_ID;
+use super::reply::RECEIPT_PREFIX;
+use crate::domain::topology::{Credential, ReplicaAddress};
+
+/// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so).
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-authentication-info"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
+
+/// Headers that the edge sets itself, or that only the edge may believe.
+fn is_edges_own(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(
+        name,
+        "host"
+            | "content-length"
+            | "expect"
+            | "authorization"
+            | "x-api-key"
+            // Events can be told apart only in plain text; engines rarely compress anyway.
+            | "accept-encoding"
+            | "forwarded"
+            | "x-real-ip"
+            | "cf-connecting-ip"
+            | "cf-ipcountry"
+            | "true-client-ip"
+            | "x-request-id"
+    ) || ["x-forwarded-", "cloudfront-viewer-", "x-appengine-", RECEIPT_PREFIX]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+}
+
+/// The names that `Connection` itself declares to end here.
+fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect()
+}
+
+/// What the head of an upstream request is made of.
+pub(super) struct Outgoing<'a> {
+    pub(super) from: &'a RequestHeader,
+    /// The endpoint's path: the same at the replica.
+    pub(super) path: &'a str,
+    pub(super) address: &'a ReplicaAddress,
+    pub(super) credential: &'a Credential,
+    pub(super) client: Option<IpAddr>,
+    pub(super) request_id: Option<HeaderValue>,
+    pub(super) body_bytes: usize,
+}
+
+impl Outgoing<'_> {
+    /// The head as the replica gets it.
+    pub(super) fn head(&self) -> pingora::Result<RequestHeader> {
+        let query = self.from.uri.query();
+        let target = match query {
+            Some(query) => format!("{}{}?{query}", self.address.base_path, self.path),
+            None => format!("{}{}", self.address.base_path, self.path),
+        };
+        let mut head = RequestHeader::build_no_case(Method::POST, target.as_bytes(), Some(self.from.headers.len() + 6))?;
+        head.insert_header(header::HOST, host(self.address))?;
+        let nominated = nominated(&self.from.headers);
+        for (name, value) in &self.from.headers {
+            if !is_hop_by_hop(name) && !is_edges_own(name) && !nominated.contains(name) {
+                head.append_header(name, value)?;
+            }
+        }
+        match self.credential {
+            Credential::None => {}
+            Credential::Key(key) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                    .map_err(|_| pingora::Error::explain(pingora::InternalError, "the pool's api_key is no header value"))?;
+                value.set_sensitive(true);
+                head.insert_header(header::AUTHORIZATION, value)?;
+            }
+            Credential::Pass => {
+                for name in [header::AUTHORIZATION, HeaderName::from_static("x-api-key")] {
+                    if let Some(value) = self.from.headers.get(&name) {
+                        head.insert_header(name, value)?;
+                    }
+                }
+            }
+        }
+        if let Some(client) = self.client {
+            head.insert_header("x-forwarded-for", client.to_string())?;
+        }
+        if let Some(id) = &self.request_id {
+            head.insert_header(REQUEST_ID, id)?;
+        }
+        head.insert_header(header::CONTENT_LENGTH, self.body_bytes)?;
+        Ok(head)
+    }
+}
+
+fn host(address: &ReplicaAddress) -> String {
+    let ReplicaAddress { host, port, tls, .. } = address;
+    let default = if *tls { 443 } else { 80 };
+    match (host.contains(':'), *port == default) {
+        (true, true) => format!("[{host}]"),
+        (true, false) => format!("[{host}]:{port}"),
+        (false, true) => host.clone(),
+        (false, false) => format!("{host}:{port}"),
+    }
+}
+
+/// A replica's head as the client gets it, without the framing, which is this connection's own.
+pub(super) fn incoming(from: &ResponseHeader) -> pingora::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build_no_case(from.status, Some(from.headers.len() + 12))?;
+    let nominated = nominated(&from.headers);
+    for (name, value) in &from.headers {
+        let ours = name == header::CONTENT_LENGTH || name == REQUEST_ID || name.as_str().starts_with(RECEIPT_PREFIX);
+        if !is_hop_by_hop(name) && !ours && !nominated.contains(name) {
+            head.append_header(name, value)?;
+        }
+    }
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address() -> ReplicaAddress {
+        ReplicaAddress { tls: false, host: "10.0.0.1".into(), port: 8000, base_path: "/base".into(), http2: false }
+    }
+
+    fn outgoing(lines: &[(&'static str, &'static str)], credential: &Credential) -> RequestHeader {
+        let mut from = RequestHeader::build("POST", b"/v1/messages?beta=true", None).unwrap();
+        for (name, value) in lines {
+            from.append_header(*name, *value).unwrap();
+        }
+        let address = address();
+        let outgoing = Outgoing {
+            from: &from,
+            path: "/v1/messages",
+            address: &address,
+            credential,
+            client: "203.0.113.5".parse().ok(),
+            request_id: Some(HeaderValue::from_static("r-1")),
+            body_bytes: 42,
+        };
+        outgoing.head().unwrap()
+    }
+
+    #[test]
+    fn path_query_host_and_length_are_right() {
+        let head = outgoing(&[("content-length", "7"), ("host", "edge"), ("transfer-encoding", "chunked")], &Credential::None);
+        assert_eq!(head.raw_path(), b"/base/v1/messages?beta=true");
+        assert_eq!(head.headers["host"], "10.0.0.1:8000");
+        assert_eq!(head.headers["content-length"], "42");
+        assert!(!head.headers.contains_key("transfer-encoding"));
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_or_the_edge_ends_here() {
+        let head = outgoing(
+            &[
+                ("connection", "close, x-private"),
+                ("x-private", "1"),
+                ("te", "trailers"),
+                ("authorization", "Bearer client"),
+                ("x-api-key", "client"),
+                ("x-nearpool-region", "mine"),
+                ("x-forwarded-for", "6.6.6.6"),
+                ("cf-ipcountry", "DE"),
+                ("accept-encoding", "gzip"),
+                ("expect", "100-continue"),
+                ("anthropic-version", "2023-06-01"),
+                ("x-session-id", "s"),
+                ("traceparent", "00-a-b-01"),
+            ],
+            &Credential::None,
+        );
+        let mut names: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
+        names.sort_unstable();
+        let kept = ["anthropic-version", "content-length", "host", "traceparent", "x-forwarded-for", "x-request-id", "x-session-id"];
+        assert_eq!(names, kept);
+        assert_eq!(head.headers["x-forwarded-for"], "203.0.113.5");
+    }
+
+    #[test]
+    fn credentials_end_at_the_edge_unless_the_pool_says_pass() {
+        let lines = [("authorization", "Bearer client"), ("x-api-key", "client")];
+        assert_eq!(outgoing(&lines, &Credential::Key("pool".into())).headers["authorization"], "Bearer pool");
+        assert!(!outgoing(&lines, &Credential::Key("pool".into())).headers.contains_key("x-api-key"));
+        assert_eq!(outgoing(&lines, &Credential::Pass).headers["x-api-key"], "client");
+        assert_eq!(outgoing(&lines, &Credential::Pass).headers["authorization"], "Bearer client");
+    }
+
+    #[test]
+    fn a_replicas_framing_and_forged_receipts_do_not_pass() {
+        let mut from = ResponseHeader::build(200, None).unwrap();
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "keep-alive, x-hop"),
+            ("x-hop", "1"),
+            ("x-nearpool-replica", "forged"),
+            ("x-request-id", "theirs"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+        ] {
+            from.append_header(name, value).unwrap();
+        }
+        let head = incoming(&from).unwrap();
+        let names: Vec<_> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["content-type", "set-cookie", "set-cookie"]);
+    }
+}

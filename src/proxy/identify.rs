@@ -1,0 +1,191 @@
+//! Station 2, identify: who calls, in which session, at which step? Read from the head alone.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName};
+use ipnet::IpNet;
+use pingora::protocols::http::ServerSession;
+
+use super::reply::Refusal;
+use crate::config::Config;
+use crate::domain::ids::SessionKey;
+use crate::domain::outcome::Outcome;
+use crate::policy::affinity;
+
+/// Names the step that a call is.
+pub(super) const STEP: HeaderName = HeaderName::from_static("x-agent-step");
+
+/// Names the request in the logs of everything that it passes through.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Longest session, step or request id, in bytes: they go into hashes, labels and log lines.
+const NAME_BYTES_MAX: usize = 256;
+
+/// Who calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Caller {
+    /// The client's address, as far as trusted peers tell it.
+    pub(super) address: Option<IpAddr>,
+    /// The session that the head names.
+    pub(super) session: Option<SessionKey>,
+    /// The step that the head names.
+    pub(super) step: Option<String>,
+}
+
+/// Reads who calls. Errors name the header that cannot be used.
+pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller, Refusal> {
+    let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
+    let headers = &session.req_header().headers;
+    let address = client_address(peer, headers, &config.trusted_proxies);
+    let mut key = None;
+    for name in &config.sessions.headers {
+        if let Some(value) = visible(headers, name)? {
+            key = Some(affinity::session_key(&scope(headers, address), value.as_bytes()));
+            break;
+        }
+    }
+    let step = visible(headers, STEP.as_str())?.map(str::to_owned);
+    Ok(Caller { address, session: key, step })
+}
+
+/// A header's value if it is present and not empty; an error if it is no short visible ASCII or comes twice.
+fn visible<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let refuse = |what: &str| Err(Refusal::new(Outcome::BadHeader, format!("the header {name} {what}")));
+    if values.any(|other| other != value) {
+        return refuse("comes more than once with different values");
+    }
+    let bytes = value.as_bytes();
+    if bytes.len() > NAME_BYTES_MAX {
+        return refuse(&format!("is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => Ok(Some(text.trim()).filter(|t| !t.is_empty())),
+        _ => refuse("may hold visible ASCII only"),
+    }
+}
+
+/// What a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
+fn scope(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<u8> {
+    let credential = headers.get(http::header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
+    match (credential, address) {
+        (Some(credential), _) => [b"k", credential.as_bytes()].concat(),
+        (None, Some(IpAddr::V4(v4))) => [b"a".as_slice(), &v4.octets()].concat(),
+        (None, Some(IpAddr::V6(v6))) => [b"a".as_slice(), &v6.octets()[..8]].concat(),
+        (None, None) => b"-".to_vec(),
+    }
+}
+
+/// The client's address: the peer's, or, while the peer is a trusted proxy, the one that it names. Read from the right,
+/// since everything to the left of the first untrusted hop is the client's own invention.
+fn client_address(peer: Option<IpAddr>, headers: &HeaderMap, trusted: &[IpNet]) -> Option<IpAddr> {
+    let mut address = peer?;
+    let is_trusted = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    if !is_trusted(&address) {
+        return Some(address);
+    }
+    for line in headers.get_all(FORWARDED_FOR).iter().rev() {
+        for hop in line.to_str().unwrap_or("").rsplit(',') {
+            let Some(hop) = parse_hop(hop.trim()) else { return Some(address) };
+            address = hop;
+            if !is_trusted(&address) {
+                return Some(address);
+            }
+        }
+    }
+    Some(address)
+}
+
+/// `192.0.2.1`, `192.0.2.1:443`, `2001:db8::1`, `[2001:db8::1]:443`.
+fn parse_hop(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim_matches('"');
+    hop.parse::<IpAddr>()
+        .ok()
+        .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+        .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
+        .map(|address| address.to_canonical())
+}
+
+/// Whether an address can have a place on Earth at all.
+pub(super) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
+    }
+
+    #[track_caller]
+    fn check_address(peer: &str, forwarded: &[&str], trusted: &[&str], expected: &str) {
+        let lines: Vec<_> = forwarded.iter().map(|line| ("x-forwarded-for", *line)).collect();
+        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().unwrap()).collect();
+        let address = client_address(peer.parse().ok(), &headers(&lines), &trusted);
+        assert_eq!(address, expected.parse().ok());
+    }
+
+    #[test]
+    fn an_untrusted_peer_is_believed_nothing() {
+        check_address("203.0.113.9", &["198.51.100.1"], &[], "203.0.113.9");
+        check_address("203.0.113.9", &["198.51.100.1", "192.0.2.7"], &["10.0.0.0/8"], "203.0.113.9");
+    }
+
+    #[test]
+    fn the_rightmost_untrusted_hop_is_the_client() {
+        let trusted = &["10.0.0.0/8"];
+        check_address("10.0.0.1", &["198.51.100.1"], trusted, "198.51.100.1");
+        check_address("10.0.0.1", &["6.6.6.6, 198.51.100.1, 10.0.0.2"], trusted, "198.51.100.1");
+        check_address("10.0.0.1", &["6.6.6.6", "198.51.100.1,10.9.9.9"], trusted, "198.51.100.1");
+        check_address("10.0.0.1", &["10.0.0.5"], trusted, "10.0.0.5");
+        check_address("10.0.0.1", &[], trusted, "10.0.0.1");
+        check_address("10.0.0.1", &["198.51.100.1, nonsense"], trusted, "10.0.0.1");
+        check_address("10.0.0.1", &["[2001:db8::1]:443"], trusted, "2001:db8::1");
+        check_address("10.0.0.1", &["::ffff:198.51.100.1"], trusted, "198.51.100.1");
+        check_address("10.0.0.1", &["198.51.100.1:9999"], trusted, "198.51.100.1");
+    }
+
+    #[test]
+    fn names_are_short_visible_ascii_and_single() {
+        let ok = headers(&[("x-session-id", "agent 7")]);
+        assert_eq!(visible(&ok, "x-session-id").unwrap(), Some("agent 7"));
+        assert_eq!(visible(&headers(&[("x-session-id", "")]), "x-session-id").unwrap(), None);
+        assert!(visible(&headers(&[("x-session-id", "a"), ("x-session-id", "b")]), "x-session-id").is_err());
+        assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), "x-session-id").is_err());
+        assert!(visible(&headers(&[("x-session-id", "a\tb")]), "x-session-id").is_err());
+    }
+
+    #[test]
+    fn a_scope_is_the_credential_else_the_network() {
+        let key = headers(&[("authorization", "Bearer a")]);
+        let other = headers(&[("authorization", "Bearer b")]);
+        let address = |text: &str| text.parse().ok();
+        assert_ne!(scope(&key, None), scope(&other, None));
+        assert_eq!(scope(&key, address("192.0.2.1")), scope(&key, address("192.0.2.2")));
+        let none = HeaderMap::new();
+        assert_ne!(scope(&none, address("192.0.2.1")), scope(&none, address("192.0.2.2")));
+        assert_eq!(scope(&none, address("2001:db8::1")), scope(&none, address("2001:db8::2")));
+        assert_ne!(scope(&none, address("2001:db8:0:1::1")), scope(&none, address("2001:db8:0:2::1")));
+    }
+
+    #[test]
+    fn private_addresses_have_no_place() {
+        for private in ["127.0.0.1", "10.1.2.3", "192.168.0.1", "::1", "fd00::1", "fe80::1", "0.0.0.0"] {
+            assert!(!is_public(private.parse().unwrap()), "{private}");
+        }
+        assert!(is_public("198.51.100.1".parse().unwrap()));
+    }
+}

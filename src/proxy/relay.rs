@@ -1,0 +1,131 @@
+//! Station 8, stream and observe: what the replica sends goes down as it comes.
+//!
+//! A stream is relayed in whole events, so that a cut never lands inside one; whatever is complete goes at once. After
+//! the first byte nothing is tried again: the answer ends whole, or it ends so that no client takes it for whole.
+
+use bytes::Bytes;
+use http::header;
+use pingora::protocols::http::ServerSession;
+use tokio::time::{Instant, timeout_at};
+
+use super::account::Account;
+use super::events::Events;
+use super::attempt::{Answer, UnderWay};
+use super::headers;
+use super::reply::Receipt;
+use super::serve::receipt;
+use super::upstream::Upstream;
+use crate::config::Timeouts;
+use crate::domain::ask::Dialect;
+use crate::domain::outcome::Outcome;
+use crate::roster::Snapshot;
+use crate::wire::reply::error_event;
+
+/// Sends a whole answer, and returns the length of its body.
+pub(super) async fn whole(
+    session: &mut ServerSession,
+    answer: Answer,
+    receipt: &Receipt<'_>,
+) -> Result<usize, Outcome> {
+    let bytes = answer.body_bytes();
+    let gone = |_| Outcome::ClientGone;
+    let mut head = headers::incoming(&answer.head).map_err(|_| Outcome::Garbage)?;
+    head.insert_header(header::CONTENT_LENGTH, bytes).map_err(|_| Outcome::Garbage)?;
+    receipt.write(&mut head);
+    session.write_response_header(Box::new(head)).await.map_err(gone)?;
+    for chunk in answer.body {
+        session.write_response_body(chunk, false).await.map_err(gone)?;
+    }
+    session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
+    Ok(bytes)
+}
+
+/// Relays an answer that is under way, to its end.
+pub(super) struct Relay<'a> {
+    pub(super) upstream: &'a Upstream,
+    pub(super) timeouts: &'a Timeouts,
+    pub(super) dialect: Dialect,
+    /// When the whole request is out of time.
+    pub(super) total: Instant,
+}
+
+impl Relay<'_> {
+    /// Sends the head, then everything. An error means that the connection must be closed, not ended.
+    pub(super) async fn run(
+        &self,
+        session: &mut ServerSession,
+        mut under: UnderWay,
+        snapshot: &Snapshot,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        let mut head = headers::incoming(&under.head).map_err(|_| Outcome::Garbage)?;
+        if !session.is_http2() {
+            head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
+        }
+        receipt(snapshot, account).write(&mut head);
+        session.write_response_header(Box::new(head)).await.map_err(|_| Outcome::ClientGone)?;
+        account.first_event();
+        let result = self.body(session, &mut under, account).await;
+        account.used(under.events.as_ref().and_then(Events::usage));
+        match result {
+            Ok(()) => {
+                session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
+                self.upstream.release(under.exchange).await;
+            }
+            Err(Outcome::ClientGone) => {}
+            Err(outcome) if under.events.is_some() => {
+                let event = error_event(self.dialect, outcome, "the answer broke off before its end");
+                let _ = session.write_response_body(event.into(), false).await;
+            }
+            Err(_) => {}
+        }
+        result
+    }
+
+    async fn body(
+        &self,
+        session: &mut ServerSession,
+        under: &mut UnderWay,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        let mut first = true;
+        loop {
+            if !std::mem::take(&mut first) {
+                account.next_event();
+            }
+            for piece in under.ready.drain(..) {
+                account.sent(piece.len());
+                session.write_response_body(piece, false).await.map_err(|_| Outcome::ClientGone)?;
+            }
+            if under.ended {
+                return self.ending(under);
+            }
+            let idle = Instant::now() + self.timeouts.idle;
+            let read = timeout_at(idle.min(self.total), under.exchange.session.read_response_body());
+            let chunk = tokio::select! {
+                biased;
+                chunk = read => chunk,
+                _ = session.read_body_or_idle(true) => return Err(Outcome::ClientGone),
+            };
+            match chunk {
+                Ok(Ok(Some(chunk))) => match &mut under.events {
+                    Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
+                    None => under.ready.push(chunk),
+                },
+                Ok(Ok(None)) => under.ended = true,
+                Ok(Err(_)) => return Err(Outcome::Cut),
+                Err(_) if idle <= self.total => return Err(Outcome::IdleTimeout),
+                Err(_) => return Err(Outcome::TotalTimeout),
+            }
+        }
+    }
+
+    /// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
+    fn ending(&self, under: &UnderWay) -> Result<(), Outcome> {
+        match &under.events {
+            Some(events) if !events.ended() => Err(Outcome::Cut),
+            _ => Ok(()),
+        }
+    }
+}
+

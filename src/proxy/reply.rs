@@ -1,0 +1,171 @@
+//! What the edge says itself: errors in the dialect's envelope, and the routing receipt on every answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use tokio::time::timeout;
+
+use super::identify::REQUEST_ID;
+use crate::domain::ask::Dialect;
+use crate::domain::outcome::Outcome;
+use crate::domain::topology::Topology;
+use crate::policy::select::{Reason, Selection};
+use crate::wire::reply::error_body;
+
+/// How long the rest of a refused body is read and thrown away, so that the client reads the refusal and not a reset.
+const LINGER: Duration = Duration::from_secs(5);
+
+const EDGE: HeaderName = HeaderName::from_static("x-nearpool-edge");
+const REGION: HeaderName = HeaderName::from_static("x-nearpool-region");
+const POOL: HeaderName = HeaderName::from_static("x-nearpool-pool");
+const REPLICA: HeaderName = HeaderName::from_static("x-nearpool-replica");
+const MODEL: HeaderName = HeaderName::from_static("x-nearpool-model");
+const REASON: HeaderName = HeaderName::from_static("x-nearpool-reason");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-nearpool-attempts");
+
+/// Every header of the receipt begins so; a client's or a replica's own never pass.
+pub(super) const RECEIPT_PREFIX: &str = "x-nearpool-";
+
+/// A request that the edge answers itself.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) outcome: Outcome,
+    pub(super) message: String,
+    /// `error.param` of OpenAI's envelope.
+    pub(super) param: Option<&'static str>,
+    /// Header `Retry-After` in seconds; the SDKs honour up to 120.
+    pub(super) retry_after_s: Option<u32>,
+    /// Header `Allow`, for 405.
+    pub(super) allow: Option<&'static str>,
+}
+
+impl Refusal {
+    pub(super) fn new(outcome: Outcome, message: impl Into<String>) -> Refusal {
+        Refusal { outcome, message: message.into(), param: None, retry_after_s: None, allow: None }
+    }
+
+    /// Nobody is there any more to be answered.
+    pub(super) fn gone() -> Refusal {
+        Refusal::new(Outcome::ClientGone, String::new())
+    }
+
+    pub(super) fn param(mut self, param: &'static str) -> Refusal {
+        self.param = Some(param);
+        self
+    }
+
+    pub(super) fn retry_after_s(mut self, seconds: u32) -> Refusal {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    pub(super) fn allow(mut self, methods: &'static str) -> Refusal {
+        self.allow = Some(methods);
+        self
+    }
+}
+
+/// Where a request went, by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Route<'a> {
+    pub(super) region: &'a str,
+    pub(super) pool: &'a str,
+    pub(super) replica: &'a str,
+    pub(super) model: &'a str,
+    pub(super) reason: Reason,
+}
+
+impl<'a> Route<'a> {
+    pub(super) fn of(topology: &'a Topology, selection: &Selection) -> Route<'a> {
+        Route {
+            region: &topology.region(selection.pool.region).name,
+            pool: &topology.pool(selection.pool.pool).name,
+            replica: &topology.replica(selection.replica).name,
+            model: &topology.model(selection.pool.model).name,
+            reason: selection.reason,
+        }
+    }
+}
+
+/// What every answer says of how it came about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Receipt<'a> {
+    pub(super) request_id: &'a str,
+    pub(super) edge: &'a str,
+    pub(super) route: Option<Route<'a>>,
+    pub(super) attempts: u32,
+}
+
+impl Receipt<'_> {
+    /// Writes the receipt into an answer's head. Names are checked to be visible ASCII when config is read; a value
+    /// that could not be a header would be left out.
+    pub(super) fn write(&self, head: &mut ResponseHeader) {
+        let mut put = |name: HeaderName, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                // Fails only for invalid names and values, and both are valid by their types.
+                let _ = head.insert_header(name, value);
+            }
+        };
+        put(REQUEST_ID, self.request_id);
+        put(EDGE, self.edge);
+        if let Some(route) = &self.route {
+            put(REGION, route.region);
+            put(POOL, route.pool);
+            put(REPLICA, route.replica);
+            put(MODEL, route.model);
+            put(REASON, route.reason.name());
+        }
+        let _ = head.insert_header(ATTEMPTS, HeaderValue::from(self.attempts));
+    }
+}
+
+/// Sends a refusal in the dialect's envelope. The connection is kept only if the request was read whole.
+pub(super) async fn refuse(
+    session: &mut ServerSession,
+    dialect: Dialect,
+    refusal: &Refusal,
+    receipt: &Receipt<'_>,
+) -> pingora::Result<usize> {
+    let body = error_body(dialect, refusal.outcome, &refusal.message, refusal.param);
+    let status = StatusCode::from_u16(refusal.outcome.facts().status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut head = ResponseHeader::build(status, Some(16))?;
+    if let Some(seconds) = refusal.retry_after_s {
+        head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    if let Some(methods) = refusal.allow {
+        head.insert_header(header::ALLOW, methods)?;
+    }
+    send(session, head, "application/json", body.into(), receipt).await
+}
+
+/// Sends a whole answer of the edge's own, and returns the length of its body.
+pub(super) async fn send(
+    session: &mut ServerSession,
+    mut head: ResponseHeader,
+    content_type: &'static str,
+    body: Bytes,
+    receipt: &Receipt<'_>,
+) -> pingora::Result<usize> {
+    let unread = !session.is_body_done();
+    if unread {
+        session.set_keepalive(None);
+    }
+    head.insert_header(header::CONTENT_TYPE, content_type)?;
+    head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    receipt.write(&mut head);
+    let length = body.len();
+    session.write_response_header(Box::new(head)).await?;
+    if session.req_header().method == http::Method::HEAD {
+        session.finish_body().await?;
+    } else {
+        session.write_response_body(body, true).await?;
+    }
+    if unread && !session.is_http2() {
+        // A close with unread bytes would be a reset, which may overtake the answer.
+        let _ = timeout(LINGER, async { while let Ok(Some(_)) = session.read_request_body().await {} }).await;
+    }
+    Ok(length)
+}

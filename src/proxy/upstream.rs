@@ -1,0 +1,91 @@
+//! Connections to replicas: pooled, kept alive, HTTP/1.1 or HTTP/2, plain or TLS.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pingora::connectors::http::Connector;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::protocols::ALPN;
+use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora::upstreams::peer::{HttpPeer, Peer};
+
+use super::corked::Corked;
+use crate::domain::topology::ReplicaAddress;
+
+/// llama.cpp closes an idle connection after 5 s, so ours go first: a request never meets a connection that is closing.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// Idle connections kept, over all replicas. Each holds a socket and a few KiB.
+const POOL_SIZE: usize = 4096;
+
+/// Streams in one HTTP/2 connection; engines allow 100 or more.
+const H2_STREAMS_MAX: usize = 100;
+
+/// The connections of one edge.
+pub(super) struct Upstream {
+    http1: TransportConnector,
+    http2: Connector,
+}
+
+/// One exchange with a replica. Dropping it without [`Upstream::release`] closes the connection or resets the stream,
+/// which is how an engine learns that its answer is no longer wanted.
+pub(super) struct Exchange {
+    pub(super) session: HttpSession,
+    pub(super) peer: HttpPeer,
+    /// Whether the connection had served requests before, and may have been closed by the replica in the meantime.
+    pub(super) reused: bool,
+}
+
+impl Upstream {
+    pub(super) fn new() -> Upstream {
+        let options = || Some(ConnectorOptions::new(POOL_SIZE));
+        Upstream { http1: TransportConnector::new(options()), http2: Connector::new(options()) }
+    }
+
+    /// How the framework is told where a replica listens.
+    pub(super) fn peer(address: &ReplicaAddress, at: SocketAddr, connect: Duration) -> HttpPeer {
+        let sni = if address.tls { address.host.clone() } else { String::new() };
+        let mut peer = HttpPeer::new(at, address.tls, sni);
+        peer.options.connection_timeout = Some(connect);
+        peer.options.total_connection_timeout = Some(connect);
+        peer.options.idle_timeout = Some(IDLE_MAX);
+        if address.http2 {
+            peer.options.max_h2_streams = H2_STREAMS_MAX;
+            peer.options.alpn = if address.tls { ALPN::H2H1 } else { ALPN::H2 };
+        }
+        peer
+    }
+
+    /// A connection from the pool, or a new one. `fresh` asks for a new one.
+    pub(super) async fn connect(&self, peer: HttpPeer, fresh: bool) -> pingora::Result<Exchange> {
+        if peer.options.alpn.get_max_http_version() > 1 {
+            let (session, reused) = self.http2.get_http_session(&peer).await?;
+            return Ok(Exchange { session, peer, reused });
+        }
+        let reused = if fresh { None } else { self.http1.reused_stream(&peer).await };
+        let (stream, reused) = match reused {
+            Some(stream) => (stream, true),
+            None => (self.http1.new_stream(&peer).await?, false),
+        };
+        let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &peer);
+        Ok(Exchange { session: HttpSession::H1(session), peer, reused })
+    }
+
+    /// Gives the connection back for the next request, if its answer was read to the end and it may be kept.
+    pub(super) async fn release(&self, exchange: Exchange) {
+        let Exchange { session, peer, .. } = exchange;
+        if peer.options.alpn.get_max_http_version() > 1 {
+            self.http2.release_http_session(session, &peer, Some(IDLE_MAX)).await;
+            return;
+        }
+        if let HttpSession::H1(mut session) = session {
+            session.respect_keepalive();
+            if let Some(stream) = session.reuse().await
+                && let Ok(corked) = stream.into_any().downcast::<Corked>()
+            {
+                self.http1.release_stream(corked.into_inner(), peer.reuse_hash(), Some(IDLE_MAX));
+            }
+        }
+    }
+}
