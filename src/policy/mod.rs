@@ -13,3 +13,6 @@ pub mod replica;
 pub mod resolve;
 pub mod retry;
 pub mod select;
+
+#[cfg(test)]
+mod testing;

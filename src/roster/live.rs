@@ -80,14 +80,7 @@ impl Live {
     /// Whether it may be used at `now`.
     pub fn standing(&self, breaker: breaker::Params, now: Instant) -> Standing {
         let state = self.lock();
-        if !state.health.is_healthy() {
-            return Standing::Unhealthy;
-        }
-        match state.breaker.gate(breaker, now) {
-            Gate::Pass => Standing::Usable,
-            Gate::Probe => Standing::Probe,
-            Gate::Stop => Standing::BreakerOpen,
-        }
+        Standing::of(state.health.is_healthy(), state.breaker.gate(breaker, now))
     }
 
     /// Books one request there, unless its cap was reached or the probe's place taken since it was looked at.
