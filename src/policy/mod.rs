@@ -15,4 +15,6 @@ pub mod retry;
 pub mod select;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
