@@ -4,7 +4,7 @@
 //! fixed seed over the replicas' stable keys, so that all edges, which never talk, start it at the same replica, also
 //! after a restart, and so that the loss of a replica moves only its own sessions.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::domain::ids::{ReplicaKey, SessionKey};
 
@@ -13,11 +13,7 @@ const SEED: u64 = 0x6e65_6172_706f_6f6c;
 
 /// The stable key of a replica: the same at every edge and after every restart.
 pub fn replica_key(pool: &str, replica: &str) -> ReplicaKey {
-    let mut name = Vec::with_capacity(pool.len() + 1 + replica.len());
-    name.extend_from_slice(pool.as_bytes());
-    name.push(0);
-    name.extend_from_slice(replica.as_bytes());
-    ReplicaKey(xxh3_64_with_seed(&name, SEED))
+    ReplicaKey(pair(pool.as_bytes(), replica.as_bytes()).digest())
 }
 
 /// The name of a replica that config does not name: `r-` and 8 hex digits of a hash of its URL.
@@ -35,16 +31,108 @@ pub fn weight(session: SessionKey, replica: ReplicaKey) -> u64 {
 
 /// The key of a session called `name` by a client of this scope.
 ///
-/// The scope goes first with its length, so that no pair of scope and name can be read as another pair.
+/// The hash is fast, not cryptographic, and its seed is public: that no client reaches another's session rests on
+/// `scope`, which must come from a keyed hash of the client's credential (or address).
 pub fn session_key(scope: &[u8], name: &[u8]) -> SessionKey {
-    let mut hasher = xxhash_rust::xxh3::Xxh3::with_seed(SEED);
-    hasher.update(&(scope.len() as u64).to_le_bytes());
-    hasher.update(scope);
-    hasher.update(name);
-    SessionKey(hasher.digest128())
+    SessionKey(pair(scope, name).digest128())
 }
 
 /// The same session as seen by one model: each model has a KV cache of its own, so a session has a home per model.
+/// `model` is the model's own name, never an alias.
 pub fn for_model(session: SessionKey, model: &str) -> SessionKey {
     SessionKey(session.0 ^ u128::from(xxh3_64_with_seed(model.as_bytes(), SEED)).rotate_left(32))
+}
+
+/// A hash over two names. The first goes in with its length, so that no pair can be read as another pair.
+fn pair(first: &[u8], second: &[u8]) -> Xxh3 {
+    let mut hasher = Xxh3::with_seed(SEED);
+    hasher.update(&(first.len() as u64).to_le_bytes());
+    hasher.update(first);
+    hasher.update(second);
+    hasher
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::policy::testing::{replica_key as replica, session_key as session};
+
+    fn owner(session: SessionKey, replicas: &[usize]) -> usize {
+        replicas.iter().copied().max_by_key(|n| weight(session, replica(*n))).unwrap()
+    }
+
+    fn owners(sessions: usize, replicas: &[usize]) -> Vec<usize> {
+        (0..sessions).map(|n| owner(session(n), replicas)).collect()
+    }
+
+    #[test]
+    fn ten_thousand_sessions_spread_evenly_over_eight_replicas() {
+        let mut counts: HashMap<usize, usize> = HashMap::new();
+        for owner in owners(10_000, &[0, 1, 2, 3, 4, 5, 6, 7]) {
+            *counts.entry(owner).or_default() += 1;
+        }
+        let mean = 10_000 / 8;
+        assert_eq!(counts.len(), 8);
+        assert!(counts.values().all(|count| count * 100 <= mean * 115 && count * 100 >= mean * 85), "{counts:?}");
+    }
+
+    #[test]
+    fn the_loss_of_a_replica_moves_only_its_own_sessions_and_spreads_them() {
+        let before = owners(10_000, &[0, 1, 2, 3, 4, 5, 6, 7]);
+        let after = owners(10_000, &[0, 1, 2, 4, 5, 6, 7]);
+        let mut heirs: HashMap<usize, usize> = HashMap::new();
+        for (before, after) in before.into_iter().zip(after) {
+            if before == 3 {
+                *heirs.entry(after).or_default() += 1;
+            } else {
+                assert_eq!(before, after);
+            }
+        }
+        let mean = heirs.values().sum::<usize>() / 7;
+        assert_eq!(heirs.len(), 7);
+        assert!(heirs.values().all(|count| count * 10 <= mean * 14), "{heirs:?}");
+    }
+
+    #[test]
+    fn edges_that_list_the_replicas_in_another_order_agree() {
+        assert_eq!(owners(1_000, &[0, 1, 2, 3, 4, 5, 6, 7]), owners(1_000, &[5, 2, 7, 0, 3, 6, 1, 4]));
+    }
+
+    #[test]
+    fn hashes_never_change_by_accident() {
+        // A change here moves every session of every fleet once, and lets edges of two versions disagree meanwhile.
+        // The values were computed with another implementation (Python's xxhash, over the little-endian layout).
+        let session = session_key(b"scope", b"run-42");
+        let replica = replica_key("usw-8b", "r-00c0ffee");
+        assert_eq!(replica_name("http://10.0.1.11:8000"), "r-4227bf87");
+        assert_eq!(replica.0, 0x534a_af98_d0d2_ebfe);
+        assert_eq!(session.0, 0xaeeb_434f_77f3_85b3_0438_e467_f35d_d032);
+        assert_eq!(weight(session, replica), 0x66f0_7e02_761c_c81e);
+        assert_eq!(for_model(session, "llama-3.1-8b").0, 0xaeeb_434f_ea88_9e99_3213_923d_f35d_d032);
+    }
+
+    #[test]
+    fn each_model_sees_a_session_of_its_own() {
+        let models = ["8b", "70b", "b8", ""];
+        let keys: std::collections::HashSet<_> = (0..1_000)
+            .flat_map(|n| models.map(|model| for_model(session(n), model)))
+            .chain((0..1_000).map(session))
+            .collect();
+        assert_eq!(keys.len(), 5_000);
+        let eight: Vec<usize> = (0..8).collect();
+        let same = (0..8_000)
+            .filter(|n| owner(for_model(session(*n), "8b"), &eight) == owner(for_model(session(*n), "70b"), &eight))
+            .count();
+        assert!((800..1_200).contains(&same), "{same} of 8,000 agree by chance, expected about 1,000");
+    }
+
+    #[test]
+    fn no_two_pairs_of_names_are_read_alike() {
+        assert_ne!(session_key(b"ab", b"c"), session_key(b"a", b"bc"));
+        assert_ne!(session_key(b"", b"ab"), session_key(b"ab", b""));
+        assert_ne!(replica_key("a", "bc"), replica_key("ab", "c"));
+        assert_ne!(replica_key("a\0b", "c"), replica_key("a", "b\0c"));
+    }
 }

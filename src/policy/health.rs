@@ -48,3 +48,50 @@ impl Health {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: Params = Params { unhealthy_after: 3, healthy_after: 2 };
+
+    /// After each check (`+` passed, `-` failed) the replica is (`h`)ealthy or (`u`)nhealthy.
+    #[track_caller]
+    fn check(params: Params, checks: &str, states: &str) {
+        let mut health = Health::default();
+        let seen: String = checks
+            .chars()
+            .map(|check| {
+                health = health.after(check == '+', params);
+                if health.is_healthy() { 'h' } else { 'u' }
+            })
+            .collect();
+        assert_eq!(seen, states, "after {checks}");
+    }
+
+    #[test]
+    fn starts_as_healthy() {
+        assert!(Health::default().is_healthy());
+    }
+
+    #[test]
+    fn changes_sides_only_after_enough_checks_in_a_row() {
+        check(PARAMS, "--+--+--", "hhhhhhhh");
+        check(PARAMS, "---", "hhu");
+        check(PARAMS, "---+-+-+-", "hhuuuuuuu");
+        check(PARAMS, "---++", "hhuuh");
+    }
+
+    #[test]
+    fn the_count_starts_anew_on_each_side() {
+        check(PARAMS, "---++--+", "hhuuhhhh");
+        check(PARAMS, "---++---++", "hhuuhhhuuh");
+    }
+
+    #[test]
+    fn thresholds_of_one_and_below_follow_every_check() {
+        for least in [0, 1] {
+            check(Params { unhealthy_after: least, healthy_after: least }, "-+-+", "uhuh");
+        }
+    }
+}

@@ -56,3 +56,36 @@ impl Params {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARAMS: Params = Params {
+        body_bytes_max: 1_000,
+        header_bytes_max: 100,
+        header_count_max: 10,
+        connections_max: 1,
+        buffered_bytes_max: 5_000,
+        header_timeout: Duration::from_secs(1),
+        body_idle_timeout: Duration::from_secs(1),
+        body_timeout: Duration::from_secs(1),
+        keepalive_timeout: Duration::from_secs(1),
+    };
+
+    #[test]
+    fn what_is_exactly_at_a_bound_passes_and_one_more_does_not() {
+        for (bytes, count, expected) in [(100, 10, Ok(())), (101, 1, Err(Over::Headers)), (1, 11, Err(Over::Headers))] {
+            assert_eq!(PARAMS.check_head(bytes, count), expected, "head of {bytes} bytes, {count} lines");
+        }
+        for (body, buffered, expected) in [
+            (1_000, 5_000, Ok(())),
+            (1_001, 1_001, Err(Over::Body)),
+            (10, 5_001, Err(Over::Buffered)),
+            // The client's own fault is said first: a smaller body could never have passed later.
+            (1_001, 5_001, Err(Over::Body)),
+        ] {
+            assert_eq!(PARAMS.check_body(body, buffered), expected, "body of {body}, {buffered} held");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use rand::RngExt;
 
 use super::replica::Candidate;
 
-/// Whether `a` has clearly less to do than `b`: fewer requests in flight in proportion to its cap.
+/// Whether `a` has less to do than `b`: fewer requests in flight in proportion to its cap.
 pub fn lighter(a: &Candidate, b: &Candidate) -> bool {
     u64::from(a.in_flight) * u64::from(b.cap.max(1)) < u64::from(b.in_flight) * u64::from(a.cap.max(1))
 }
@@ -25,5 +25,76 @@ pub fn lighter_of_two<'a>(view: &'a [Candidate], rng: &mut impl RngExt) -> Optio
             let (a, b) = (nth(first)?, nth(second)?);
             Some(if lighter(b, a) { b } else { a })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::replica::Standing;
+    use crate::policy::testing::{candidate, rng};
+
+    fn loaded(n: usize, in_flight: u32, cap: u32) -> Candidate {
+        Candidate { in_flight, cap, ..candidate(n) }
+    }
+
+    /// How often each of the candidates is drawn, in percent of 20,000 draws.
+    fn shares(view: &[Candidate]) -> Vec<f64> {
+        let (mut rng, mut counts) = (rng(7), vec![0u32; view.len()]);
+        for _ in 0..20_000 {
+            counts[lighter_of_two(view, &mut rng).unwrap().replica.0] += 1;
+        }
+        counts.iter().map(|count| f64::from(*count) / 200.0).collect()
+    }
+
+    #[track_caller]
+    fn check_shares(view: &[Candidate], expected: &[f64]) {
+        let shares = shares(view);
+        // Three standard deviations of 20,000 draws are about one percent.
+        let close = shares.iter().zip(expected).all(|(share, expected)| (share - expected).abs() < 1.1);
+        assert!(close, "{shares:?}, expected {expected:?}");
+    }
+
+    #[test]
+    fn load_counts_in_proportion_to_the_cap() {
+        assert!(lighter(&loaded(0, 3, 8), &loaded(1, 2, 4)));
+        assert!(!lighter(&loaded(0, 4, 8), &loaded(1, 2, 4)), "equal is not lighter");
+        assert!(lighter(&loaded(0, u32::MAX - 1, u32::MAX), &loaded(1, u32::MAX, u32::MAX)), "no overflow");
+    }
+
+    #[test]
+    fn equals_are_drawn_equally_often() {
+        check_shares(&[0, 1, 2, 3, 4].map(candidate), &[20.0; 5]);
+    }
+
+    #[test]
+    fn the_lighter_of_each_pair_wins() {
+        // Of n replicas the k-th lightest wins the pairs with the n-k heavier ones: 2(n-k)/(n(n-1)).
+        let view = [loaded(0, 0, 8), loaded(1, 1, 8), loaded(2, 2, 8), loaded(3, 3, 8)];
+        check_shares(&view, &[50.0, 100.0 / 3.0, 100.0 / 6.0, 0.0]);
+    }
+
+    #[test]
+    fn only_those_that_take_more_are_drawn() {
+        let mut view = [0, 1, 2, 3].map(candidate);
+        view[0].standing = Standing::Unhealthy;
+        view[1].in_flight = view[1].cap;
+        view[2].tried = true;
+        check_shares(&view, &[0.0, 0.0, 0.0, 100.0]);
+        assert!(lighter_of_two(&view[..3], &mut rng(1)).is_none());
+        assert!(lighter_of_two(&[], &mut rng(1)).is_none());
+    }
+
+    #[test]
+    fn choosing_the_lighter_of_two_keeps_a_pool_even() {
+        let (mut rng, mut view) = (rng(3), (0..10).map(|n| loaded(n, 0, 10_000)).collect::<Vec<_>>());
+        for _ in 0..10_000 {
+            let at = lighter_of_two(&view, &mut rng).unwrap().replica.0;
+            view[at].in_flight += 1;
+        }
+        let most = view.iter().map(|candidate| candidate.in_flight).max().unwrap();
+        let least = view.iter().map(|candidate| candidate.in_flight).min().unwrap();
+        // One random choice each would spread by about 150; two keep the spread to a few.
+        assert!(most - least <= 10, "{least} to {most}");
     }
 }

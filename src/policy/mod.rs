@@ -13,3 +13,8 @@ pub mod replica;
 pub mod resolve;
 pub mod retry;
 pub mod select;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod testing;

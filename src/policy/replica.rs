@@ -3,9 +3,13 @@
 //! A session stays at the replica where it was last, since its KV cache is there; that is given up only when the
 //! replica cannot be used or is at its cap. A session that is new, or has to move, goes where rendezvous hashing puts
 //! it among the replicas that can take it. Without a session the less loaded of two is taken.
+//!
+//! What it costs: a session's first call looks at every replica of the pool, and sessions spread by hash rather than by
+//! load, so that edges agree without talking; the cap bounds what that can do to one replica.
 
 use rand::RngExt;
 
+use super::breaker::Gate;
 use super::{affinity, load};
 use crate::domain::ids::{ReplicaIx, ReplicaKey, SessionKey};
 
@@ -14,12 +18,25 @@ use crate::domain::ids::{ReplicaIx, ReplicaKey, SessionKey};
 pub enum Standing {
     /// Healthy, its circuit breaker closed.
     Usable,
-    /// Its circuit breaker is half-open and lets one probe through.
+    /// Healthy, its circuit breaker ready for one probe, which the request must claim before it is sent.
     Probe,
     /// Its health checks fail.
     Unhealthy,
     /// Its circuit breaker is open.
     BreakerOpen,
+}
+
+impl Standing {
+    /// What health checks and circuit breaker say together. An unhealthy replica is given no probe: the checks ask it
+    /// often enough, and at nobody's expense.
+    pub const fn of(healthy: bool, gate: Gate) -> Standing {
+        match (healthy, gate) {
+            (false, _) => Standing::Unhealthy,
+            (true, Gate::Pass) => Standing::Usable,
+            (true, Gate::Probe) => Standing::Probe,
+            (true, Gate::Stop) => Standing::BreakerOpen,
+        }
+    }
 }
 
 /// One replica of the pool as it is now.
@@ -68,16 +85,17 @@ pub struct Choice {
     pub replica: ReplicaIx,
     /// Why.
     pub affinity: Affinity,
-    /// Whether the request is the one probe of a half-open circuit breaker.
+    /// Whether the request would be a circuit breaker's probe: it must claim that place, and choose again when another
+    /// request was faster.
     pub probe: bool,
 }
 
 /// Why no replica of the pool can be picked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoReplica {
-    /// None is usable, or all usable ones were tried.
+    /// None is usable, or all usable ones were tried by this request.
     Unusable,
-    /// There are usable ones, and each is at its cap.
+    /// There are usable ones that were not tried, and each is at its cap.
     Full,
 }
 
@@ -113,5 +131,160 @@ impl Candidate {
 
     fn chosen(&self, affinity: Affinity) -> Choice {
         Choice { replica: self.replica, affinity, probe: self.standing == Standing::Probe }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::testing::{candidate, replica_key, rng, session_key};
+
+    fn pool() -> [Candidate; 4] {
+        [0, 1, 2, 3].map(candidate)
+    }
+
+    fn session(n: usize, home: Option<usize>) -> Option<SessionView> {
+        Some(SessionView { key: session_key(n), home: home.map(replica_key) })
+    }
+
+    #[track_caller]
+    fn check(view: &[Candidate], session: Option<SessionView>, replica: usize, affinity: Affinity) {
+        let choice = choose(view, session, &mut rng(0)).unwrap();
+        assert_eq!((choice.replica, choice.affinity), (ReplicaIx(replica), affinity));
+    }
+
+    /// The pool in which replica 2 is as `change` makes it.
+    fn with_two(change: impl Fn(&mut Candidate)) -> [Candidate; 4] {
+        let mut view = pool();
+        change(&mut view[2]);
+        view
+    }
+
+    #[test]
+    fn a_session_stays_where_it_was_however_loaded_below_the_cap() {
+        for n in 0..100 {
+            check(&pool(), session(n, Some(2)), 2, Affinity::Session);
+            check(&with_two(|two| two.in_flight = two.cap - 1), session(n, Some(2)), 2, Affinity::Session);
+        }
+    }
+
+    #[test]
+    fn a_session_leaves_only_a_replica_that_is_unusable_tried_or_full() {
+        for n in 0..100 {
+            for view in [
+                with_two(|two| two.standing = Standing::Unhealthy),
+                with_two(|two| two.standing = Standing::BreakerOpen),
+                with_two(|two| two.in_flight = two.cap),
+                with_two(|two| two.in_flight = u32::MAX),
+                with_two(|two| two.tried = true),
+            ] {
+                let choice = choose(&view, session(n, Some(2)), &mut rng(0)).unwrap();
+                assert_eq!(choice.affinity, Affinity::Moved);
+                assert_ne!(choice.replica, ReplicaIx(2));
+                // It goes where it would have gone had the replica never been there.
+                let without = [view[0], view[1], view[3]];
+                check(&without, session(n, None), choice.replica.0, Affinity::New);
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_whose_replica_is_gone_moves() {
+        let choice = choose(&pool(), session(1, Some(99)), &mut rng(0)).unwrap();
+        assert_eq!(choice.affinity, Affinity::Moved);
+    }
+
+    #[test]
+    fn a_new_session_goes_where_its_hash_says_whatever_the_random_numbers() {
+        for n in 0..100 {
+            let replica = choose(&pool(), session(n, None), &mut rng(1)).unwrap().replica;
+            assert_eq!(choose(&pool(), session(n, None), &mut rng(2)).unwrap().replica, replica);
+        }
+    }
+
+    #[test]
+    fn a_call_without_a_session_avoids_the_loaded() {
+        let mut view = pool();
+        for busy in &mut view[..3] {
+            busy.in_flight = 3;
+        }
+        let idle = (0..1_000).filter(|n| choose(&view, None, &mut rng(*n)).unwrap().replica == ReplicaIx(3)).count();
+        // It is in half of the pairs and wins each of them; three standard deviations are 47.
+        assert!((450..550).contains(&idle), "{idle} of 1,000");
+    }
+
+    #[test]
+    fn a_half_open_replica_makes_the_call_its_probe() {
+        let view = with_two(|two| two.standing = Standing::Probe);
+        assert!(choose(&view, session(1, Some(2)), &mut rng(0)).unwrap().probe);
+        assert!(!choose(&view, session(1, Some(1)), &mut rng(0)).unwrap().probe);
+        assert!(choose(&view[2..3], None, &mut rng(0)).unwrap().probe);
+    }
+
+    #[test]
+    fn full_means_that_waiting_would_help_and_unusable_that_it_would_not() {
+        let full = |n| Candidate { in_flight: 4, ..candidate(n) };
+        let down = |n| Candidate { standing: Standing::Unhealthy, ..candidate(n) };
+        let tried = |n| Candidate { tried: true, ..candidate(n) };
+        for (view, refusal) in [
+            (vec![], NoReplica::Unusable),
+            (vec![down(0), down(1)], NoReplica::Unusable),
+            (vec![tried(0), down(1)], NoReplica::Unusable),
+            (vec![full(0), down(1)], NoReplica::Full),
+            (vec![full(0), tried(1)], NoReplica::Full),
+            (vec![Candidate { tried: true, ..full(0) }], NoReplica::Unusable),
+            (vec![Candidate { cap: 0, ..candidate(0) }], NoReplica::Full),
+        ] {
+            for session in [None, session(1, None), session(1, Some(0))] {
+                assert_eq!(choose(&view, session, &mut rng(0)), Err(refusal), "{view:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn standing_is_what_checks_and_breaker_say_together() {
+        for (gate, standing) in
+            [(Gate::Pass, Standing::Usable), (Gate::Probe, Standing::Probe), (Gate::Stop, Standing::BreakerOpen)]
+        {
+            assert_eq!(Standing::of(true, gate), standing);
+            assert_eq!(Standing::of(false, gate), Standing::Unhealthy);
+        }
+    }
+
+    fn any_candidate(n: usize) -> impl Strategy<Value = Candidate> {
+        let standings =
+            prop::sample::select(vec![Standing::Usable, Standing::Probe, Standing::Unhealthy, Standing::BreakerOpen]);
+        (standings, 0u32..6, 0u32..6, any::<bool>()).prop_map(move |(standing, in_flight, cap, tried)| Candidate {
+            standing,
+            in_flight,
+            cap,
+            tried,
+            ..candidate(n)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_chosen_takes_more_and_nothing_is_refused_while_one_does(
+            view in (0usize..8).prop_flat_map(|len| (0..len).map(any_candidate).collect::<Vec<_>>()),
+            who in prop::option::of((0usize..100, prop::option::of(0usize..8))),
+            seed in any::<u64>(),
+        ) {
+            let session = who.and_then(|(n, home)| session(n, home));
+            match choose(&view, session, &mut rng(seed)) {
+                Ok(choice) => {
+                    let chosen = view[choice.replica.0];
+                    prop_assert!(chosen.takes_more());
+                    prop_assert_eq!(choice.probe, chosen.standing == Standing::Probe);
+                    prop_assert_eq!(choice.affinity == Affinity::None, session.is_none());
+                }
+                Err(refusal) => {
+                    prop_assert!(!view.iter().any(Candidate::takes_more));
+                    prop_assert_eq!(refusal == NoReplica::Full, view.iter().any(Candidate::eligible));
+                }
+            }
+        }
     }
 }

@@ -3,6 +3,8 @@
 //! A known model or alias wins. `auto` is looked up in `[steps]` by the header's step; any other name that is a step
 //! is looked up there too. An unknown name is an answer (404 with the known names), never a guess: a default model
 //! would hide a misspelling until somebody reads the bill.
+//!
+//! Names are compared as they are written, case included.
 
 use crate::domain::ids::ModelIx;
 use crate::domain::topology::Topology;
@@ -68,4 +70,81 @@ fn unknown(topology: &Topology, auto_without_step: bool) -> UnknownModel<'_> {
     known.extend(aliases);
     known.extend(steps);
     UnknownModel { known, auto_without_step }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::Fleet;
+
+    fn topology() -> Topology {
+        Fleet::new()
+            .model("llama-70b", &["large"])
+            .model("llama-8b", &["small", "fast"])
+            .step("planner", "llama-70b")
+            .step("tool_caller", "llama-8b")
+            .build()
+    }
+
+    /// `model` with header step `step` means this model and this step label.
+    #[track_caller]
+    fn check(model: &str, step: Option<&str>, expected: (&str, &str)) {
+        let topology = topology();
+        let resolved = resolve(&topology, model, step).unwrap();
+        assert_eq!((topology.model(resolved.model).name.as_str(), resolved.step), expected);
+    }
+
+    #[track_caller]
+    fn check_unknown(model: &str, step: Option<&str>, auto_without_step: bool) {
+        let topology = topology();
+        let unknown = resolve(&topology, model, step).unwrap_err();
+        assert_eq!(unknown.known, ["llama-70b", "llama-8b", "fast", "large", "small", "planner", "tool_caller"]);
+        assert_eq!(unknown.auto_without_step, auto_without_step);
+    }
+
+    #[test]
+    fn a_known_model_or_alias_wins_and_the_header_step_only_labels() {
+        check("llama-8b", None, ("llama-8b", NO_STEP));
+        check("small", None, ("llama-8b", NO_STEP));
+        check("large", Some("planner"), ("llama-70b", "planner"));
+        check("small", Some("planner"), ("llama-8b", "planner"));
+    }
+
+    #[test]
+    fn a_step_in_the_models_place_is_looked_up() {
+        check("planner", None, ("llama-70b", "planner"));
+        check("tool_caller", Some("tool_caller"), ("llama-8b", "tool_caller"));
+        check("planner", Some("tool_caller"), ("llama-70b", "tool_caller"));
+        check("planner", Some("researcher"), ("llama-70b", OTHER_STEP));
+    }
+
+    #[test]
+    fn auto_asks_the_header_step() {
+        check("auto", Some("planner"), ("llama-70b", "planner"));
+        check("auto", Some("tool_caller"), ("llama-8b", "tool_caller"));
+        check_unknown("auto", None, true);
+        check_unknown("auto", Some("researcher"), true);
+    }
+
+    #[test]
+    fn an_unknown_header_step_labels_as_other() {
+        check("small", Some("researcher"), ("llama-8b", OTHER_STEP));
+        check("small", Some(""), ("llama-8b", OTHER_STEP));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_the_known_ones() {
+        for model in ["lama-8b", "Llama-8B", "llama-8b ", "", "served/llama-8b"] {
+            check_unknown(model, None, false);
+            check_unknown(model, Some("planner"), false);
+        }
+    }
+
+    #[test]
+    fn a_model_may_be_called_auto_or_like_a_step() {
+        let topology = Fleet::new().model("auto", &["planner"]).model("big", &[]).step("planner", "big").build();
+        for name in ["auto", "planner"] {
+            assert_eq!(topology.model(resolve(&topology, name, Some("planner")).unwrap().model).name, "auto");
+        }
+    }
 }

@@ -2,7 +2,11 @@
 //!
 //! Attempts that sent no byte of the body are free: the replica did no work. Those that did are bounded in all and per
 //! pool, each at another replica. Two replicas that break down over the same whole body stop the walk: a query of death
-//! must not take down a fleet one replica after the other.
+//! must not take down a fleet one replica after the other. It errs when two replicas are killed for reasons of their own
+//! within one request; that is rare, and the other error costs a fleet.
+//!
+//! A kept-alive connection that the replica closed just when it was used again looks like a breakdown and is none;
+//! whoever reports a [`Reset`](Outcome::Reset) here must have ruled that out (by one more try over a new connection).
 
 use std::time::Duration;
 
@@ -50,15 +54,15 @@ const BREAKDOWNS_MAX: usize = 2;
 /// Most free attempts: with all of a large fleet refusing connections the walk ends in bounded time.
 pub const FREE_ATTEMPTS_MAX: usize = 32;
 
-/// Decides what follows the last of `tried`; with nothing tried, that nothing was tried is no reason to stop.
+/// Decides what follows the last of `tried`, all of them failed attempts of one request, oldest first. With nothing
+/// tried there is no reason to stop.
 pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
     let Some(last) = tried.last() else { return Next::Again(Duration::ZERO) };
     let again = last.outcome.facts().again;
     if again == Again::Never {
         return Next::Stop(last.outcome);
     }
-    let broke_down = |t: &&Tried| matches!(t.outcome, Outcome::Reset | Outcome::Cut);
-    if tried.iter().filter(broke_down).count() >= BREAKDOWNS_MAX {
+    if broken_down(tried) >= BREAKDOWNS_MAX {
         return Next::Stop(Outcome::Crashed);
     }
     if again == Again::Free {
@@ -69,19 +73,163 @@ pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
     if counted >= params.attempts {
         return Next::Stop(last.outcome);
     }
-    // The first retry goes to another replica at once: the pause protects from storms, and one retry is none.
+    // The first retry goes to another replica at once: most failures are one replica's own, and an agent waits. From the
+    // second on the trouble is wider, and a random pause keeps the edges from beating in time on what is left.
     if counted <= 1 {
         return Next::Again(Duration::ZERO);
     }
-    let bound = params.backoff.saturating_mul(1 << (counted - 2).min(16)).min(params.backoff_max);
+    let bound = params.backoff.saturating_mul(1u32 << (counted - 2).min(16)).min(params.backoff_max);
     Next::Again(bound.mul_f64(rng.random::<f64>()))
 }
 
-/// Whether the request may no longer try this pool.
+/// Whether the request may no longer try this pool: it made its share of attempts there that count.
 pub fn exhausted(tried: &[Tried], pool: PoolIx, params: Params) -> bool {
     counted(tried.iter().filter(|t| t.pool == pool)) >= params.attempts_per_pool
 }
 
+/// How many different replicas broke down.
+fn broken_down(tried: &[Tried]) -> usize {
+    let broke_down = |t: &Tried| matches!(t.outcome, Outcome::Reset | Outcome::Cut);
+    let before = |at: usize, replica| tried[..at].iter().any(|t| broke_down(t) && t.replica == replica);
+    tried.iter().enumerate().filter(|(at, t)| broke_down(t) && !before(*at, t.replica)).count()
+}
+
 fn counted<'a>(tried: impl Iterator<Item = &'a Tried>) -> u32 {
     tried.filter(|t| t.outcome.facts().again != Again::Free).count() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::testing::rng;
+
+    const PARAMS: Params = Params {
+        attempts: 4,
+        attempts_per_pool: 2,
+        backoff: Duration::from_millis(25),
+        backoff_max: Duration::from_secs(1),
+    };
+
+    /// Attempts that ended so, each at another replica, two by two in a pool.
+    fn tried(outcomes: &[Outcome]) -> Vec<Tried> {
+        let tried =
+            |(n, outcome): (usize, &Outcome)| Tried { replica: ReplicaIx(n), pool: PoolIx(n / 2), outcome: *outcome };
+        outcomes.iter().enumerate().map(tried).collect()
+    }
+
+    #[track_caller]
+    fn check(outcomes: &[Outcome], expected: Next) {
+        assert_eq!(after(&tried(outcomes), PARAMS, &mut rng(0)), expected, "{outcomes:?}");
+    }
+
+    const NOW: Next = Next::Again(Duration::ZERO);
+    use Outcome::{Busy, ClientError, ConnectFailed, ConnectTimeout, Cut, FirstByteTimeout, Reset, ServerError};
+
+    #[test]
+    fn the_first_retry_comes_at_once() {
+        for outcome in [Reset, ServerError, Busy, FirstByteTimeout, ConnectFailed] {
+            check(&[outcome], NOW);
+        }
+        check(&[], NOW);
+    }
+
+    #[test]
+    fn what_would_end_the_same_way_anywhere_stops() {
+        for outcome in Outcome::ALL.iter().filter(|outcome| outcome.facts().again == Again::Never) {
+            check(&[*outcome], Next::Stop(*outcome));
+            check(&[ServerError, *outcome], Next::Stop(*outcome));
+        }
+        check(&[ServerError, Reset, Cut, ClientError], Next::Stop(ClientError));
+    }
+
+    #[test]
+    fn attempts_that_count_are_bounded_and_the_last_ending_is_told() {
+        let mut rng = rng(0);
+        let three = tried(&[ServerError, Busy, ServerError]);
+        assert!(matches!(after(&three, PARAMS, &mut rng), Next::Again(_)));
+        check(&[ServerError, ServerError, ServerError, Busy], Next::Stop(Busy));
+        check(&[ServerError, ServerError, Reset, FirstByteTimeout], Next::Stop(FirstByteTimeout));
+    }
+
+    #[test]
+    fn free_attempts_do_not_count_and_are_bounded_too() {
+        check(&[ConnectFailed, ConnectTimeout, ConnectFailed, ConnectFailed, ConnectFailed], NOW);
+        check(&[ConnectFailed; FREE_ATTEMPTS_MAX - 1], NOW);
+        check(&[ConnectTimeout; FREE_ATTEMPTS_MAX], Next::Stop(ConnectTimeout));
+        let mut rng = rng(0);
+        let mixed = tried(&[ServerError, ConnectFailed, ServerError, ConnectFailed, ServerError]);
+        assert!(matches!(after(&mixed, PARAMS, &mut rng), Next::Again(_)));
+    }
+
+    #[test]
+    fn two_replicas_that_break_down_over_one_body_stop_it() {
+        for pair in [[Reset, Reset], [Reset, Cut], [Cut, Cut]] {
+            check(&pair, Next::Stop(Outcome::Crashed));
+        }
+        check(&[Reset, ConnectFailed, ServerError, Cut], Next::Stop(Outcome::Crashed));
+        check(&[Reset, ConnectFailed], NOW);
+        let mut twice = tried(&[Reset, Reset]);
+        twice[1].replica = twice[0].replica;
+        assert!(matches!(after(&twice, PARAMS, &mut rng(0)), Next::Again(_)), "one replica, however often, is one");
+    }
+
+    #[test]
+    fn pauses_are_random_and_double_up_to_their_bound() {
+        let params = Params { attempts: 40, ..PARAMS };
+        for (counted, bound_ms) in [(2, 25), (3, 50), (4, 100), (7, 800), (8, 1_000), (39, 1_000)] {
+            let tried = tried(&vec![ServerError; counted]);
+            let mut rng = rng(counted as u64);
+            let pauses: Vec<_> = (0..500)
+                .map(|_| match after(&tried, params, &mut rng) {
+                    Next::Again(pause) => pause,
+                    Next::Stop(outcome) => panic!("{outcome:?}"),
+                })
+                .collect();
+            let bound = Duration::from_millis(bound_ms);
+            assert!(pauses.iter().all(|pause| *pause <= bound), "after {counted}");
+            assert!(pauses.iter().any(|pause| *pause > bound.mul_f64(0.9)), "after {counted}");
+            assert!(pauses.iter().any(|pause| *pause < bound.mul_f64(0.1)), "after {counted}");
+        }
+    }
+
+    #[test]
+    fn absurd_parameters_are_no_panic() {
+        let params =
+            Params { attempts: u32::MAX, attempts_per_pool: 0, backoff: Duration::MAX, backoff_max: Duration::MAX };
+        for seed in 0..256 {
+            assert!(matches!(after(&tried(&[ServerError; 60]), params, &mut rng(seed)), Next::Again(_)));
+        }
+        assert_eq!(after(&tried(&[Busy]), Params { attempts: 0, ..params }, &mut rng(0)), Next::Stop(Busy));
+    }
+
+    #[test]
+    fn a_pool_is_exhausted_by_its_own_attempts_that_count() {
+        let at = |pool, outcome| Tried { replica: ReplicaIx(0), pool: PoolIx(pool), outcome };
+        let tried =
+            [at(0, ServerError), at(1, Busy), at(1, FirstByteTimeout), at(2, ConnectFailed), at(2, ConnectFailed)];
+        assert!(!exhausted(&tried, PoolIx(0), PARAMS));
+        assert!(exhausted(&tried, PoolIx(1), PARAMS));
+        assert!(!exhausted(&tried, PoolIx(2), PARAMS));
+        assert!(!exhausted(&[], PoolIx(0), PARAMS));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn no_request_is_tried_more_often_than_both_bounds_together(
+            seed in any::<u64>(), attempts in 1u32..8,
+            outcomes in prop::collection::vec(prop::sample::select(Outcome::ALL), 60),
+        ) {
+            let (params, mut rng) = (Params { attempts, ..PARAMS }, rng(seed));
+            let retried: Vec<_> = tried(&outcomes).into_iter().filter(|t| t.outcome.facts().again != Again::Never).collect();
+            let all_free = tried(&[ConnectFailed; 60]);
+            for walk in [retried, all_free] {
+                let bound = attempts as usize + FREE_ATTEMPTS_MAX;
+                let stopped = (1..=walk.len()).find(|n| matches!(after(&walk[..*n], params, &mut rng), Next::Stop(_)));
+                prop_assert!(stopped.is_some_and(|n| n <= bound) || walk.len() < bound, "{stopped:?}");
+            }
+        }
+    }
 }

@@ -1,12 +1,13 @@
 //! Stations 4 and 5 together: walks the pools in their order and takes the first replica that can serve.
 //!
 //! A pool that this request has tried often enough is passed over, so that a sick pool costs a bounded part of the
-//! client's patience. The walk also finds the reason that the receipt states: why this region, why this replica.
+//! client's patience. The walk also finds the reason that the receipt states: why this region, why this replica. A call
+//! that is kept at its session's replica says `session` also when that lies far away: the cache is why it went there.
 
 use rand::RngExt;
 
 use super::pool::PoolCandidate;
-use super::replica::{self, Affinity, Candidate, NoReplica, SessionView};
+use super::replica::{self, Affinity, Candidate, NoReplica, SessionView, Standing};
 use crate::domain::ids::{PoolIx, ReplicaIx};
 
 /// Why a call went where it went; the strongest that applies.
@@ -22,7 +23,7 @@ pub enum Reason {
     Moved,
     /// The nearest region is full.
     Spill,
-    /// The nearest region is down.
+    /// The nearest region is down, or failed this request as often as it may.
     Failover,
     /// Another model answers.
     Fallback,
@@ -56,34 +57,47 @@ pub struct Selection {
     pub replica: ReplicaIx,
     /// Why.
     pub reason: Reason,
-    /// Whether the request is the one probe of a half-open circuit breaker.
+    /// Whether the request would be a circuit breaker's probe: it must claim that place, and select again when another
+    /// request was faster.
     pub probe: bool,
 }
 
-/// Selects a replica. `pools` is in the order of preference, `nearest` the pool that geography alone would take (the
-/// first before the session's home was moved to the front), `view` fills in a pool's replicas as they are now, and
-/// `exhausted` tells whether the request may no longer try a pool.
+/// The replica where a session was last, as it is now, in whatever pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Home {
+    /// Its pool.
+    pub pool: PoolIx,
+    /// The replica.
+    pub candidate: Candidate,
+}
+
+/// Selects a replica.
+///
+/// `pools` is station 4's order. `home` is the session's last replica, when it is remembered and still exists; it is
+/// looked at alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's replicas as they
+/// are now, and `exhausted` tells whether the request may no longer try a pool.
+///
+/// An error speaks of what is left for this request: once it has tried something, the last attempt's outcome says more.
 pub fn select(
     pools: &[PoolCandidate],
-    nearest: PoolIx,
     session: Option<SessionView>,
+    home: Option<Home>,
     mut view: impl FnMut(PoolIx, &mut Vec<Candidate>),
     exhausted: impl Fn(PoolIx) -> bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
-    let mut refusal = NoReplica::Unusable;
-    let mut nearest_full = false;
+    if let Some(selection) = stay(pools, home, &exhausted) {
+        return Ok(selection);
+    }
+    let nearest = pools.first().map(|pool| pool.region);
+    let (mut refusal, mut nearest_full) = (NoReplica::Unusable, false);
     let mut candidates = Vec::new();
-    let nearest_region = pools.iter().find(|pool| pool.pool == nearest).map(|pool| pool.region);
-    for pool in pools {
-        if exhausted(pool.pool) {
-            continue;
-        }
+    for pool in pools.iter().filter(|pool| !exhausted(pool.pool)) {
         candidates.clear();
         view(pool.pool, &mut candidates);
         match replica::choose(&candidates, session, rng) {
             Ok(choice) => {
-                let elsewhere = Some(pool.region) != nearest_region;
+                let elsewhere = Some(pool.region) != nearest;
                 let reason = match choice.affinity {
                     _ if pool.fallback => Reason::Fallback,
                     Affinity::Session => Reason::Session,
@@ -97,10 +111,175 @@ pub fn select(
             }
             Err(NoReplica::Full) => {
                 refusal = NoReplica::Full;
-                nearest_full |= Some(pool.region) == nearest_region;
+                nearest_full |= Some(pool.region) == nearest;
             }
             Err(NoReplica::Unusable) => {}
         }
     }
     Err(refusal)
+}
+
+/// The session's home, wherever it lies: geography decides where a session starts, the cache where it stays. Only that
+/// replica counts and not its pool: a session that lost its cache starts again where geography puts it. A home of a
+/// fallback model waits for its turn, since its model is not the one asked for.
+fn stay(pools: &[PoolCandidate], home: Option<Home>, exhausted: impl Fn(PoolIx) -> bool) -> Option<Selection> {
+    let home = home.filter(|home| home.candidate.takes_more() && !exhausted(home.pool))?;
+    let pool = *pools.iter().find(|pool| pool.pool == home.pool && !pool.fallback)?;
+    let probe = home.candidate.standing == Standing::Probe;
+    Some(Selection { pool, replica: home.candidate.replica, reason: Reason::Session, probe })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::{ModelIx, RegionIx};
+    use crate::policy::testing::{candidate, replica_key, rng, session_key};
+
+    /// Two replicas a pool: replica `2p` and `2p + 1` in pool `p`. Pools 0 and 1 lie in the nearest region, 2 in the next
+    /// one, 3 in the farthest, and 4 is near but of a fallback model.
+    struct World {
+        replicas: Vec<Candidate>,
+        exhausted: Vec<usize>,
+    }
+
+    impl World {
+        fn new() -> World {
+            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new() }
+        }
+
+        /// Changes both replicas of these pools.
+        fn with(mut self, pools: &[usize], change: impl Fn(&mut Candidate)) -> World {
+            pools.iter().flat_map(|pool| [2 * pool, 2 * pool + 1]).for_each(|n| change(&mut self.replicas[n]));
+            self
+        }
+
+        fn full(self, pools: &[usize]) -> World {
+            self.with(pools, |replica| replica.in_flight = replica.cap)
+        }
+
+        fn down(self, pools: &[usize]) -> World {
+            self.with(pools, |replica| replica.standing = Standing::Unhealthy)
+        }
+
+        fn one(mut self, n: usize, change: impl Fn(&mut Candidate)) -> World {
+            change(&mut self.replicas[n]);
+            self
+        }
+
+        fn exhausted(mut self, pools: &[usize]) -> World {
+            self.exhausted.extend(pools);
+            self
+        }
+
+        /// Selects for a call without session, or for one that was last at a replica (if at any).
+        fn select(&self, session: Option<Option<usize>>) -> Result<Selection, NoReplica> {
+            let pools = [(0, 0), (1, 0), (2, 1), (3, 2), (4, 0)].map(|(pool, region)| PoolCandidate {
+                pool: PoolIx(pool),
+                region: RegionIx(region),
+                model: ModelIx(pool / 4),
+                distance_km: region as f64 * 1_000.0,
+                fallback: pool == 4,
+            });
+            let home = session.flatten().and_then(|n| self.replicas.get(n).map(|replica| (n, *replica)));
+            select(
+                &pools,
+                session.map(|home| SessionView { key: session_key(1), home: home.map(replica_key) }),
+                home.map(|(n, candidate)| Home { pool: PoolIx(n / 2), candidate }),
+                |pool, view| view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]),
+                |pool| self.exhausted.contains(&pool.0),
+                &mut rng(0),
+            )
+        }
+    }
+
+    #[track_caller]
+    fn check(world: World, session: Option<Option<usize>>, pool: usize, reason: Reason) {
+        let selection = world.select(session).unwrap();
+        assert_eq!((selection.pool.pool, selection.reason), (PoolIx(pool), reason));
+        assert_eq!(selection.replica.0 / 2, pool);
+    }
+
+    const NO_SESSION: Option<Option<usize>> = None;
+    const NEW: Option<Option<usize>> = Some(None);
+    /// Last at replica 6, in the farthest region.
+    const FAR: Option<Option<usize>> = Some(Some(6));
+
+    #[test]
+    fn the_nearest_pool_that_can_serve_takes_the_call() {
+        check(World::new(), NO_SESSION, 0, Reason::None);
+        check(World::new(), NEW, 0, Reason::New);
+        check(World::new().full(&[0]), NEW, 1, Reason::New);
+        check(World::new().down(&[0]), NO_SESSION, 1, Reason::None);
+    }
+
+    #[test]
+    fn a_region_that_is_full_spills_and_one_that_is_down_fails_over() {
+        for session in [NO_SESSION, NEW] {
+            check(World::new().full(&[0, 1]), session, 2, Reason::Spill);
+            check(World::new().down(&[0, 1]), session, 2, Reason::Failover);
+            check(World::new().down(&[0]).full(&[1]), session, 2, Reason::Spill);
+            check(World::new().down(&[0, 1]).full(&[2]), session, 3, Reason::Failover);
+            check(World::new().exhausted(&[0, 1]), session, 2, Reason::Failover);
+        }
+    }
+
+    #[test]
+    fn another_model_answers_only_when_no_pool_of_the_one_asked_for_can() {
+        for session in [NO_SESSION, NEW, FAR] {
+            check(World::new().down(&[0, 1, 2]).full(&[3]), session, 4, Reason::Fallback);
+        }
+    }
+
+    #[test]
+    fn a_session_stays_at_its_replica_wherever_it_lies() {
+        check(World::new(), Some(Some(0)), 0, Reason::Session);
+        check(World::new(), FAR, 3, Reason::Session);
+        check(World::new().down(&[0, 1, 2]), FAR, 3, Reason::Session);
+        assert_eq!(World::new().select(FAR).unwrap().replica, ReplicaIx(6));
+    }
+
+    #[test]
+    fn a_session_that_lost_its_replica_starts_again_where_geography_puts_it() {
+        check(World::new().one(6, |home| home.in_flight = home.cap), FAR, 0, Reason::Moved);
+        check(World::new().one(6, |home| home.standing = Standing::BreakerOpen), FAR, 0, Reason::Moved);
+        check(World::new().one(6, |home| home.tried = true), FAR, 0, Reason::Moved);
+        check(World::new().exhausted(&[3]), FAR, 0, Reason::Moved);
+        check(World::new().down(&[3, 0, 1]), FAR, 2, Reason::Failover);
+        check(World::new(), Some(Some(99)), 0, Reason::Moved); // a reload took it away
+    }
+
+    #[test]
+    fn a_session_kept_by_a_fallback_returns_to_its_model_and_stays_only_while_it_must() {
+        check(World::new(), Some(Some(8)), 0, Reason::Moved);
+        for home in [8, 9] {
+            let selection = World::new().down(&[0, 1, 2, 3]).select(Some(Some(home))).unwrap();
+            assert_eq!((selection.replica, selection.reason), (ReplicaIx(home), Reason::Fallback));
+        }
+    }
+
+    #[test]
+    fn a_half_open_replica_makes_the_call_its_probe() {
+        let probing = |n: usize| World::new().one(n, |replica| replica.standing = Standing::Probe);
+        assert!(probing(6).select(FAR).unwrap().probe);
+        assert!(!probing(7).select(FAR).unwrap().probe);
+        assert!(probing(0).one(1, |replica| replica.tried = true).select(NEW).unwrap().probe);
+    }
+
+    #[test]
+    fn a_refusal_says_whether_waiting_would_help() {
+        for session in [NO_SESSION, NEW, FAR] {
+            assert_eq!(World::new().down(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
+            assert_eq!(World::new().down(&[0, 1, 2, 3]).full(&[4]).select(session), Err(NoReplica::Full));
+            assert_eq!(World::new().exhausted(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
+        }
+        let nothing = select(&[], None, None, |_, _| {}, |_| false, &mut rng(0));
+        assert_eq!(nothing, Err(NoReplica::Unusable));
+    }
+
+    #[test]
+    fn reasons_have_distinct_names_and_stand_weakest_first() {
+        assert!(Reason::ALL.is_sorted());
+        let names: std::collections::HashSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
 }

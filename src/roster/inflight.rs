@@ -13,17 +13,17 @@ use crate::policy::breaker;
 pub struct InFlight {
     live: Arc<Live>,
     params: breaker::Params,
-    /// `None` until the breaker let the request through, and again after its end was reported.
-    probe: Option<u64>,
+    /// When it was booked. `None` until the breaker let the request through, and again after its end was reported.
+    sent: Option<Instant>,
 }
 
 impl InFlight {
     pub(super) fn new(live: Arc<Live>, params: breaker::Params) -> InFlight {
-        InFlight { live, params, probe: None }
+        InFlight { live, params, sent: None }
     }
 
-    pub(super) fn with_probe(mut self, probe: u64) -> InFlight {
-        self.probe = Some(probe);
+    pub(super) fn sent_at(mut self, sent: Instant) -> InFlight {
+        self.sent = Some(sent);
         self
     }
 
@@ -34,16 +34,16 @@ impl InFlight {
 
     /// Reports how the attempt ended and gives the place back.
     pub fn end(mut self, outcome: Outcome, now: Instant) {
-        if let Some(probe) = self.probe.take() {
-            self.live.report(outcome, probe, self.params, now);
+        if let Some(sent) = self.sent.take() {
+            self.live.report(outcome, sent, self.params, now);
         }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(probe) = self.probe.take() {
-            self.live.report(Outcome::ClientGone, probe, self.params, Instant::now());
+        if let Some(sent) = self.sent.take() {
+            self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());
         }
         self.live.leave();
     }

@@ -31,8 +31,6 @@ pub struct Live {
 struct State {
     health: Health,
     breaker: Breaker,
-    /// Who may report the verdict of the probe under way; a report with an older number says nothing of it.
-    probe: u64,
 }
 
 /// A replica's state for people and gauges.
@@ -82,14 +80,7 @@ impl Live {
     /// Whether it may be used at `now`.
     pub fn standing(&self, breaker: breaker::Params, now: Instant) -> Standing {
         let state = self.lock();
-        if !state.health.is_healthy() {
-            return Standing::Unhealthy;
-        }
-        match state.breaker.gate(breaker, now) {
-            Gate::Pass => Standing::Usable,
-            Gate::Probe => Standing::Probe,
-            Gate::Stop => Standing::BreakerOpen,
-        }
+        Standing::of(state.health.is_healthy(), state.breaker.gate(breaker, now))
     }
 
     /// Books one request there, unless its cap was reached or the probe's place taken since it was looked at.
@@ -102,32 +93,25 @@ impl Live {
         let mut state = self.lock();
         match state.breaker.gate(params, now) {
             Gate::Pass => {}
-            Gate::Probe => {
-                state.breaker = state.breaker.claimed(now);
-                state.probe += 1;
-            }
+            Gate::Probe => state.breaker = state.breaker.claim(params, now)?,
             Gate::Stop => return None,
         }
-        Some(guard.with_probe(state.probe))
+        Some(guard.sent_at(now))
     }
 
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Takes in how a booked attempt ended; `probe` is the number that its guard was given.
-    pub(super) fn report(&self, outcome: Outcome, probe: u64, params: breaker::Params, now: Instant) {
+    /// Takes in how an attempt ended that was booked at `sent`.
+    pub(super) fn report(&self, outcome: Outcome, sent: Instant, params: breaker::Params, now: Instant) {
         let mut state = self.lock();
-        // An attempt from before the breaker opened cannot speak for the probe that came after it.
-        if matches!(state.breaker, Breaker::HalfOpen { .. }) && probe != state.probe {
-            return;
-        }
         state.breaker = if outcome.counts_against_replica() {
-            state.breaker.failed(params, now)
+            state.breaker.failed(params, sent, now)
         } else if outcome.facts().blame == Blame::None || outcome == Outcome::ClientError {
-            state.breaker.succeeded()
+            state.breaker.succeeded(sent)
         } else {
-            state.breaker.released(params, now)
+            state.breaker.released(sent)
         };
     }
 

@@ -12,6 +12,7 @@ use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
 use crate::policy::replica::Candidate;
+use crate::policy::select::Home;
 use crate::wire::geoip::GeoDb;
 
 /// One configuration with the live records of its replicas. A request takes it once and keeps it to its end.
@@ -65,6 +66,15 @@ impl Snapshot {
         into.extend(pool.replicas.iter().map(|&replica| {
             self.live(replica).candidate(&self.config, replica, pool.max_in_flight, tried(replica), now)
         }));
+    }
+
+    /// The replica with this key as it is at `now`, if it is still configured: the home of a session.
+    pub fn home(&self, key: ReplicaKey, tried: impl Fn(ReplicaIx) -> bool, now: Instant) -> Option<Home> {
+        let replica = self.by_key(key)?;
+        let pool = self.config.topology.replica(replica).pool;
+        let cap = self.config.topology.pool(pool).max_in_flight;
+        let candidate = self.live(replica).candidate(&self.config, replica, cap, tried(replica), now);
+        Some(Home { pool, candidate })
     }
 
     /// Whether at least one replica may be used at `now`.

@@ -1,0 +1,107 @@
+//! What a decision costs: nanoseconds per choice of pool and replica. `cargo bench --bench decisions`
+
+use std::collections::HashMap;
+use std::hint::black_box;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use nearpool::domain::ask::Dialect;
+use nearpool::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
+use nearpool::domain::place::Place;
+use nearpool::domain::topology::{Credential, Engine, Model, Pool, Region, Topology};
+use nearpool::policy::replica::{Candidate, SessionView, Standing};
+use nearpool::policy::{affinity, pool, select};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+/// One model with a pool in each of so many regions, spread over the globe.
+fn topology(regions: usize) -> Topology {
+    let place = |n: usize| Place { latitude: (n * 37 % 120) as f64 - 60.0, longitude: (n * 71 % 360) as f64 - 180.0 };
+    let pool = |n: usize| Pool {
+        name: format!("pool-{n}"),
+        region: RegionIx(n),
+        model: ModelIx(0),
+        engine: Engine::Vllm,
+        gpu: None,
+        cost_per_hour: None,
+        max_in_flight: 128,
+        credential: Credential::None,
+        dialects: Dialect::ALL.into_iter().collect(),
+        replicas: Vec::new(),
+    };
+    Topology {
+        edge: "edge".into(),
+        home: RegionIx(0),
+        regions: (0..regions).map(|n| Region { name: format!("region-{n}"), place: place(n) }).collect(),
+        models: vec![Model {
+            name: "model".into(),
+            served_as: "model".into(),
+            aliases: Vec::new(),
+            context_tokens: None,
+            fallbacks: Vec::new(),
+            pools: (0..regions).map(PoolIx).collect(),
+        }],
+        pools: (0..regions).map(pool).collect(),
+        replicas: Vec::new(),
+        model_names: HashMap::from([("model".into(), ModelIx(0))]),
+        steps: HashMap::new(),
+    }
+}
+
+/// The replicas of one pool, some busier than others.
+fn replicas(count: usize) -> Vec<Candidate> {
+    let replica = |n: usize| Candidate {
+        replica: ReplicaIx(n),
+        key: affinity::replica_key("pool-0", &format!("r-{n}")),
+        standing: Standing::Usable,
+        in_flight: (n * 7 % 100) as u32,
+        cap: 128,
+        tried: false,
+    };
+    (0..count).map(replica).collect()
+}
+
+/// `policy::select` whole: the walk over four regions, the nearest of which serves.
+fn choose(c: &mut Criterion) {
+    let topology = topology(4);
+    let pools = pool::order(&topology, ModelIx(0), Dialect::Chat, None).unwrap_or_default();
+    let mut group = c.benchmark_group("select");
+    for count in [10, 100, 1_000] {
+        let live = replicas(count);
+        let home = live[count / 2];
+        let key = affinity::session_key(b"client", b"session");
+        let at_home = (
+            Some(SessionView { key, home: Some(home.key) }),
+            Some(select::Home { pool: pools[0].pool, candidate: home }),
+        );
+        let cases = [("home", at_home), ("new", (Some(SessionView { key, home: None }), None)), ("none", (None, None))];
+        for (name, (session, home)) in cases {
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                b.iter_batched_ref(
+                    || SmallRng::seed_from_u64(1),
+                    |rng| {
+                        let view = |_, view: &mut Vec<Candidate>| view.extend_from_slice(&live);
+                        select::select(black_box(&pools), black_box(session), black_box(home), view, |_| false, rng)
+                    },
+                    BatchSize::SmallInput,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Station 4: all pools by distance from a client.
+fn order(c: &mut Criterion) {
+    let mut group = c.benchmark_group("order");
+    let from = Some(Place { latitude: 52.5, longitude: 13.4 });
+    for regions in [4, 32] {
+        let topology = topology(regions);
+        group.bench_function(BenchmarkId::new("regions", regions), |b| {
+            b.iter(|| pool::order(black_box(&topology), ModelIx(0), Dialect::Chat, black_box(from)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, choose, order);
+criterion_main!(benches);
