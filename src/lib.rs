@@ -3,3 +3,4 @@ pub mod config;
 pub mod domain;
 pub mod policy;
 pub mod sim;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! Floor 2, bytes: what comes over the wire and what is sent back. No sockets here: every parser is fed slices, in
+//! whatever pieces they arrive, and gives the same answer at every split point.
+
+pub mod body;
+pub mod scan;
