@@ -1,5 +1,7 @@
 //! Throughput of what every request's bytes go through. `cargo bench --bench wire`.
 
+#![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
+
 use std::hint::black_box;
 
 use bytes::Bytes;
