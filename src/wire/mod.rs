@@ -4,3 +4,4 @@
 pub mod body;
 pub mod scan;
 pub mod sse;
+pub mod usage;
