@@ -1,2 +1,8 @@
-//! Bytes.
+//! Floor 2, bytes: what comes over the wire and what is sent back. No sockets here: every parser is fed slices, in
+//! whatever pieces they arrive, and gives the same answer at every split point.
+
+pub mod body;
 pub mod geoip;
+pub mod scan;
+pub mod sse;
+pub mod usage;

@@ -1,0 +1,96 @@
+//! Throughput of what every request's bytes go through. `cargo bench --bench wire`.
+
+#![allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use nearpool::wire::body::Body;
+use nearpool::wire::scan::{Scan, ScanError, Scanner};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+const KIB: usize = 1024;
+
+/// A chat body as agents send it, `model` last (as Go and some Node clients write it): prose and code, so an escape every
+/// 60–80 bytes, one tool's schema, several messages.
+fn chat_body(bytes: usize) -> Vec<u8> {
+    let prose = "The function below keeps one counter for each replica and gives the least loaded back to the caller.\n\
+                 It says \"none\" when every one of them is at its bound, so that the request is shed early and not queued.\n";
+    let code = "\tfor (index, replica) in self.replicas.iter().enumerate() {\n\t\tif replica.in_flight < bound {\n\
+                \t\t\tdebug!(\"candidate {}\", replica.name);\n\t\t\tbest = best.min((replica.in_flight, index));\n\t\t}\n\t}\n";
+    let schema = r#"{"type":"function","function":{"name":"read_file","description":"Reads a file.","parameters":{"type":"object","properties":{"path":{"type":"string"},"limit":{"type":"integer","minimum":1}},"required":["path"]}}}"#;
+    let mut messages = Vec::new();
+    let mut total = schema.len() + 120;
+    while total < bytes {
+        let text = [prose, code].concat().repeat(8);
+        let take = text.len().min(bytes.saturating_sub(total + 40).max(1));
+        let role = if messages.len() % 2 == 0 { "user" } else { "assistant" };
+        let message = serde_json::json!({ "role": role, "content": &text[..take] }).to_string();
+        total += message.len() + 1;
+        messages.push(message);
+    }
+    let messages = messages.join(",");
+    format!(
+        r#"{{"messages":[{messages}],"tools":[{schema}],"stream":true,"temperature":0.2,"max_tokens":1024,"model":"llama-3.1-8b"}}"#
+    )
+    .into_bytes()
+}
+
+fn scan(chunks: &[Bytes]) -> Result<Scan, ScanError> {
+    let mut scanner = Scanner::new();
+    chunks.iter().try_for_each(|chunk| scanner.push(chunk))?;
+    scanner.finish()
+}
+
+fn rewrite(chunks: &[Bytes]) -> Vec<Bytes> {
+    let mut body = Body::new();
+    let mut scanner = Scanner::new();
+    for chunk in chunks {
+        scanner.push(chunk).expect("valid");
+        body.push(chunk.clone());
+    }
+    let model = scanner.finish().expect("whole").model.expect("named");
+    body.splice(model.range, Bytes::from_static(b"\"meta-llama/Llama-3.1-8B-Instruct\""))
+}
+
+#[derive(Deserialize)]
+struct Skipped<'a> {
+    #[serde(borrow)]
+    model: &'a RawValue,
+    #[serde(default)]
+    stream: bool,
+}
+
+fn bodies(c: &mut Criterion) {
+    for size in [KIB, 32 * KIB, 256 * KIB, 1024 * KIB, 16 * 1024 * KIB] {
+        let flat = chat_body(size);
+        let chunks: Vec<Bytes> = flat.chunks(16 * KIB).map(Bytes::copy_from_slice).collect();
+        let mut group = c.benchmark_group("body");
+        group.throughput(Throughput::Bytes(flat.len() as u64)).sample_size(20);
+        let name = format!("{}KiB", size / KIB);
+        group.bench_function(BenchmarkId::new("scan", &name), |b| b.iter(|| scan(black_box(&chunks)).expect("valid")));
+        group.bench_function(BenchmarkId::new("scan_splice", &name), |b| b.iter(|| rewrite(black_box(&chunks))));
+        group.bench_function(BenchmarkId::new("serde_ignored", &name), |b| {
+            b.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(&flat)).expect("valid"));
+        });
+        group.bench_function(BenchmarkId::new("serde_skip", &name), |b| {
+            b.iter(|| {
+                let skipped: Skipped<'_> = serde_json::from_slice(black_box(&flat)).expect("valid");
+                (skipped.model.get().len(), skipped.stream)
+            });
+        });
+        if size <= 1024 * KIB {
+            group.bench_function(BenchmarkId::new("serde_value", &name), |b| {
+                b.iter(|| serde_json::from_slice::<serde_json::Value>(black_box(&flat)).expect("valid"));
+            });
+        }
+        group.bench_function(BenchmarkId::new("memcpy", &name), |b| b.iter(|| black_box(&flat).clone()));
+        group.finish();
+    }
+}
+
+criterion_group!(benches, bodies);
+criterion_main!(benches);

@@ -1,0 +1,177 @@
+//! A request body, kept as the chunks that arrived.
+//!
+//! Agents send 0.1–2 MB a call. Growing one buffer would copy that several times, and a retry needs all of it again, so
+//! the chunks stay as they are and are shared by reference count; only the model's name is replaced, by cutting the
+//! chunk in which it stands.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// The whole body in arrival order. Cloning costs reference counts, not bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+    len: usize,
+}
+
+/// Up to this many chunks are kept as they came, however small: the usual case costs no copy.
+const CHUNKS_FREE: usize = 16;
+/// Beyond that, smaller chunks than this are gathered, so that a body sent byte by byte costs 32 bytes of
+/// bookkeeping for each KiB and not for each byte.
+const CHUNK_SMALL: usize = 1024;
+/// Small chunks are gathered into pieces of this size, each byte copied once.
+const GATHERED: usize = 16 * 1024;
+
+impl Body {
+    /// An empty body.
+    pub fn new() -> Body {
+        Body::default()
+    }
+
+    /// Appends a chunk.
+    pub fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.len += chunk.len();
+        if chunk.len() >= CHUNK_SMALL || self.chunks.len() < CHUNKS_FREE {
+            self.seal();
+            self.chunks.push(chunk);
+            return;
+        }
+        if self.tail.capacity() - self.tail.len() < chunk.len() {
+            self.seal();
+            self.tail = BytesMut::with_capacity(GATHERED);
+        }
+        self.tail.put_slice(&chunk);
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The whole body as it came, as pieces to be sent one after the other.
+    pub fn segments(&self) -> Vec<Bytes> {
+        let mut segments = self.chunks.clone();
+        segments.extend(self.tail());
+        segments
+    }
+
+    /// The bytes of `range`, copied only if they cross chunks. A range that reaches beyond the body is cut at its end.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        let mut parts = Vec::new();
+        self.parts(range, &mut parts);
+        match parts.as_slice() {
+            [] => Bytes::new(),
+            [one] => one.clone(),
+            many => many.concat().into(),
+        }
+    }
+
+    /// The body with `range` replaced, as pieces to be sent one after the other; every byte outside `range` is shared
+    /// with this body, not copied. A range that reaches beyond the body is cut at its end.
+    pub fn splice(&self, range: Range<usize>, replacement: Bytes) -> Vec<Bytes> {
+        let mut segments = Vec::with_capacity(self.chunks.len() + 3);
+        self.parts(0..range.start, &mut segments);
+        if !replacement.is_empty() {
+            segments.push(replacement);
+        }
+        self.parts(range.end.max(range.start)..self.len, &mut segments);
+        segments
+    }
+
+    fn parts(&self, range: Range<usize>, into: &mut Vec<Bytes>) {
+        let mut begin = 0;
+        let tail = self.tail();
+        for chunk in self.chunks.iter().chain(tail.as_ref()) {
+            let from = range.start.clamp(begin, begin + chunk.len()) - begin;
+            let to = range.end.clamp(begin, begin + chunk.len()) - begin;
+            if from < to {
+                into.push(chunk.slice(from..to));
+            }
+            begin += chunk.len();
+        }
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    /// What is gathered but not sealed. A copy (≤ 16 KiB), made only for bodies that came in tiny pieces.
+    fn tail(&self) -> Option<Bytes> {
+        (!self.tail.is_empty()).then(|| Bytes::copy_from_slice(&self.tail))
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(whole: Bytes) -> Body {
+        let mut body = Body::new();
+        body.push(whole);
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn body_of(chunks: &[Vec<u8>]) -> (Body, Vec<u8>) {
+        let mut body = Body::new();
+        chunks.iter().for_each(|chunk| body.push(chunk.clone().into()));
+        (body, chunks.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn slices_and_splices_equal_those_of_the_joined_bytes(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..60),
+            a in 0usize..900, b in 0usize..900,
+        ) {
+            let (body, flat) = body_of(&chunks);
+            let (a, b) = (a.min(b).min(flat.len()), a.max(b).min(flat.len()));
+            prop_assert_eq!(body.len(), flat.len());
+            prop_assert_eq!(body.segments().concat(), flat.clone());
+            prop_assert_eq!(&body.slice(a..b)[..], &flat[a..b]);
+            let spliced = body.splice(a..b, Bytes::from_static(b"NEW"));
+            prop_assert_eq!(spliced.concat(), [&flat[..a], b"NEW", &flat[b..]].concat());
+        }
+    }
+
+    #[test]
+    fn outside_the_spliced_range_nothing_is_copied() {
+        let chunk = Bytes::from(vec![b'x'; 4096]);
+        let mut body = Body::new();
+        (0..3).for_each(|_| body.push(chunk.clone()));
+        let spliced = body.splice(5000..5010, Bytes::from_static(b"y"));
+        assert_eq!(spliced.len(), 5);
+        let inside = chunk.as_ptr_range();
+        assert!(spliced.iter().filter(|part| part.len() > 1).all(|part| inside.contains(&part.as_ptr())));
+    }
+
+    #[test]
+    fn a_body_sent_byte_by_byte_is_kept_in_few_pieces() {
+        let mut body = Body::new();
+        (0..100_000).for_each(|_| body.push(Bytes::from_static(b"z")));
+        assert_eq!((body.len(), body.segments().len()), (100_000, CHUNKS_FREE + 7));
+    }
+
+    #[test]
+    fn a_range_beyond_the_body_is_cut() {
+        let body = Body::from(Bytes::from_static(b"abc"));
+        assert_eq!(body.slice(1..9), "bc");
+        assert_eq!(body.slice(7..9), "");
+        assert_eq!(body.splice(2..9, Bytes::from_static(b"-")).concat(), b"ab-");
+    }
+}

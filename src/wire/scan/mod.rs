@@ -1,0 +1,421 @@
+//! One pass over a request body as it arrives: is it a JSON object, and which model does it ask for?
+//!
+//! No tree is built and nothing is copied but the model's name: the body is forwarded as it came, so all that the edge
+//! needs of it is where the top-level `model` stands and whether `stream` is set. The scanner can be stopped at any
+//! byte and gives the same answer however the body was cut into chunks.
+//!
+//! Routing on another string than the engine reads would be a hole, so the scanner is strict where parsers differ:
+//! a second top-level `model` or `stream` is an error, also when its key is written with escapes (`"mod\u0065l"`).
+//! The grammar is RFC 8259's, whole, so `NaN`, comments, trailing commas, a byte-order mark and raw control characters
+//! in strings are errors. What it leaves to the engine, since nothing here depends on it: whether other strings are
+//! valid UTF-8 or hold half a surrogate pair, whether a number fits its type, and other keys that stand twice.
+
+mod error;
+mod number;
+mod skip;
+
+use std::ops::Range;
+
+pub use error::ScanError;
+use number::Number;
+
+/// Deepest nesting of arrays and objects; one bit each in a word.
+pub const DEPTH_MAX: u32 = 128;
+/// Longest model name in bytes, decoded.
+pub const MODEL_BYTES_MAX: usize = 256;
+/// One byte of text takes at most six when it is escaped.
+const MODEL_RAW_MAX: usize = MODEL_BYTES_MAX * 6;
+/// The same for keys, with room for those that later readers need: a longer key is none of them.
+const KEY_RAW_MAX: usize = 32 * 6;
+
+/// What a body says that matters here.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Scan {
+    /// The top-level `model`.
+    pub model: Option<Model>,
+    /// The top-level `stream`; `null` counts as absent.
+    pub stream: Option<bool>,
+}
+
+/// Where the model's name stands and what it says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Model {
+    /// The bytes of the value in the body, quotes included: what a rewrite replaces.
+    pub range: Range<usize>,
+    /// The name, escapes decoded.
+    pub name: String,
+}
+
+/// The top-level keys that something is read from. A new one is added here and in [`Scanner::enter_value`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum TopKey {
+    Model,
+    Stream,
+    Other,
+}
+
+impl TopKey {
+    fn named(name: &str) -> TopKey {
+        match name {
+            "model" => TopKey::Model,
+            "stream" => TopKey::Stream,
+            _ => TopKey::Other,
+        }
+    }
+}
+
+/// What may come next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The outermost `{`.
+    Start,
+    /// After `{`: a key or `}`.
+    FirstKey,
+    /// After a comma in an object: a key.
+    Key,
+    /// After a key.
+    Colon,
+    /// After a colon, or a comma in an array.
+    Value,
+    /// After `[`: a value or `]`.
+    FirstItem,
+    /// After a value: a comma or the end of what holds it.
+    After,
+    /// In a string.
+    Text,
+    /// In a string, after a backslash.
+    Escape,
+    /// In a string, so many hex digits after `\u` missing.
+    Hex(u8),
+    /// In `true`, `false` or `null`: the bytes still missing.
+    Literal(&'static [u8]),
+    /// In a number.
+    Number(Number),
+    /// After the outermost `}`.
+    End,
+}
+
+/// The scanner. Feed it every chunk in order, then ask with [`finish`](Scanner::finish).
+#[derive(Debug)]
+pub struct Scanner {
+    state: State,
+    /// Bytes of the chunks before this one.
+    offset: usize,
+    depth: u32,
+    /// For each open level one bit, innermost lowest: set for an object.
+    objects: u128,
+    /// Whether the string being read is a key.
+    in_key: bool,
+    /// Whether the string being read is kept in `text`: top-level keys and the model.
+    keeping: bool,
+    /// The string being read with its quotes, escapes as they are. Bounded by [`MODEL_RAW_MAX`].
+    text: Vec<u8>,
+    /// Where that string began.
+    text_at: usize,
+    /// The top-level key that stands before the value being read.
+    key: TopKey,
+    seen_model: bool,
+    seen_stream: bool,
+    scan: Scan,
+    failed: Option<ScanError>,
+}
+
+impl Default for Scanner {
+    fn default() -> Scanner {
+        Scanner::new()
+    }
+}
+
+impl Scanner {
+    /// A scanner before the first byte.
+    pub fn new() -> Scanner {
+        Scanner {
+            state: State::Start,
+            offset: 0,
+            depth: 0,
+            objects: 0,
+            in_key: false,
+            keeping: false,
+            text: Vec::new(),
+            text_at: 0,
+            key: TopKey::Other,
+            seen_model: false,
+            seen_stream: false,
+            scan: Scan::default(),
+            failed: None,
+        }
+    }
+
+    /// Reads the next chunk. After an error every further call gives the same error.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), ScanError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        let result = self.run(chunk);
+        self.failed = result.err();
+        self.offset += chunk.len();
+        result
+    }
+
+    /// What the body says, once all of it has been pushed.
+    pub fn finish(self) -> Result<Scan, ScanError> {
+        match (self.failed, self.state) {
+            (Some(error), _) => Err(error),
+            (None, State::End) => Ok(self.scan),
+            (None, State::Start) => Err(ScanError::Empty),
+            (None, _) => Err(ScanError::Ended { expected: self.expected(), at: self.offset }),
+        }
+    }
+
+    fn run(&mut self, chunk: &[u8]) -> Result<(), ScanError> {
+        let mut at = 0;
+        while let Some(&byte) = chunk.get(at) {
+            at = match self.state {
+                State::Text => self.run_text(chunk, at)?,
+                State::Number(number) => self.run_number(number, chunk, at)?,
+                State::Escape | State::Hex(_) | State::Literal(_) => {
+                    self.step_inside(byte, at)?;
+                    at + 1
+                }
+                _ if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') => at + 1,
+                _ => {
+                    self.step_between(byte, at)?;
+                    at + 1
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// A byte that is no white space, outside strings, numbers and literals.
+    #[inline]
+    fn step_between(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
+        match (self.state, byte) {
+            (State::FirstKey | State::Key, b'"') => self.open_text(true, self.depth == 1, at),
+            (State::Colon, b':') => self.state = State::Value,
+            (State::FirstItem, b']') | (State::FirstKey, b'}') => self.close(),
+            (State::Value | State::FirstItem, _) => return self.enter_value(byte, at),
+            (State::After, b',') => self.state = if self.in_object() { State::Key } else { State::Value },
+            (State::After, b'}') if self.in_object() => self.close(),
+            (State::After, b']') if !self.in_object() => self.close(),
+            (State::Start, b'{') => return self.open(true, at),
+            (State::Start, _) => return Err(ScanError::NotObject { at: self.offset + at }),
+            _ => return Err(self.syntax(at)),
+        }
+        Ok(())
+    }
+
+    /// The first byte of a value.
+    #[inline]
+    fn enter_value(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
+        let key = if self.depth == 1 { self.key } else { TopKey::Other };
+        match (key, byte) {
+            (TopKey::Model, b'"') | (TopKey::Other, _) => {}
+            (TopKey::Model, _) => return Err(ScanError::ModelNotString { at: self.offset + at }),
+            (TopKey::Stream, b't') => self.scan.stream = Some(true),
+            (TopKey::Stream, b'f') => self.scan.stream = Some(false),
+            (TopKey::Stream, b'n') => {}
+            (TopKey::Stream, _) => return Err(ScanError::StreamNotBool { at: self.offset + at }),
+        }
+        match byte {
+            b'"' => self.open_text(false, key == TopKey::Model, at),
+            b'{' => return self.open(true, at),
+            b'[' => return self.open(false, at),
+            b't' => self.state = State::Literal(b"rue"),
+            b'f' => self.state = State::Literal(b"alse"),
+            b'n' => self.state = State::Literal(b"ull"),
+            _ => self.state = State::Number(Number::start(byte).ok_or_else(|| self.syntax(at))?),
+        }
+        Ok(())
+    }
+
+    /// A byte of an escape or of a literal.
+    fn step_inside(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
+        self.state = match self.state {
+            State::Escape if byte == b'u' => State::Hex(4),
+            State::Escape if is_simple_escape(byte) => State::Text,
+            State::Hex(1) if byte.is_ascii_hexdigit() => State::Text,
+            State::Hex(missing) if byte.is_ascii_hexdigit() => State::Hex(missing - 1),
+            State::Literal([last]) if byte == *last => State::After,
+            State::Literal([next, rest @ ..]) if byte == *next => State::Literal(rest),
+            _ => return Err(self.syntax(at)),
+        };
+        if self.keeping {
+            self.keep(&[byte])?;
+        }
+        Ok(())
+    }
+
+    /// Digits and the like, up to the first byte that is none; that one is left to be read.
+    fn run_number(&mut self, mut number: Number, chunk: &[u8], mut at: usize) -> Result<usize, ScanError> {
+        while let Some(&byte) = chunk.get(at) {
+            match number.next(byte) {
+                Some(next) => number = next,
+                None if number.is_whole() => {
+                    self.state = State::After;
+                    return Ok(at);
+                }
+                None => return Err(self.syntax(at)),
+            }
+            at += 1;
+        }
+        self.state = State::Number(number);
+        Ok(at)
+    }
+
+    /// The inside of a string as far as this chunk has it; gives the index after what was read.
+    fn run_text(&mut self, chunk: &[u8], from: usize) -> Result<usize, ScanError> {
+        let mut at = from;
+        loop {
+            at = skip::special(chunk, at);
+            let Some(&byte) = chunk.get(at) else { break };
+            match (byte, chunk.get(at + 1..)) {
+                (b'"', _) => {
+                    self.keep(&chunk[from..=at])?;
+                    self.close_text(at)?;
+                    return Ok(at + 1);
+                }
+                (b'\\', Some([escape, ..])) if is_simple_escape(*escape) => at += 2,
+                (b'\\', Some([b'u', a, b, c, d, ..])) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => {
+                    at += 6;
+                }
+                (b'\\', _) => {
+                    // Cut off by the chunk's end, or wrong: byte by byte from here.
+                    self.state = State::Escape;
+                    at += 1;
+                    break;
+                }
+                _ => return Err(self.syntax(at)),
+            }
+        }
+        self.keep(&chunk[from..at])?;
+        Ok(at)
+    }
+
+    #[inline]
+    fn open_text(&mut self, is_key: bool, keep: bool, at: usize) {
+        self.state = State::Text;
+        self.in_key = is_key;
+        self.keeping = keep;
+        if keep {
+            self.text.clear();
+            self.text.push(b'"');
+            self.text_at = self.offset + at;
+        }
+    }
+
+    /// Keeps a piece of the string being read, if it is one of those that are kept.
+    #[inline]
+    fn keep(&mut self, piece: &[u8]) -> Result<(), ScanError> {
+        if !self.keeping {
+            return Ok(());
+        }
+        let max = if self.in_key { KEY_RAW_MAX } else { MODEL_RAW_MAX };
+        if self.text.len() + piece.len() > max + 2 {
+            if !self.in_key {
+                return Err(ScanError::ModelTooLong { at: self.text_at });
+            }
+            // Too long for a key of interest: kept no further, and an unclosed string matches none.
+            self.keeping = false;
+            self.text.clear();
+            self.key = TopKey::Other;
+            return Ok(());
+        }
+        self.text.extend_from_slice(piece);
+        Ok(())
+    }
+
+    /// After a string's closing quote.
+    #[inline]
+    fn close_text(&mut self, at: usize) -> Result<(), ScanError> {
+        self.state = if self.in_key { State::Colon } else { State::After };
+        if !self.keeping {
+            return Ok(());
+        }
+        self.keeping = false;
+        if self.in_key { self.top_key() } else { self.model(self.offset + at + 1) }
+    }
+
+    fn top_key(&mut self) -> Result<(), ScanError> {
+        if std::str::from_utf8(&self.text).is_err() {
+            // A lenient decoder could drop the bad bytes and read a key of interest in what is left.
+            return Err(ScanError::Syntax { expected: "a key in UTF-8", at: self.text_at });
+        }
+        // Half a surrogate pair does not decode; such a key is none of interest.
+        let name: String = serde_json::from_slice(&self.text).unwrap_or_default();
+        self.key = TopKey::named(&name);
+        let (seen, key) = match self.key {
+            TopKey::Model => (&mut self.seen_model, "model"),
+            TopKey::Stream => (&mut self.seen_stream, "stream"),
+            TopKey::Other => return Ok(()),
+        };
+        if std::mem::replace(seen, true) {
+            return Err(ScanError::Twice { key, at: self.text_at });
+        }
+        Ok(())
+    }
+
+    fn model(&mut self, end: usize) -> Result<(), ScanError> {
+        let at = self.text_at;
+        let name: String = serde_json::from_slice(&self.text).map_err(|_| ScanError::ModelNotText { at })?;
+        if name.len() > MODEL_BYTES_MAX {
+            return Err(ScanError::ModelTooLong { at });
+        }
+        self.scan.model = Some(Model { range: at..end, name });
+        Ok(())
+    }
+
+    #[inline]
+    fn open(&mut self, object: bool, at: usize) -> Result<(), ScanError> {
+        if self.depth == DEPTH_MAX {
+            return Err(ScanError::TooDeep { at: self.offset + at });
+        }
+        self.depth += 1;
+        self.objects = self.objects << 1 | u128::from(object);
+        self.state = if object { State::FirstKey } else { State::FirstItem };
+        Ok(())
+    }
+
+    #[inline]
+    fn close(&mut self) {
+        self.depth -= 1;
+        self.objects >>= 1;
+        self.state = if self.depth == 0 { State::End } else { State::After };
+    }
+
+    #[inline]
+    fn in_object(&self) -> bool {
+        self.objects & 1 == 1
+    }
+
+    fn syntax(&self, at: usize) -> ScanError {
+        ScanError::Syntax { expected: self.expected(), at: self.offset + at }
+    }
+
+    fn expected(&self) -> &'static str {
+        match self.state {
+            State::Start => "'{'",
+            State::FirstKey => "a key in double quotes or '}'",
+            State::Key => "a key in double quotes",
+            State::Colon => "':'",
+            State::Value => "a value",
+            State::FirstItem => "a value or ']'",
+            State::After if self.in_object() => "',' or '}'",
+            State::After => "',' or ']'",
+            State::Text => "the rest of a string (control characters must be escaped)",
+            State::Escape => "one of \"\\/bfnrtu after a backslash",
+            State::Hex(_) => "four hex digits after \\u",
+            State::Literal(_) => "true, false or null",
+            State::Number(_) => "a digit",
+            State::End => "nothing more",
+        }
+    }
+}
+
+#[inline]
+const fn is_simple_escape(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
+}
+
+#[cfg(test)]
+mod tests;
