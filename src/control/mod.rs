@@ -2,3 +2,6 @@
 //! operator asks how things stand.
 //!
 //! It knows nothing of the data plane; the two meet in the roster.
+
+pub mod health_check;
+pub mod probe;
