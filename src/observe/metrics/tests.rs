@@ -1,0 +1,170 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::observe::testing;
+
+fn end<'a>(model: &'a str, outcome: Outcome, reason: Option<Reason>) -> RequestEnd<'a> {
+    RequestEnd { region: "here", pool: "pool", model, step: "planner", outcome, reason, seconds: 0.3 }
+}
+
+fn fresh() -> (Registry, Metrics) {
+    let registry = Registry::new();
+    let metrics = Metrics::new(&registry).unwrap();
+    (registry, metrics)
+}
+
+#[track_caller]
+fn check(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|present| present == *line), "no line {line} in\n{text}");
+    }
+}
+
+#[test]
+fn a_request_bumps_the_edges_and_the_agents_metrics() {
+    let (registry, metrics) = fresh();
+    metrics.request(&end("small", Outcome::Ok, Some(Reason::Session)));
+    metrics.request(&end("small", Outcome::Cut, Some(Reason::Failover)));
+    metrics.request(&end("", Outcome::ModelNotFound, None));
+    check(
+        &metrics.render(&registry),
+        &[
+            r#"nearpool_requests_total{model="small",outcome="ok",pool="pool",region="here"} 1"#,
+            r#"nearpool_requests_total{model="",outcome="model_not_found",pool="pool",region="here"} 1"#,
+            r#"agent_llm_calls_total{model="small",step_type="planner"} 2"#,
+            r#"agent_step_errors_total{model="small",outcome="cut",step_type="planner"} 1"#,
+            r#"agent_step_latency_seconds_bucket{model="small",step_type="planner",le="0.2"} 0"#,
+            r#"agent_step_latency_seconds_bucket{model="small",step_type="planner",le="0.5"} 2"#,
+            r#"nearpool_affinity_total{reason="session"} 1"#,
+            r#"nearpool_affinity_total{reason="moved"} 0"#,
+        ],
+    );
+}
+
+#[test]
+fn the_guides_buckets_are_kept() {
+    assert_eq!(STEP_BUCKETS, [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0]);
+}
+
+#[test]
+fn names_and_labels_are_the_contracts() {
+    let (registry, metrics) = fresh();
+    metrics.request(&end("small", Outcome::Cut, None));
+    metrics.attempt("pool", "r0", Outcome::Reset);
+    metrics.retry(Outcome::Reset);
+    metrics.overhead(0.000_03);
+    metrics.ttft("pool", "small", CacheState::Warm, 0.05);
+    metrics.stream_metrics("pool", "small").gap(0.01);
+    metrics.tokens("pool", Some(10), None, Some(1));
+    metrics.config("abc");
+    let roster = testing::roster(testing::config(&[1]));
+    metrics.refresh(&roster.snapshot(), &roster, Instant::now());
+    let found: BTreeSet<String> = registry
+        .gather()
+        .iter()
+        .map(|family| {
+            let labels: Vec<_> = family.get_metric()[0].get_label().iter().map(|label| label.name()).collect();
+            format!("{}{{{}}}", family.name(), labels.join(","))
+        })
+        .collect();
+    let expected = [
+        "agent_llm_calls_total{model,step_type}",
+        "agent_step_errors_total{model,outcome,step_type}",
+        "agent_step_latency_seconds{model,step_type}",
+        "nearpool_affinity_total{reason}",
+        "nearpool_attempts_total{outcome,pool,replica}",
+        "nearpool_breaker_state{pool,replica}",
+        "nearpool_completion_tokens_total{pool}",
+        "nearpool_config_info{hash}",
+        "nearpool_config_reloads_total{result,source}",
+        "nearpool_draining{}",
+        "nearpool_geo_lookups_total{result}",
+        "nearpool_itl_seconds{model,pool}",
+        "nearpool_overhead_seconds{}",
+        "nearpool_prompt_tokens_total{kind,pool}",
+        "nearpool_replica_in_flight{pool,replica}",
+        "nearpool_replica_up{pool,replica}",
+        "nearpool_requests_total{model,outcome,pool,region}",
+        "nearpool_retries_total{reason}",
+        "nearpool_sessions{}",
+        "nearpool_ttft_seconds{cache,model,pool}",
+    ];
+    assert_eq!(found, expected.map(str::to_owned).into_iter().collect());
+}
+
+#[test]
+fn cached_and_computed_tokens_add_up_to_the_prompt() {
+    let (registry, metrics) = fresh();
+    metrics.tokens("pool", Some(100), Some(60), Some(7));
+    metrics.tokens("pool", Some(10), Some(11), None); // a replica that counts oddly
+    metrics.tokens("pool", None, Some(5), None);
+    check(
+        &metrics.render(&registry),
+        &[
+            r#"nearpool_prompt_tokens_total{kind="cached",pool="pool"} 70"#,
+            r#"nearpool_prompt_tokens_total{kind="computed",pool="pool"} 40"#,
+            r#"nearpool_completion_tokens_total{pool="pool"} 7"#,
+        ],
+    );
+}
+
+#[test]
+fn a_streams_gaps_arrive_at_its_end_and_in_batches_before() {
+    let (registry, metrics) = fresh();
+    let mut stream = metrics.stream_metrics("pool", "small");
+    for _ in 0..ITL_BATCH + 1 {
+        stream.gap(0.01);
+    }
+    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 64"#]);
+    drop(stream);
+    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 65"#]);
+}
+
+#[test]
+fn one_config_series_at_a_time() {
+    let (registry, metrics) = fresh();
+    for hash in ["a", "b", "b", "a"] {
+        metrics.config(hash);
+    }
+    let text = metrics.render(&registry);
+    check(&text, &[r#"nearpool_config_info{hash="a"} 1"#]);
+    assert_eq!(text.matches("nearpool_config_info{").count(), 1);
+}
+
+#[test]
+fn replicas_that_are_gone_leave_no_series() {
+    let (registry, metrics) = fresh();
+    let roster = testing::roster(testing::config(&[1, 2]));
+    let now = Instant::now();
+    metrics.refresh(&roster.snapshot(), &roster, now);
+    assert!(metrics.render(&registry).contains(r#"replica="r1""#));
+    roster.swap(Arc::new(testing::config(&[1])), Arc::new(testing::geo()));
+    roster.start_draining();
+    metrics.refresh(&roster.snapshot(), &roster, now);
+    let text = metrics.render(&registry);
+    assert!(!text.contains(r#"replica="r1""#), "{text}");
+    check(&text, &[r#"nearpool_replica_up{pool="pool",replica="r0"} 1"#, "nearpool_draining 1"]);
+}
+
+#[test]
+fn the_breakers_state_follows_its_time() {
+    let (registry, metrics) = fresh();
+    let roster = testing::roster(testing::config(&[1]));
+    let (snapshot, start) = (roster.snapshot(), Instant::now());
+    let live = snapshot.replicas().next().unwrap().1;
+    let params = snapshot.config.circuit_breaker;
+    let state = |now| {
+        metrics.refresh(&snapshot, &roster, now);
+        let text = metrics.render(&registry);
+        let line = text.lines().find(|line| line.starts_with("nearpool_breaker_state{")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<u8>().unwrap()
+    };
+    assert_eq!(state(start), 0);
+    for _ in 0..2 {
+        live.begin(8, params, start).unwrap().end(Outcome::Reset, start);
+    }
+    assert_eq!(state(start + Duration::from_secs(59)), 2);
+    assert_eq!(state(start + Duration::from_secs(60)), 1);
+}
