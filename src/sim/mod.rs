@@ -7,7 +7,19 @@
 //! | [`preset`] | speed and size of an engine, fitted to published figures |
 //! | [`kv_cache`] | its cache: blocks reused by prefix, evicted least recently used first |
 //! | [`engine`] | one replica as a pure step function in virtual time |
+//! | [`text`] | stand-ins for tokeniser and language model |
+//! | [`prompt`] | conversations, the chat template, continued answers |
+//! | [`server`] | the engine behind HTTP in real time, with faults |
+//! | [`client`] | a plain HTTP/1.1 client |
+
+pub mod preset;
 
 pub mod engine;
 pub mod kv_cache;
-pub mod preset;
+
+pub mod prompt;
+pub mod text;
+
+pub mod server;
+
+pub mod client;
