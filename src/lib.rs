@@ -4,6 +4,7 @@ pub mod control;
 pub mod domain;
 pub mod observe;
 pub mod policy;
+pub mod proxy;
 pub mod roster;
 pub mod sim;
 pub mod wire;

@@ -16,7 +16,7 @@ use super::headers::Outgoing;
 use super::reply::Refusal;
 use super::serve::Edge;
 use crate::domain::ask::Endpoint;
-use crate::domain::ids::{ModelIx, PoolIx};
+use crate::domain::ids::ModelIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::replica::{NoReplica, SessionView};
@@ -40,10 +40,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) stream: bool,
     pub(super) session: Option<SessionView>,
-    /// In the order of preference.
+    /// Nearest first.
     pub(super) pools: &'a [PoolCandidate],
-    /// The pool that geography alone would take.
-    pub(super) nearest: PoolIx,
     pub(super) received: &'a Received<'a>,
     /// Where the model's name stands in the body.
     pub(super) model: &'a Model,
@@ -113,10 +111,11 @@ impl Dispatch<'_> {
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();
             let was_tried = |replica| tried.iter().any(|t| t.replica == replica);
+            let home = self.session.and_then(|session| session.home);
             let selection = select(
                 self.pools,
-                self.nearest,
                 self.session,
+                home.and_then(|home| self.snapshot.home(home, was_tried, now)),
                 |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
                 |pool| retry::exhausted(tried, pool, config.retry),
                 rng,
@@ -245,10 +244,14 @@ impl Rewritten {
             let segments = if *served_as == dispatch.model.name {
                 body.segments()
             } else {
-                body.splice(dispatch.model.range.clone(), crate::wire::body::json_string(served_as))
+                body.splice(dispatch.model.range.clone(), json_string(served_as))
             };
             self.made = Some((model, segments));
         }
         self.made.as_ref().map_or(&[], |(_, segments)| segments)
     }
+}
+
+fn json_string(text: &str) -> Bytes {
+    serde_json::Value::from(text).to_string().into()
 }

@@ -179,17 +179,14 @@ impl Edge {
 
         // 4 choose pools: geography decides where a session starts, the cache where it stays.
         let place = self.place(snapshot, account);
-        let mut pools = pool::order(&config.topology, resolved.model, endpoint.dialect(), place)
+        let pools = pool::order(&config.topology, resolved.model, endpoint.dialect(), place)
             .map_err(|no| no_pool(no, &model.name, endpoint))?;
-        let nearest = pools[0].pool;
         account.session = caller.session.filter(|_| endpoint.generates());
         let key = account.session.map(|key| affinity::for_model(key, &config.topology.model(resolved.model).name));
         let view = key.map(|key| SessionView {
             key,
             home: self.roster.sessions.home(key, config.sessions.idle, Instant::now()),
         });
-        let home = view.and_then(|view| view.home).and_then(|home| snapshot.by_key(home));
-        pool::home_first(&mut pools, home.map(|replica| config.topology.replica(replica).pool));
 
         // 5 choose a replica, 6 send, 7 retry.
         let dispatch = Dispatch {
@@ -199,7 +196,6 @@ impl Edge {
             stream: account.stream,
             session: view,
             pools: &pools,
-            nearest,
             received: &received,
             model,
             total,

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod geoip;
+pub mod reply;
 pub mod scan;
 pub mod sse;
 pub mod usage;
