@@ -1,115 +1,21 @@
-//! Configuration: `raw` (mirror of the file) → `check` (plain values, all errors at once) → `diagnostic`.
+//! Configuration: `raw` (the file as TOML, with places) → `check` (plain values, all errors at once) → `diagnostic`
+//! (file:line:col, caret, hint).
+//!
+//! The file is the one way to set a thing. Every default, bound and reason stands in `conf/edge.toml` beside its key,
+//! and tests keep that file and this code together. A key that this version does not know, or knows only as something
+//! still to be built, is an error: a config that is quietly half obeyed is worse than one that is refused.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+mod check;
+mod diagnostic;
+mod entry;
+mod push;
+mod raw;
+mod values;
 
-use ipnet::IpNet;
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use entry::{Env, FILE_BYTES_MAX, load, parse, parse_push, text_of};
+pub use push::restart_needed;
+pub use values::{Config, Geo, Health, References, Secret, Sessions, Timeouts, Tls};
 
-use crate::domain::topology::Topology;
-use crate::policy::{breaker, health, limits, retry};
-
-/// A checked configuration: plain values, nothing left to look up or to fail.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// SHA-256 of the file's bytes, in hex.
-    pub hash: String,
-    /// What exists.
-    pub topology: Topology,
-    /// Where agents are served in plain text (HTTP/1.1 and h2c).
-    pub listen: Vec<SocketAddr>,
-    /// Where agents are served over TLS (HTTP/1.1 and h2 by ALPN).
-    pub tls: Option<Tls>,
-    /// The peers whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Where metrics, health and pushes are served.
-    pub admin: Option<SocketAddr>,
-    /// What a write on the admin listener must show; without it every write is refused.
-    pub admin_token: Option<Secret>,
-    /// How a client's place is found.
-    pub geo: Geo,
-    /// How sessions are named and remembered.
-    pub sessions: Sessions,
-    /// Active health checks.
-    pub health: Health,
-    /// The circuit breaker of each replica.
-    pub circuit_breaker: breaker::Params,
-    /// Bounds of retrying.
-    pub retry: retry::Params,
-    /// How long things may take.
-    pub timeouts: Timeouts,
-    /// How large things may be.
-    pub limits: limits::Params,
-}
-
-/// The TLS listeners and their certificate.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tls {
-    /// Addresses.
-    pub listen: Vec<SocketAddr>,
-    /// Certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-}
-
-/// How a client's place is found.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Geo {
-    /// A MaxMind database; `None` for the one that comes with the binary.
-    pub database: Option<PathBuf>,
-}
-
-/// How sessions are named and remembered.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Sessions {
-    /// Headers that name the session, the first present one counts; lower case.
-    pub headers: Vec<String>,
-    /// How long an idle session is remembered.
-    pub idle: Duration,
-    /// How many sessions are remembered; beyond, the longest idle one is forgotten.
-    pub capacity: usize,
-}
-
-/// Active health checks.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Health {
-    /// The path asked, for every engine; `None` for each engine's own.
-    pub path: Option<String>,
-    /// From one check of a replica to its next.
-    pub interval: Duration,
-    /// How long a check may take.
-    pub timeout: Duration,
-    /// How many checks change a replica's side.
-    pub thresholds: health::Params,
-}
-
-/// How long things may take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timeouts {
-    /// Connecting to a replica, TLS included.
-    pub connect: Duration,
-    /// From the whole request sent to a stream's first event.
-    pub first_byte: Duration,
-    /// From the whole request sent to the whole answer, when it is not streamed.
-    pub answer: Duration,
-    /// Between two events of a stream.
-    pub idle: Duration,
-    /// The whole request with all its attempts.
-    pub total: Duration,
-    /// How long accepting goes on after SIGTERM, while `/readyz` already says 503.
-    pub drain_delay: Duration,
-    /// How long requests under way may then take to end.
-    pub drain: Duration,
-}
-
-/// A value that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MASKED")
-    }
-}
+#[cfg(test)]
+mod tests;

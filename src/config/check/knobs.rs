@@ -1,0 +1,229 @@
+//! The sections of knobs: sessions, health, circuit breaker, retry, timeouts, limits.
+//!
+//! Defaults, bounds and reasons stand here and, for people, beside the keys in `conf/edge.toml`; a test compares the two.
+
+use std::time::Duration;
+
+use crate::config::diagnostic::quoted;
+use crate::config::raw::{At, Bytes, Knob, Report, Set, Table};
+use crate::config::values::{Health, Sessions, Timeouts};
+use crate::policy::{breaker, health, limits, retry};
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const SECOND: Duration = secs(1);
+const MINUTE: Duration = secs(60);
+const HOUR: Duration = secs(3_600);
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: usize = 1 << 30;
+
+macro_rules! knobs {
+    ($($name:ident: $of:ty = $key:literal, $default:expr, $min:expr, $max:expr, $why:literal;)*) => {$(
+        const $name: Knob<$of> = Knob { key: $key, default: $default, min: $min, max: $max, why: $why };
+    )*};
+}
+
+knobs! {
+    SESSIONS_IDLE: Duration = "idle", HOUR, SECOND, secs(7 * 86_400),
+        "agents pause for minutes; what idles for days has lost its KV cache long ago";
+    SESSIONS_CAPACITY: usize = "capacity", 1_000_000, 1, 50_000_000,
+        "each remembered session costs about 100 bytes of memory";
+
+    HEALTH_INTERVAL: Duration = "interval", secs(2), ms(10), secs(600),
+        "shorter checks are load of their own, longer ones find out too late";
+    HEALTH_TIMEOUT: Duration = "timeout", SECOND, ms(10), MINUTE,
+        "a replica that takes longer than a minute to say that it is well is not";
+    UNHEALTHY_AFTER: u32 = "unhealthy_after", 3, 1, 100,
+        "checks in a row; one lost packet should not empty a pool";
+    HEALTHY_AFTER: u32 = "healthy_after", 2, 1, 100,
+        "checks in a row; one lucky answer should not fill a sick replica";
+
+    FAILURE_THRESHOLD: u32 = "failure_threshold", 5, 1, 1_000,
+        "failures in a row; more than a thousand is no protection";
+    RESET_TIMEOUT: Duration = "reset_timeout", MINUTE, ms(10), HOUR,
+        "how long a broken replica rests before one call probes it";
+
+    ATTEMPTS: u32 = "attempts", 4, 1, 16,
+        "attempts that sent the body, the first one included; more only multiply the load of an outage";
+    ATTEMPTS_PER_POOL: u32 = "attempts_per_pool", 2, 1, 16,
+        "attempts in one pool, so that a sick pool costs a bounded part of the client's patience";
+    BACKOFF: Duration = "backoff", ms(25), Duration::ZERO, secs(10),
+        "the first pause; the client is waiting meanwhile";
+    BACKOFF_MAX: Duration = "backoff_max", SECOND, Duration::ZERO, MINUTE,
+        "the longest pause; the client is waiting meanwhile";
+
+    CONNECT: Duration = "connect", SECOND, ms(1), MINUTE,
+        "the farthest region answers within half a second; a longer wait is a lost packet or a dead host";
+    FIRST_BYTE: Duration = "first_byte", secs(30), ms(10), HOUR,
+        "a cold prompt of 100K tokens takes about 9 seconds, and may have to queue";
+    ANSWER: Duration = "answer", secs(600), ms(10), secs(86_400),
+        "a whole answer that is not streamed; the SDKs themselves give up after 600 seconds";
+    IDLE: Duration = "idle", MINUTE, ms(10), HOUR,
+        "the pause between two events of a stream; engines stall for seconds when they swap";
+    TOTAL: Duration = "total", secs(1_800), ms(10), secs(86_400),
+        "the whole request with all its attempts";
+    DRAIN_DELAY: Duration = "drain_delay", secs(30), Duration::ZERO, secs(600),
+        "how long DNS goes on sending clients here after /readyz says 503";
+    DRAIN: Duration = "drain", secs(600), Duration::ZERO, secs(86_400),
+        "how long calls under way may take to end before the process does";
+
+    BODY: Bytes = "body", Bytes(32 * MIB), Bytes(KIB), Bytes(GIB),
+        "agents send 0.1 to 2 MiB, images more; each body is held until its answer begins";
+    HEADERS: Bytes = "headers", Bytes(64 * KIB), Bytes(KIB), Bytes(MIB),
+        "headers are held for every request; proxies before this one allow 8 to 64 KiB";
+    HEADER_COUNT: usize = "header_count", 100, 8, 1_000,
+        "SDKs send about 25 headers, proxies add some";
+    CONNECTIONS: usize = "connections", 20_000, 1, 1_000_000,
+        "each idle connection costs about 60 KiB and a file descriptor";
+    BUFFERED: Bytes = "buffered", Bytes(GIB), Bytes(KIB), Bytes(1_024 * GIB),
+        "all request bodies held at a time; keep it below the machine's free memory";
+    HEADER_TIMEOUT: Duration = "header_timeout", secs(10), ms(10), secs(300),
+        "the time for a whole request head; slow ones are attacks or broken links";
+    BODY_IDLE: Duration = "body_idle", secs(30), ms(10), secs(600),
+        "the longest pause in a request body";
+    BODY_TIMEOUT: Duration = "body_timeout", secs(300), ms(10), HOUR,
+        "the time for a whole request body: 32 MiB in 5 minutes are 0.9 Mbit/s";
+    KEEPALIVE: Duration = "keepalive", MINUTE, ms(10), HOUR,
+        "how long a client's connection may idle; each costs memory";
+}
+
+/// Headers that name a request and not a session: each call would be a session of its own, and none would be warm.
+const REQUEST_IDS: [&str; 6] =
+    ["x-request-id", "x-client-request-id", "request-id", "traceparent", "idempotency-key", "x-stainless-retry-count"];
+
+/// Headers that carry credentials or belong to the connection: the same for many sessions, or for none.
+const NO_SESSIONS: [&str; 12] = [
+    "authorization",
+    "x-api-key",
+    "cookie",
+    "host",
+    "content-length",
+    "content-type",
+    "user-agent",
+    "accept",
+    "connection",
+    "transfer-encoding",
+    "x-forwarded-for",
+    "x-agent-step",
+];
+
+/// Most session headers: each is looked for in every request.
+const SESSION_HEADERS_MAX: usize = 32;
+
+/// Checks `[sessions]`.
+pub(super) fn sessions(root: &Table<'_>) -> Sessions {
+    let (section, report) = (root.section("sessions"), root.report());
+    let headers = match section.texts("headers") {
+        None => vec!["x-session-id".to_owned()],
+        Some(names) => session_headers(&names, report),
+    };
+    Sessions { headers, idle: section.knob(&SESSIONS_IDLE).value, capacity: section.knob(&SESSIONS_CAPACITY).value }
+}
+
+fn session_headers(names: &[At<&str>], report: &Report) -> Vec<String> {
+    let mut headers: Vec<String> = Vec::new();
+    for name in names {
+        let lower = name.value.to_ascii_lowercase();
+        let error = |message: String, hint: &str| report.error(&name.span, message, hint);
+        if name.value.len() > 128 || http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
+            error(format!("{} is no name of a header", quoted(name.value)), "use letters, digits and `-`");
+        } else if REQUEST_IDS.contains(&lower.as_str()) {
+            let hint = "it differs from call to call, so no call would find its session; name a header that stays";
+            error(format!("{} names a request, not a session", quoted(name.value)), hint);
+        } else if NO_SESSIONS.contains(&lower.as_str()) || lower.starts_with("x-nearpool-") {
+            let hint = "name a header that agents set once for each run, as x-session-id";
+            error(format!("{} does not tell sessions apart", quoted(name.value)), hint);
+        } else if headers.contains(&lower) {
+            error(format!("{} is named twice", quoted(name.value)), "upper and lower case are the same in headers");
+        } else if headers.len() == SESSION_HEADERS_MAX {
+            error(format!("more than {SESSION_HEADERS_MAX} session headers"), "keep those that agents send");
+        } else {
+            headers.push(lower);
+        }
+    }
+    headers
+}
+
+/// Checks `[health]`.
+pub(super) fn health(root: &Table<'_>) -> Health {
+    let (section, report) = (root.section("health"), root.report());
+    let path = section.text("path");
+    if let Some(path) = &path {
+        let clean = |b: u8| b.is_ascii_graphic() && b != b'#' && b != b'\\';
+        if !path.value.starts_with('/') || path.value.len() > 256 || !path.value.bytes().all(clean) {
+            let hint = "write it as \"/health\", or leave it out: each engine has its own";
+            report.error(&path.span, format!("{} is no path", quoted(path.value)), hint);
+        }
+    }
+    let interval = section.knob(&HEALTH_INTERVAL);
+    Health {
+        path: path.map(|path| path.value.to_owned()),
+        timeout: section.knob(&HEALTH_TIMEOUT).at_most(&interval, report),
+        interval: interval.value,
+        thresholds: health::Params {
+            unhealthy_after: section.knob(&UNHEALTHY_AFTER).value,
+            healthy_after: section.knob(&HEALTHY_AFTER).value,
+        },
+    }
+}
+
+/// Checks `[circuit_breaker]`.
+pub(super) fn circuit_breaker(root: &Table<'_>) -> breaker::Params {
+    let section = root.section("circuit_breaker");
+    breaker::Params {
+        failure_threshold: section.knob(&FAILURE_THRESHOLD).value,
+        reset_timeout: section.knob(&RESET_TIMEOUT).value,
+    }
+}
+
+/// Checks `[retry]`.
+pub(super) fn retry(root: &Table<'_>) -> retry::Params {
+    let (section, report) = (root.section("retry"), root.report());
+    let (attempts, backoff_max) = (section.knob(&ATTEMPTS), section.knob(&BACKOFF_MAX));
+    retry::Params {
+        attempts_per_pool: section.knob(&ATTEMPTS_PER_POOL).at_most(&attempts, report),
+        attempts: attempts.value,
+        backoff: section.knob(&BACKOFF).at_most(&backoff_max, report),
+        backoff_max: backoff_max.value,
+    }
+}
+
+/// Checks `[timeouts]`.
+pub(super) fn timeouts(root: &Table<'_>) -> Timeouts {
+    let (section, report) = (root.section("timeouts"), root.report());
+    let total = section.knob(&TOTAL);
+    let within_total = |knob| -> Duration { Set::at_most(&section.knob(knob), &total, report) };
+    Timeouts {
+        connect: within_total(&CONNECT),
+        first_byte: within_total(&FIRST_BYTE),
+        answer: within_total(&ANSWER),
+        idle: within_total(&IDLE),
+        total: total.value,
+        drain_delay: section.knob(&DRAIN_DELAY).value,
+        drain: section.knob(&DRAIN).value,
+    }
+}
+
+/// Checks `[limits]`.
+pub(super) fn limits(root: &Table<'_>) -> limits::Params {
+    let (section, report) = (root.section("limits"), root.report());
+    let (buffered, body_timeout) = (section.knob(&BUFFERED), section.knob(&BODY_TIMEOUT));
+    limits::Params {
+        body_bytes_max: section.knob(&BODY).at_most(&buffered, report).0,
+        header_bytes_max: section.knob(&HEADERS).value.0,
+        header_count_max: section.knob(&HEADER_COUNT).value,
+        connections_max: section.knob(&CONNECTIONS).value,
+        buffered_bytes_max: buffered.value.0,
+        header_timeout: section.knob(&HEADER_TIMEOUT).value,
+        body_idle_timeout: section.knob(&BODY_IDLE).at_most(&body_timeout, report),
+        body_timeout: body_timeout.value,
+        keepalive_timeout: section.knob(&KEEPALIVE).value,
+    }
+}

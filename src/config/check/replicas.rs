@@ -1,0 +1,131 @@
+//! A pool's `replicas`: a URL each, or a table with a name.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::names;
+use super::outside::Outside;
+use super::url;
+use crate::config::diagnostic::quoted;
+use crate::config::raw::{At, Report, Span, Table, Value};
+use crate::domain::ids::PoolIx;
+use crate::domain::topology::{Replica, ReplicaAddress};
+use crate::policy::affinity;
+
+/// Most replicas in all: each is checked for health every few seconds and has its own series of metrics.
+const REPLICAS_MAX: usize = 10_000;
+
+/// All replicas so far, pool by pool.
+#[derive(Default)]
+pub(super) struct Replicas {
+    list: Vec<Replica>,
+    urls: HashMap<String, Span>,
+}
+
+impl Replicas {
+    /// All of them.
+    pub(super) fn into_list(self) -> Vec<Replica> {
+        self.list
+    }
+
+    /// Adds the replicas of one pool; their positions.
+    pub(super) fn add(
+        &mut self,
+        table: &Table<'_>,
+        pool: PoolIx,
+        pool_name: &str,
+        http2: bool,
+        outside: &Outside<'_>,
+    ) -> Range<usize> {
+        let report = table.report();
+        let start = self.list.len();
+        let value = table.required("replicas", "where they listen, as replicas = [\"http://10.0.1.11:8000\"]");
+        if let Some(value) = value.as_ref().filter(|value| value.is_empty_list()) {
+            report.error(&value.span(), "the pool has no replica", "write replicas = [\"http://10.0.1.11:8000\"]");
+        }
+        let mut names: HashMap<String, Span> = HashMap::new();
+        for item in value.map(|value| value.items()).unwrap_or_default() {
+            if self.list.len() >= REPLICAS_MAX {
+                let message = format!("more than {REPLICAS_MAX} replicas");
+                report.error(&item.span(), message, "split the fleet among several edges");
+                break;
+            }
+            let Some((name, url)) = name_and_url(&item) else { continue };
+            let Some(address) = self.address(&url, http2, outside, report) else { continue };
+            let name = name.unwrap_or_else(|| At {
+                value: affinity::replica_name(&url::canonical(&address)),
+                span: url.span.clone(),
+            });
+            match names.get(&name.value) {
+                Some(first) => {
+                    let message = format!("there is another replica named {} in this pool", quoted(&name.value));
+                    report.twice(&name.span, first, message, "give each a name of its own");
+                }
+                None => drop(names.insert(name.value.clone(), name.span)),
+            }
+            let key = affinity::replica_key(pool_name, &name.value);
+            self.list.push(Replica { name: name.value, key, pool, address });
+        }
+        start..self.list.len()
+    }
+
+    /// The address in a URL that no other replica has.
+    fn address(
+        &mut self,
+        url: &At<&str>,
+        http2: bool,
+        outside: &Outside<'_>,
+        report: &Report,
+    ) -> Option<ReplicaAddress> {
+        let address = match url::address(url.value, http2) {
+            Ok(address) => address,
+            Err(refusal) => {
+                if refusal.secret {
+                    report.mask(&url.span);
+                }
+                report.error(&url.span, refusal.message, refusal.hint);
+                return None;
+            }
+        };
+        if let Some(ip) = address.host.parse().ok().filter(is_link_local) {
+            outside.link_local(ip, url, report);
+        }
+        let canonical = url::canonical(&address);
+        match self.urls.get(&canonical) {
+            Some(first) => {
+                let message = format!("another replica has the URL {} already", quoted(&canonical));
+                report.twice(
+                    &url.span,
+                    first,
+                    message,
+                    "a replica belongs to one pool, once: its load is counted there",
+                );
+            }
+            None => drop(self.urls.insert(canonical, url.span.clone())),
+        }
+        Some(address)
+    }
+}
+
+fn name_and_url<'a>(item: &Value<'a>) -> Option<(Option<At<String>>, At<&'a str>)> {
+    if let Some(url) = item.as_text() {
+        return Some((None, url));
+    }
+    let table = item.table_or("a URL or { name = …, url = … }", "write \"http://10.0.1.11:8000\"")?;
+    let name = table.text("name");
+    let url = table.required("url", "where it listens, as url = \"http://10.0.1.11:8000\"");
+    if let Some(name) = &name {
+        names::plain("a replica", name, table.report());
+    }
+    let name = name.map(|name| At { value: name.value.to_owned(), span: name.span });
+    Some((name, url?.text()?))
+}
+
+/// 169.254.0.0/16 and fe80::/10, also where an IPv6 address maps an IPv4 one.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}

@@ -1,0 +1,132 @@
+//! What a checked configuration is: plain values, no `Option` that means "look it up", nothing left to fail.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::domain::topology::Topology;
+use crate::policy::{breaker, health, limits, retry};
+
+/// A checked configuration: plain values, nothing left to look up or to fail.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// SHA-256 of the file's bytes, in hex.
+    pub hash: String,
+    /// What exists.
+    pub topology: Topology,
+    /// Where agents are served in plain text (HTTP/1.1 and h2c).
+    pub listen: Vec<SocketAddr>,
+    /// Where agents are served over TLS (HTTP/1.1 and h2 by ALPN).
+    pub tls: Option<Tls>,
+    /// The peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where metrics, health and pushes are served.
+    pub admin: Option<SocketAddr>,
+    /// What a write on the admin listener must show; without it every write is refused.
+    pub admin_token: Option<Secret>,
+    /// How a client's place is found.
+    pub geo: Geo,
+    /// How sessions are named and remembered.
+    pub sessions: Sessions,
+    /// Active health checks.
+    pub health: Health,
+    /// The circuit breaker of each replica.
+    pub circuit_breaker: breaker::Params,
+    /// Bounds of retrying.
+    pub retry: retry::Params,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How large things may be.
+    pub limits: limits::Params,
+    /// What the file refers to outside of itself; a pushed config may refer to nothing else.
+    pub references: References,
+}
+
+/// What a config refers to outside of itself, each with the key that does so.
+///
+/// The key counts: an edge that reads a file as its TLS key has not thereby agreed to send that file to a replica as an
+/// API key.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct References {
+    /// Environment variables, by key (`pools.api_key`).
+    pub env: BTreeSet<(&'static str, String)>,
+    /// Files, by key, as written in the config.
+    pub files: BTreeSet<(&'static str, PathBuf)>,
+    /// Link-local addresses among the replicas' hosts: cloud metadata services live there.
+    pub link_local: BTreeSet<IpAddr>,
+}
+
+/// The TLS listeners and their certificate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    /// Addresses.
+    pub listen: Vec<SocketAddr>,
+    /// Certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+}
+
+/// How a client's place is found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Geo {
+    /// A MaxMind database; `None` for the one that comes with the binary.
+    pub database: Option<PathBuf>,
+}
+
+/// How sessions are named and remembered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// Headers that name the session, the first present one counts; lower case.
+    pub headers: Vec<String>,
+    /// How long an idle session is remembered.
+    pub idle: Duration,
+    /// How many sessions are remembered; beyond, the longest idle one is forgotten.
+    pub capacity: usize,
+}
+
+/// Active health checks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// The path asked, for every engine; `None` for each engine's own.
+    pub path: Option<String>,
+    /// From one check of a replica to its next.
+    pub interval: Duration,
+    /// How long a check may take.
+    pub timeout: Duration,
+    /// How many checks change a replica's side.
+    pub thresholds: health::Params,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// Connecting to a replica, TLS included.
+    pub connect: Duration,
+    /// From the whole request sent to a stream's first event.
+    pub first_byte: Duration,
+    /// From the whole request sent to the whole answer, when it is not streamed.
+    pub answer: Duration,
+    /// Between two events of a stream.
+    pub idle: Duration,
+    /// The whole request with all its attempts.
+    pub total: Duration,
+    /// How long accepting goes on after SIGTERM, while `/readyz` already says 503.
+    pub drain_delay: Duration,
+    /// How long requests under way may then take to end.
+    pub drain: Duration,
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MASKED")
+    }
+}
