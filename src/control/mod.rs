@@ -3,5 +3,16 @@
 //!
 //! It knows nothing of the data plane; the two meet in the roster.
 
-pub mod health_check;
+pub mod reload;
+pub mod watch;
+
 pub mod probe;
+
+pub mod admin;
+
+mod files;
+pub mod geo;
+mod health_check;
+mod status;
+#[cfg(test)]
+mod testing;

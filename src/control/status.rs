@@ -1,0 +1,152 @@
+//! How things stand, as `/status` tells it.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::reload::Verdict;
+use crate::domain::ids::{PoolIx, RegionIx};
+use crate::domain::topology::Pool;
+use crate::policy::breaker::Breaker;
+use crate::policy::replica::Standing;
+use crate::roster::{Roster, Snapshot};
+
+/// Everything.
+#[derive(Debug, Serialize)]
+pub(super) struct Status<'a> {
+    edge: &'a str,
+    version: &'static str,
+    uptime_s: u64,
+    draining: bool,
+    /// `null` when the edge is ready to serve.
+    unready: Option<&'static str>,
+    config_hash: &'a str,
+    geo: Geo<'a>,
+    sessions: usize,
+    access_log_dropped: u64,
+    reloads: Vec<Verdict>,
+    regions: Vec<Region<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Geo<'a> {
+    source: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct Region<'a> {
+    name: &'a str,
+    home: bool,
+    latitude: f64,
+    longitude: f64,
+    pools: Vec<PoolStatus<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct PoolStatus<'a> {
+    name: &'a str,
+    model: &'a str,
+    engine: &'static str,
+    gpu: Option<&'a str>,
+    max_in_flight: u32,
+    replicas: Vec<Replica<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Replica<'a> {
+    name: &'a str,
+    standing: &'static str,
+    healthy: bool,
+    breaker: &'static str,
+    in_flight: u32,
+    /// Whether its host name has been resolved.
+    resolved: bool,
+}
+
+/// Why the edge should get no new requests; `None` when it should.
+pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Option<&'static str> {
+    if roster.is_draining() {
+        Some("draining")
+    } else if !snapshot.can_serve(now) {
+        Some("no replica can serve")
+    } else {
+        None
+    }
+}
+
+impl<'a> Status<'a> {
+    /// The status at `now` of an edge that started at `started`.
+    pub(super) fn new(
+        roster: &Roster,
+        snapshot: &'a Snapshot,
+        reloads: Vec<Verdict>,
+        started: Instant,
+        now: Instant,
+    ) -> Status<'a> {
+        let (config, topology) = (&snapshot.config, &snapshot.config.topology);
+        let regions = topology.regions.iter().enumerate().map(|(ix, region)| Region {
+            name: &region.name,
+            home: topology.home == RegionIx(ix),
+            latitude: region.place.latitude,
+            longitude: region.place.longitude,
+            pools: pools(snapshot, RegionIx(ix), now),
+        });
+        Status {
+            edge: &topology.edge,
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: now.saturating_duration_since(started).as_secs(),
+            draining: roster.is_draining(),
+            unready: unready(roster, snapshot, now),
+            config_hash: &config.hash,
+            geo: geo(snapshot),
+            sessions: roster.sessions.sweep(config.sessions.idle, now),
+            access_log_dropped: 0,
+            reloads,
+            regions: regions.collect(),
+        }
+    }
+}
+
+fn geo(snapshot: &Snapshot) -> Geo<'_> {
+    let file = snapshot.config.geo.database.as_deref().and_then(|path| path.to_str());
+    Geo { source: file.unwrap_or("embedded") }
+}
+
+fn pools(snapshot: &Snapshot, region: RegionIx, now: Instant) -> Vec<PoolStatus<'_>> {
+    let topology = &snapshot.config.topology;
+    let here = topology.pools.iter().enumerate().filter(|(_, pool)| pool.region == region);
+    here.map(|(ix, pool)| PoolStatus {
+        name: &pool.name,
+        model: &topology.model(pool.model).name,
+        engine: pool.engine.name(),
+        gpu: pool.gpu.as_deref(),
+        max_in_flight: pool.max_in_flight,
+        replicas: replicas(snapshot, PoolIx(ix), pool, now),
+    })
+    .collect()
+}
+
+fn replicas<'a>(snapshot: &'a Snapshot, _ix: PoolIx, pool: &'a Pool, now: Instant) -> Vec<Replica<'a>> {
+    let status = |&ix| {
+        let live = snapshot.live(ix);
+        let reading = live.reading();
+        Replica {
+            name: &snapshot.config.topology.replica(ix).name,
+            standing: match live.standing(snapshot.config.circuit_breaker, now) {
+                Standing::Usable => "usable",
+                Standing::Probe => "probe",
+                Standing::Unhealthy => "unhealthy",
+                Standing::BreakerOpen => "breaker_open",
+            },
+            healthy: reading.healthy,
+            breaker: match reading.breaker {
+                Breaker::Closed { .. } => "closed",
+                Breaker::HalfOpen { .. } => "half_open",
+                Breaker::Open { .. } => "open",
+            },
+            in_flight: reading.in_flight,
+            resolved: live.resolved().is_some(),
+        }
+    };
+    pool.replicas.iter().map(status).collect()
+}
