@@ -10,7 +10,7 @@
 //! | 9 account | [`account`](super::account) |
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -71,6 +71,7 @@ pub struct Edge {
     seed: AtomicU64,
     upstream: Upstream,
     buffered: Buffered,
+    open: AtomicUsize,
     options: HttpServerOptions,
 }
 
@@ -105,12 +106,19 @@ impl Edge {
             seed: AtomicU64::new(seed),
             upstream: Upstream::new(),
             buffered: Buffered::default(),
+            open: AtomicUsize::new(0),
             options,
         }
     }
 
+    /// Requests that are being served now.
+    pub fn requests_open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Serves one request whose head has been read. `None` when its connection cannot carry another.
     pub(super) async fn serve(&self, mut session: ServerSession) -> Option<Reusable> {
+        let _open = Open::one_more(&self.open);
         let snapshot = self.roster.snapshot();
         if self.roster.is_draining() {
             session.set_keepalive(None);
@@ -122,6 +130,9 @@ impl Edge {
             Err(Ended::Refused(refusal)) => self.refuse(&mut session, dialect, refusal, &snapshot, &mut account).await,
             other => other,
         };
+        if let Err(Ended::Broken(outcome)) = result {
+            account.outcome = outcome;
+        }
         drop(account);
         match result {
             Ok(()) => Reusable::after(session).await,
@@ -349,6 +360,22 @@ impl Edge {
     pub(super) fn next_seed(&self) -> u64 {
         // Odd constant of the golden ratio (Knuth, Fibonacci hashing).
         self.seed.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+/// Counts a request while it is served.
+struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Open<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Open(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

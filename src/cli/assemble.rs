@@ -1,0 +1,147 @@
+//! Puts an edge together: roster, data plane, control plane, listeners.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use nearpool::config::Config;
+use nearpool::control::admin::{self, Admin};
+use nearpool::control::probe::Probe;
+use nearpool::control::reload::{self, Commit, Prepare, Reloader};
+use nearpool::control::watch::Watch;
+use nearpool::observe::access_log::AccessLog;
+use nearpool::observe::metrics::Metrics;
+use nearpool::proxy::tls::{Certificate, Certificates};
+use nearpool::proxy::{Accept, Edge, Parts};
+use nearpool::roster::{Roster, Snapshot};
+use pingora::listeners::ListenerConfig;
+use pingora::listeners::tls::TlsSettings;
+use pingora::protocols::l4::stream::L4BufferSettings;
+use pingora::server::Server;
+use pingora::server::configuration::{Opt, ServerConf};
+use pingora::services::background::background_service;
+use pingora::services::listening::Service;
+use prometheus::Registry;
+
+/// Read and write buffer of a client's connection, in bytes. They are most of what an idle connection costs; a write
+/// buffer that holds a head and a small answer saves a system call for each.
+const CONNECTION_BUFFERS: (usize, usize) = (16 * 1024, 8 * 1024);
+
+/// An edge that needs only to be run.
+pub(super) struct Assembled {
+    pub(super) server: Server,
+    pub(super) edge: Arc<Edge>,
+    pub(super) roster: Arc<Roster>,
+    pub(super) config: Arc<Config>,
+}
+
+/// How it is put together.
+pub(super) struct Options<'a> {
+    pub(super) config: &'a Path,
+    pub(super) log: Arc<AccessLog>,
+    /// Take the listeners over from the running process.
+    pub(super) upgrade: bool,
+    pub(super) upgrade_socket: PathBuf,
+    pub(super) threads: usize,
+    pub(super) seed: u64,
+}
+
+pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
+    let Options { config: path, log, upgrade, upgrade_socket, threads, seed } = options;
+    let env: reload::Env = Box::new(super::environment);
+    let loaded = reload::load(path, &env).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let config = Arc::clone(&loaded.config);
+    if !upgrade {
+        check_free(&config)?;
+    }
+    let registry = Registry::new();
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let start = Instant::now();
+    let snapshot = Snapshot::new(Arc::clone(&config), Arc::clone(&loaded.geo), None);
+    let roster = Arc::new(Roster::new(snapshot, start));
+    let certificates = certificates(&config)?;
+    let parts = reload::Parts {
+        path: path.to_owned(),
+        env,
+        roster: Arc::clone(&roster),
+        metrics: Arc::clone(&metrics),
+        prepare: prepare(certificates.clone()),
+    };
+    let reloader = Arc::new(Reloader::new(parts, &loaded));
+    let edge = Arc::new(Edge::new(Parts { roster: Arc::clone(&roster), metrics: Arc::clone(&metrics), log, seed }));
+
+    let mut server = Server::new_with_opt_and_conf(
+        Opt { upgrade, ..Opt::default() },
+        ServerConf {
+            threads,
+            upgrade_sock: upgrade_socket.display().to_string(),
+            grace_period_seconds: Some(config.timeouts.drain.as_secs().max(1)),
+            graceful_shutdown_timeout_seconds: Some(1),
+            ..ServerConf::default()
+        },
+    );
+    server.bootstrap();
+    server.add_service(agents(&config, Arc::clone(&edge), certificates)?);
+    if let Some(address) = config.admin {
+        let parts = admin::Parts { roster: Arc::clone(&roster), metrics, registry, reloader: Arc::clone(&reloader), start };
+        let mut service = Service::new("admin".into(), Admin::new(parts));
+        service.threads = Some(1);
+        service.add_tcp(&address.to_string());
+        server.add_service(service);
+    }
+    for mut service in [background_service("probe", Probe::new(Arc::clone(&roster)))] {
+        service.threads = Some(1);
+        server.add_service(service);
+    }
+    let mut watch = background_service("watch", Watch::new(reloader));
+    watch.threads = Some(1);
+    server.add_service(watch);
+    Ok(Assembled { server, edge, roster, config })
+}
+
+/// The agents' listeners. All of them share one acceptor, and with it one bound on connections.
+fn agents(config: &Config, edge: Arc<Edge>, certificates: Option<Arc<Certificates>>) -> anyhow::Result<Service<Accept>> {
+    let mut service = Service::new("agents".into(), Accept::new(edge));
+    let buffers = || L4BufferSettings::new(CONNECTION_BUFFERS.0, CONNECTION_BUFFERS.1);
+    for address in &config.listen {
+        service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers()));
+    }
+    if let (Some(tls), Some(certificates)) = (&config.tls, certificates) {
+        for address in &tls.listen {
+            let mut settings = TlsSettings::intermediate("", "")?;
+            settings.set_cert_resolver(certificates.clone());
+            settings.enable_h2();
+            service.add_listener(ListenerConfig::tcp(address.to_string()).tls(settings).l4_buffer(buffers()));
+        }
+    }
+    Ok(service)
+}
+
+fn certificates(config: &Config) -> anyhow::Result<Option<Arc<Certificates>>> {
+    let Some(tls) = &config.tls else { return Ok(None) };
+    Ok(Some(Arc::new(Certificates::new(Certificate::read(&tls.certificate, &tls.key)?))))
+}
+
+/// What a reload does beside the roster: the certificate is read again, since its files may have changed.
+fn prepare(certificates: Option<Arc<Certificates>>) -> Prepare {
+    Box::new(move |config| -> Result<Commit, String> {
+        let (Some(tls), Some(certificates)) = (&config.tls, certificates.clone()) else { return Ok(Box::new(|| ())) };
+        let certificate = Certificate::read(&tls.certificate, &tls.key).map_err(|error| error.to_string())?;
+        Ok(Box::new(move || certificates.swap(certificate)))
+    })
+}
+
+/// Whether every address can be listened at. The framework finds out too late for a clear word.
+fn check_free(config: &Config) -> anyhow::Result<()> {
+    let tls = config.tls.iter().flat_map(|tls| &tls.listen);
+    let addresses: Vec<&SocketAddr> = config.listen.iter().chain(tls).chain(&config.admin).collect();
+    if addresses.is_empty() {
+        bail!("nothing to listen at: set edge.listen or edge.tls");
+    }
+    for address in addresses {
+        TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
+    }
+    Ok(())
+}

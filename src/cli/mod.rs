@@ -1,0 +1,63 @@
+//! What the command line does; each command is a file.
+
+mod assemble;
+mod check;
+mod demo;
+mod explain;
+mod lifecycle;
+mod run;
+mod simulate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// An edge routing proxy for AI-agent traffic: to the nearest usable GPU pool, to the replica that is warm.
+#[derive(Parser, Debug)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve.
+    Run(run::RunArgs),
+    /// Check a config file: exit 0, or every error with its place and exit 2.
+    Check {
+        /// The config file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Say where a call would go, and why.
+    Explain(explain::ExplainArgs),
+    /// Show the whole system on this machine: simulated regions, an edge, agents, failures.
+    Demo(demo::DemoArgs),
+    /// Run one simulated replica.
+    Simulate(simulate::SimulateArgs),
+}
+
+/// Runs a command.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check { config } => Ok(check::run(&config)),
+        Command::Explain(args) => explain::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Simulate(args) => simulate::run(&args),
+    }
+}
+
+/// How secrets and the like are looked up.
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Log lines go to standard error, since standard output carries the access log. `RUST_LOG` overrides.
+fn start_log(default: &str) {
+    let env = env_logger::Env::default().default_filter_or(default);
+    // A second start (tests, demo) is no fault: the first one stays.
+    let _ = env_logger::Builder::from_env(env).try_init();
+}

@@ -1,0 +1,63 @@
+//! `nearpool run`: serve.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use nearpool::observe::access_log::AccessLog;
+use pingora::server::RunArgs as ServerArgs;
+use pingora::services::background::background_service;
+
+use super::assemble::{Assembled, Options, assemble};
+use super::lifecycle::{Drainer, Signals};
+
+#[derive(clap::Args, Debug)]
+pub(super) struct RunArgs {
+    /// The config file; conf/edge.toml is the commented reference.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Take the listeners over from the running process, which must get SIGQUIT then.
+    #[arg(long)]
+    upgrade: bool,
+    /// Where the listeners are handed over.
+    #[arg(long, value_name = "PATH", default_value = "/tmp/nearpool-upgrade.sock")]
+    upgrade_socket: PathBuf,
+    /// Threads of the data plane; the default is one for each core.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Write no access log.
+    #[arg(long)]
+    no_access_log: bool,
+}
+
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    super::start_log("warn,nearpool=info");
+    let log = if args.no_access_log { AccessLog::off() } else { AccessLog::start(io::stdout())? };
+    let log = Arc::new(log);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let Assembled { mut server, edge, roster, config } = assemble(Options {
+        config: &args.config,
+        log: Arc::clone(&log),
+        upgrade: args.upgrade,
+        upgrade_socket: args.upgrade_socket.clone(),
+        threads: args.threads.unwrap_or(cores).max(1),
+        seed: rand::random(),
+    })?;
+    let mut drainer = background_service("drain", Drainer { edge, roster: Arc::clone(&roster), log: Arc::clone(&log) });
+    drainer.threads = Some(1);
+    server.add_service(drainer);
+    for address in &config.listen {
+        log::info!("serving agents at http://{address}");
+    }
+    for address in config.tls.iter().flat_map(|tls| &tls.listen) {
+        log::info!("serving agents at https://{address}");
+    }
+    if let Some(address) = config.admin {
+        log::info!("metrics and status at http://{address}");
+    }
+    let signals = Signals { roster, upgrade_socket: args.upgrade_socket.clone() };
+    server.run(ServerArgs { shutdown_signal: Box::new(signals) });
+    log.flush();
+    Ok(ExitCode::SUCCESS)
+}
