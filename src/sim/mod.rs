@@ -11,6 +11,7 @@
 //! | [`prompt`] | conversations, the chat template, continued answers |
 //! | [`server`] | the engine behind HTTP in real time, with faults |
 //! | [`client`] | a plain HTTP/1.1 client |
+//! | [`world`] | regions of such servers, and agents that call a base URL |
 
 pub mod preset;
 
@@ -23,3 +24,5 @@ pub mod text;
 pub mod server;
 
 pub mod client;
+
+pub mod world;

@@ -30,6 +30,19 @@ pub struct Params {
 }
 
 impl Params {
+    /// An engine that takes no time and holds 64M tokens: for tests of bytes and bodies, not of speed.
+    pub fn instant() -> Self {
+        Self {
+            prefill_overhead: Duration::ZERO,
+            prefill_token_ns: 0.0,
+            chunk_tokens: u32::MAX,
+            decode_step: Duration::ZERO,
+            decode_step_per_request: Duration::ZERO,
+            ..Preset::Measured.params()
+        }
+        .with_cache(64_000_000, 512)
+    }
+
     /// The same engine with every duration divided by `factor`: demos and tests have no minutes to spare.
     #[must_use]
     pub fn faster(mut self, factor: f64) -> Self {

@@ -72,16 +72,7 @@ pub(super) fn read_call(body: &[u8], store: &Arc<ResponseStore>) -> Result<Call,
         messages.insert(0, Message::new("system", instructions.clone()));
     }
     let listed = request.tools.unwrap_or_default();
-    let offers: Vec<Offer> = listed
-        .iter()
-        .filter_map(|tool| {
-            let name = tool["name"].as_str()?.to_owned();
-            Some(Offer {
-                name,
-                schema: tool["parameters"].clone(),
-            })
-        })
-        .collect();
+    let offers = offers(&listed);
     let tool = tools::choose(
         &offers,
         &Choice::read(request.tool_choice.as_ref()),
@@ -116,6 +107,19 @@ pub(super) fn read_call(body: &[u8], store: &Arc<ResponseStore>) -> Result<Call,
         hints: request.sim,
         voice: Box::new(voice),
     })
+}
+
+fn offers(tools: &[Value]) -> Vec<Offer> {
+    tools
+        .iter()
+        .filter_map(|tool| {
+            let name = tool["name"].as_str()?.to_owned();
+            Some(Offer {
+                name,
+                schema: tool["parameters"].clone(),
+            })
+        })
+        .collect()
 }
 
 /// An input item as a message; items without a place in a prompt (reasoning, references) are left out.

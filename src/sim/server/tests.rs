@@ -563,6 +563,23 @@ async fn metrics_and_log_show_what_happened() {
 }
 
 #[tokio::test]
+async fn a_body_of_thirty_two_mebibytes_is_taken() {
+    let params = ServerParams {
+        engine: crate::sim::preset::Params::instant(),
+        ..ServerParams::new("a", MODEL)
+    };
+    let replica = spawn(params).await.unwrap();
+    let (status, answer) = post(
+        &replica,
+        "/v1/chat/completions",
+        chat(&"x".repeat(32 << 20), 2),
+    )
+    .await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() > 8 << 20);
+}
+
+#[tokio::test]
 async fn http2_with_prior_knowledge_is_spoken() {
     let replica = replica().await;
     let stream = tokio::net::TcpStream::connect(replica.addr())

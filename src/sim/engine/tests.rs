@@ -1,8 +1,9 @@
 //! Laws of the engine.
 
 use super::*;
-use crate::sim::preset::Preset;
+use crate::sim::preset::{Params, Preset};
 use proptest::prelude::*;
+use std::time::Duration;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -272,7 +273,7 @@ fn play(params: Params, acts: &[Act]) -> (Vec<Event>, Stats, Vec<RequestId>) {
         }
         let stats = engine.stats();
         assert!(stats.prefix_hits <= stats.prefix_queries);
-        assert!(stats.running <= engine.params.max_num_seqs);
+        assert!(stats.running <= engine.params().max_num_seqs);
         assert!((0.0..=1.0).contains(&stats.kv_usage_ratio));
         // Work conservation: whoever waits, waits for a seat or for blocks that someone holds.
         assert!(stats.waiting == 0 || stats.running > 0);

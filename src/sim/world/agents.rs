@@ -1,0 +1,290 @@
+//! Closed-loop agents: each runs one session after the other, each call after the last one's answer and a think time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::places::Place;
+use super::report::{CallReport, Receipt, Step};
+use super::session::{Answered, Session, read_stream};
+use crate::sim::client::Client;
+use crate::sim::text::mix;
+
+/// Reports that wait to be taken; then the agents wait, too.
+const REPORTS_WAITING_MAX: usize = 1_024;
+/// Bytes of an error's body that are read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Agents at most.
+const AGENTS_MAX: usize = 10_000;
+/// After a failed call an agent waits at least so long.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// What the agents do.
+#[derive(Debug, Clone)]
+pub struct AgentsParams {
+    /// Where they call: `http://HOST:PORT`.
+    pub base_url: String,
+    /// How many there are.
+    pub agents: usize,
+    /// The model that every call names. With `auto` the edge decides by the step.
+    pub model: String,
+    /// Whether calls carry `x-session-id`. Without it only the conversation itself tells the session.
+    pub send_session_id: bool,
+    /// Where the agents are; the first agent is at the first place, and so on in turn. Nowhere in particular when empty.
+    pub places: Vec<Place>,
+    /// The calls of a session.
+    pub chain: Vec<Step>,
+    /// Fewest and most tokens with which a session's context starts.
+    pub context_tokens: (u64, u64),
+    /// Fewest and most tokens of an answer.
+    pub answer_tokens: (u64, u64),
+    /// Fewest and most tokens of a tool's result.
+    pub tool_tokens: (u64, u64),
+    /// Shortest and longest time between an answer and the next call.
+    pub think: (Duration, Duration),
+    /// Sessions that each agent runs before it ends; without end when `None`.
+    pub sessions_per_agent: Option<usize>,
+    /// A call that takes longer has failed.
+    pub timeout: Duration,
+    /// Everything but the timing follows from it.
+    pub seed: u64,
+}
+
+impl AgentsParams {
+    /// Twelve agents at all known places, with the guide's chain and contexts of 8–16K tokens.
+    pub fn new(base_url: impl Into<String>) -> Self {
+        Self {
+            base_url: base_url.into(),
+            agents: 12,
+            model: "auto".to_owned(),
+            send_session_id: true,
+            places: Place::all(),
+            chain: Step::CHAIN.to_vec(),
+            context_tokens: (8_000, 16_000),
+            answer_tokens: (20, 80),
+            tool_tokens: (200, 1_500),
+            think: (Duration::from_millis(50), Duration::from_millis(500)),
+            sessions_per_agent: None,
+            timeout: Duration::from_secs(60),
+            seed: 1,
+        }
+    }
+}
+
+/// Running agents. Dropping them ends them at once.
+#[derive(Debug)]
+pub struct Agents {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Agents {
+    /// Starts the agents. The reports end when all agents have ended. Fails only on a base URL that is none.
+    pub fn start(params: AgentsParams) -> Result<(Self, mpsc::Receiver<CallReport>), String> {
+        let (stop, stopped) = watch::channel(false);
+        let (reports, taken) = mpsc::channel(REPORTS_WAITING_MAX);
+        let params = Arc::new(params);
+        let started = Instant::now();
+        let mut tasks = JoinSet::new();
+        for index in 0..params.agents.min(AGENTS_MAX) {
+            let agent = Agent {
+                index,
+                client: Client::new(&params.base_url)?,
+                place: params
+                    .places
+                    .get(index % params.places.len().max(1))
+                    .cloned(),
+                dice: Dice(mix(params.seed ^ mix(index as u64 + 1))),
+                params: Arc::clone(&params),
+                reports: reports.clone(),
+                started,
+            };
+            tasks.spawn(agent.run(stopped.clone()));
+        }
+        Ok((Self { stop, tasks }, taken))
+    }
+
+    /// Ends the agents: each finishes the call that it is in. Take or drop the reports meanwhile.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+struct Agent {
+    index: usize,
+    client: Client,
+    place: Option<Place>,
+    dice: Dice,
+    params: Arc<AgentsParams>,
+    reports: mpsc::Sender<CallReport>,
+    started: Instant,
+}
+
+impl Agent {
+    async fn run(mut self, mut stopped: watch::Receiver<bool>) {
+        let sessions = self.params.sessions_per_agent.unwrap_or(usize::MAX);
+        for _ in 0..sessions {
+            let tokens = self.dice.between(self.params.context_tokens);
+            let mut session = Session::new(self.dice.next(), tokens);
+            for call in 0..self.params.chain.len() {
+                let mut pause = self.think();
+                let ended = tokio::select! {
+                    _ = stopped.wait_for(|stop| *stop) => true,
+                    () = tokio::time::sleep(pause) => false,
+                };
+                if ended {
+                    return;
+                }
+                let step = self.params.chain[call];
+                let (report, text) = self.call(&session, call, step).await;
+                let ok = report.ok();
+                if self.reports.send(report).await.is_err() {
+                    return;
+                }
+                if !ok {
+                    // The chain is broken: a failed step costs the whole session.
+                    pause = PAUSE_AFTER_ERROR;
+                    tokio::time::sleep(pause).await;
+                    break;
+                }
+                let tokens = self.dice.between(self.params.tool_tokens);
+                session.extend(step, text, tokens);
+            }
+        }
+    }
+
+    async fn call(&mut self, session: &Session, call: usize, step: Step) -> (CallReport, String) {
+        let answer_tokens = self.dice.between(self.params.answer_tokens);
+        let body = session.body(&self.params.model, answer_tokens);
+        let sent = Instant::now();
+        let mut report = CallReport {
+            agent: self.index,
+            session: session.id.clone(),
+            call,
+            step,
+            place: self
+                .place
+                .as_ref()
+                .map(|place| place.name.clone())
+                .unwrap_or_default(),
+            started: sent.duration_since(self.started),
+            status: None,
+            error: None,
+            ttft: None,
+            total: Duration::ZERO,
+            prompt_tokens: None,
+            cached_tokens: None,
+            completion_tokens: None,
+            receipt: Receipt::default(),
+        };
+        let limit = self.params.timeout;
+        let exchange = self.exchange(session, step, body, &mut report);
+        let answered = tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Answered {
+                error: Some(format!("no whole answer in {limit:?}")),
+                ..Answered::default()
+            });
+        report.total = sent.elapsed();
+        report.ttft = answered.first_content.map(|at| at.duration_since(sent));
+        report.error = answered.error;
+        if report.error.is_some() {
+            self.client.close();
+        }
+        if let Some(usage) = answered.usage {
+            report.prompt_tokens = Some(usage.prompt_tokens);
+            report.completion_tokens = Some(usage.completion_tokens);
+            report.cached_tokens = usage.cached_tokens();
+        }
+        (report, answered.text)
+    }
+
+    async fn exchange(
+        &mut self,
+        session: &Session,
+        step: Step,
+        body: Bytes,
+        report: &mut CallReport,
+    ) -> Answered {
+        let failed = |error: String| Answered {
+            error: Some(error),
+            ..Answered::default()
+        };
+        let request = match self.request(session, step, body) {
+            Ok(request) => request,
+            Err(error) => return failed(error.to_string()),
+        };
+        let response = match self.client.send(request).await {
+            Ok(response) => response,
+            Err(error) => return failed(error.to_string()),
+        };
+        report.status = Some(response.status().as_u16());
+        report.receipt = Receipt::read(response.headers());
+        if response.status().is_success() {
+            return read_stream(response.into_body()).await;
+        }
+        let status = response.status();
+        let message = match Limited::new(response.into_body(), ERROR_BYTES_MAX)
+            .collect()
+            .await
+        {
+            Ok(body) => error_message(&body.to_bytes()),
+            Err(error) => error.to_string(),
+        };
+        failed(format!("{status}: {message}"))
+    }
+
+    fn request(&self, session: &Session, step: Step, body: Bytes) -> http::Result<Request<Bytes>> {
+        let mut request = Request::post("/v1/chat/completions")
+            .header("content-type", "application/json")
+            .header("user-agent", "nearpool-sim")
+            .header("x-agent-step", step.name());
+        if self.params.send_session_id {
+            request = request.header("x-session-id", &session.id);
+        }
+        if let Some(place) = &self.place {
+            request = request.header("x-forwarded-for", &place.address);
+        }
+        request.body(body)
+    }
+
+    fn think(&mut self) -> Duration {
+        let (least, most) = self.params.think;
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
+        Duration::from_micros(self.dice.between((micros(least), micros(most))))
+    }
+}
+
+fn error_message(body: &[u8]) -> String {
+    let parsed: Option<Value> = serde_json::from_slice(body).ok();
+    let message = parsed
+        .as_ref()
+        .and_then(|body| body["error"]["message"].as_str());
+    message.map_or_else(
+        || String::from_utf8_lossy(body).chars().take(200).collect(),
+        str::to_owned,
+    )
+}
+
+/// SplitMix64: small, and the same on every machine.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mix(self.0)
+    }
+
+    /// Least and most included.
+    fn between(&mut self, (least, most): (u64, u64)) -> u64 {
+        least + self.next() % (most.saturating_sub(least) + 1)
+    }
+}

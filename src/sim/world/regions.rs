@@ -1,0 +1,201 @@
+//! Regions, their pools and replicas, and what befalls them.
+
+use std::io;
+use std::time::Duration;
+
+use super::places::{REGIONS, RegionSpec, distance_km};
+use crate::sim::preset::{Params, Preset};
+use crate::sim::server::{ReplicaHandle, ServerParams, spawn};
+
+/// What the world looks like.
+#[derive(Debug, Clone)]
+pub struct WorldParams {
+    /// The regions.
+    pub regions: Vec<RegionSpec>,
+    /// The models; every region has one pool of each.
+    pub models: Vec<ModelSpec>,
+    /// Replicas of every pool.
+    pub replicas_per_pool: usize,
+    /// From where calls reach the replicas. Each then waits one round trip to its region: 26 ms + 0.0143 ms/km, as measured
+    /// between real regions (FACTS, section 8), or nothing within 100 km. No waiting when `None`.
+    pub seen_from: Option<(f64, f64)>,
+    /// How many of the last requests every replica keeps.
+    pub log_requests: usize,
+    /// Seed of every replica's answer ids.
+    pub seed: u64,
+}
+
+/// A model that the world serves.
+#[derive(Debug, Clone)]
+pub struct ModelSpec {
+    /// Short name, the end of a pool's name: `8b`.
+    pub short: String,
+    /// What the replicas call it.
+    pub served_as: String,
+    /// Speed and size of each replica.
+    pub engine: Params,
+}
+
+impl Default for WorldParams {
+    /// Four regions, each with two replicas of Llama 3.1 8B and 70B, ten times as fast as `measured`; the 70B at a third of
+    /// the 8B's speed, which is about the ratio of the published TTFT (2.5 at 2K tokens, 3.4 at 8K).
+    fn default() -> Self {
+        let model = |short: &str, served_as: &str, speed: f64| ModelSpec {
+            short: short.to_owned(),
+            served_as: served_as.to_owned(),
+            engine: Preset::Measured.params().faster(speed),
+        };
+        Self {
+            regions: REGIONS.to_vec(),
+            models: vec![
+                model("8b", "meta-llama/Llama-3.1-8B-Instruct", 10.0),
+                model("70b", "meta-llama/Llama-3.1-70B-Instruct", 10.0 / 3.0),
+            ],
+            replicas_per_pool: 2,
+            seen_from: None,
+            log_requests: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// A running world. Dropping it ends it.
+#[derive(Debug)]
+pub struct World {
+    regions: Vec<Region>,
+}
+
+/// One region.
+#[derive(Debug)]
+pub struct Region {
+    /// Name and place.
+    pub spec: RegionSpec,
+    /// One pool for each model, in the order of [`WorldParams::models`].
+    pub pools: Vec<Pool>,
+}
+
+/// The replicas of one model in one region.
+#[derive(Debug)]
+pub struct Pool {
+    /// `REGION-SHORT`, for example `us-west-8b`.
+    pub name: String,
+    /// The model.
+    pub model: ModelSpec,
+    /// Its replicas, named `REGION-SHORT-0` and so on.
+    pub replicas: Vec<ReplicaHandle>,
+}
+
+impl World {
+    /// Starts every replica on a free loopback port.
+    pub async fn start(params: WorldParams) -> io::Result<Self> {
+        let mut regions = Vec::with_capacity(params.regions.len());
+        for spec in &params.regions {
+            let mut pools = Vec::with_capacity(params.models.len());
+            for model in &params.models {
+                pools.push(start_pool(&params, spec, model).await?);
+            }
+            regions.push(Region { spec: *spec, pools });
+        }
+        Ok(Self { regions })
+    }
+
+    /// Every region, in the order of [`WorldParams::regions`].
+    pub fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
+    /// Every replica.
+    pub fn replicas(&self) -> impl Iterator<Item = &ReplicaHandle> {
+        self.regions
+            .iter()
+            .flat_map(|region| &region.pools)
+            .flat_map(|pool| &pool.replicas)
+    }
+
+    /// The replica of this name.
+    pub fn replica(&self, name: &str) -> Option<&ReplicaHandle> {
+        self.replicas().find(|replica| replica.name() == name)
+    }
+
+    /// Kills a replica: its connections are reset, its cache is gone. False when there is none of this name.
+    pub async fn kill_replica(&self, name: &str) -> bool {
+        match self.replica(name) {
+            Some(replica) => {
+                replica.stop().await;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Starts a killed replica again, at the same address and cold. False when there is none of this name.
+    pub async fn heal_replica(&self, name: &str) -> io::Result<bool> {
+        match self.replica(name) {
+            Some(replica) => replica.restart().await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Kills every replica of a region. Returns how many there are.
+    pub async fn kill_region(&self, name: &str) -> usize {
+        let mut killed = 0;
+        for replica in self.in_region(name) {
+            replica.stop().await;
+            killed += 1;
+        }
+        killed
+    }
+
+    /// Starts every replica of a region again. Returns how many there are.
+    pub async fn heal_region(&self, name: &str) -> io::Result<usize> {
+        let mut healed = 0;
+        for replica in self.in_region(name) {
+            replica.restart().await?;
+            healed += 1;
+        }
+        Ok(healed)
+    }
+
+    fn in_region(&self, name: &str) -> impl Iterator<Item = &ReplicaHandle> {
+        let region = self.regions.iter().find(|region| region.spec.name == name);
+        region
+            .into_iter()
+            .flat_map(|region| &region.pools)
+            .flat_map(|pool| &pool.replicas)
+    }
+}
+
+async fn start_pool(
+    params: &WorldParams,
+    spec: &RegionSpec,
+    model: &ModelSpec,
+) -> io::Result<Pool> {
+    let name = format!("{}-{}", spec.name, model.short);
+    let mut replicas = Vec::with_capacity(params.replicas_per_pool);
+    for index in 0..params.replicas_per_pool {
+        let server = ServerParams {
+            engine: model.engine.clone(),
+            network_delay: params
+                .seen_from
+                .map_or(Duration::ZERO, |from| round_trip(from, spec)),
+            log_requests: params.log_requests,
+            seed: params.seed,
+            ..ServerParams::new(format!("{name}-{index}"), model.served_as.clone())
+        };
+        replicas.push(spawn(server).await?);
+    }
+    Ok(Pool {
+        name,
+        model: model.clone(),
+        replicas,
+    })
+}
+
+fn round_trip(from: (f64, f64), spec: &RegionSpec) -> Duration {
+    let km = distance_km(from, (spec.latitude, spec.longitude));
+    if km < 100.0 {
+        Duration::ZERO
+    } else {
+        Duration::from_secs_f64((26.0 + 0.0143 * km) / 1e3)
+    }
+}
