@@ -27,25 +27,39 @@ impl<'a> Document<'a> {
             return Some(Document { root });
         }
         mask_secrets(text, report);
-        for error in errors {
-            let span = error.span().unwrap_or(text.len()..text.len());
-            let message = error.message().replace('\n', " ");
-            let hint = match message.as_str() {
-                "duplicate key" => {
-                    "a key may stand once in its table, and a table once in the file; remove one of the two"
-                }
-                _ => {
-                    "this is not TOML; strings stand in double quotes, lists in [ ], tables in [name] or { key = value }"
-                }
-            };
-            report.error(&span, message, hint);
-        }
+        report_syntax(text, errors, report);
         None
     }
 
     /// The whole file as one table.
     pub(in crate::config) fn root<'t>(&'t self, report: &'t Report) -> Table<'t> {
         Table::new(String::new(), Some(self.root.get_ref()), 0..0, report)
+    }
+}
+
+/// Reports errors of syntax: the first of each line, and of a list that is never closed only where it is noticed, since
+/// the parser takes all that follows for broken items of it.
+fn report_syntax(text: &str, errors: Vec<toml::de::Error>, report: &Report) {
+    let unclosed = errors.iter().any(|error| error.message().starts_with("unclosed array"));
+    let place = |error: &toml::de::Error| error.span().unwrap_or(text.len()..text.len());
+    let mut errors: Vec<_> = errors.iter().map(|error| (place(error), error.message().replace('\n', " "))).collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let mut before = None;
+    for (span, message) in errors {
+        let between = before.map(|before| text.get(before..span.start).unwrap_or("\n"));
+        if between.is_some_and(|between| !between.contains('\n')) {
+            continue;
+        }
+        before = Some(span.start);
+        if unclosed && (message.contains("between array elements") || message.contains("in array")) {
+            let hint = "close the list with `]`, and put a comma between its items";
+            return report.error(&span, "a list that begins before this is not closed", hint);
+        }
+        let hint = match message.as_str() {
+            "duplicate key" => "a key may stand once in its table, and a table once in the file; remove one of the two",
+            _ => "this is not TOML; strings stand in double quotes, lists in [ ], tables in [name] or { key = value }",
+        };
+        report.error(&span, message, hint);
     }
 }
 
@@ -191,7 +205,9 @@ impl<'a> Table<'a> {
             }
             None => {
                 let message = format!("unknown key {} {}", quoted(name), self.place());
-                self.report.error(&key.span(), message, hint_among(name, self.asked.borrow().iter().copied()));
+                let mut known = self.asked.borrow().clone();
+                known.sort_unstable();
+                self.report.error(&key.span(), message, hint_among(name, known.iter().copied()));
             }
         }
     }
