@@ -70,7 +70,12 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         prepare: prepare(certificates.clone()),
     };
     let reloader = Arc::new(Reloader::new(parts, &loaded));
-    let edge = Arc::new(Edge::new(Parts { roster: Arc::clone(&roster), metrics: Arc::clone(&metrics), log, seed }));
+    let edge = Arc::new(Edge::new(Parts {
+        roster: Arc::clone(&roster),
+        metrics: Arc::clone(&metrics),
+        log: Arc::clone(&log),
+        seed,
+    }));
 
     let mut server = Server::new_with_opt_and_conf(
         Opt { upgrade, ..Opt::default() },
@@ -85,7 +90,14 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     server.bootstrap();
     server.add_service(agents(&config, Arc::clone(&edge), certificates)?);
     if let Some(address) = config.admin {
-        let parts = admin::Parts { roster: Arc::clone(&roster), metrics, registry, reloader: Arc::clone(&reloader), start };
+        let parts = admin::Parts {
+            roster: Arc::clone(&roster),
+            reloader: Arc::clone(&reloader),
+            metrics,
+            registry,
+            access_log: Arc::clone(&log),
+            started: start,
+        };
         let mut service = Service::new("admin".into(), Admin::new(parts));
         service.threads = Some(1);
         service.add_tcp(&address.to_string());
@@ -102,7 +114,11 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
 }
 
 /// The agents' listeners. All of them share one acceptor, and with it one bound on connections.
-fn agents(config: &Config, edge: Arc<Edge>, certificates: Option<Arc<Certificates>>) -> anyhow::Result<Service<Accept>> {
+fn agents(
+    config: &Config,
+    edge: Arc<Edge>,
+    certificates: Option<Arc<Certificates>>,
+) -> anyhow::Result<Service<Accept>> {
     let mut service = Service::new("agents".into(), Accept::new(edge));
     let buffers = || L4BufferSettings::new(CONNECTION_BUFFERS.0, CONNECTION_BUFFERS.1);
     for address in &config.listen {

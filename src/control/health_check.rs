@@ -19,7 +19,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a check failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     /// No answer within `health.timeout`.
     Timeout,
     /// No connection, or no HTTP on it. Pingora's word for the kind; its full text can carry what the peer sent.
@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
 
 /// One check, ready to be made.
 #[derive(Clone, Debug)]
-pub struct Check {
+pub(super) struct Check {
     address: ReplicaAddress,
     path: String,
     bearer: Option<String>,
@@ -52,7 +52,7 @@ pub struct Check {
 
 impl Check {
     /// The check of a replica of `pool` at `address`.
-    pub fn new(pool: &Pool, address: &ReplicaAddress, health: &Health) -> Check {
+    pub(super) fn new(pool: &Pool, address: &ReplicaAddress, health: &Health) -> Check {
         let own = match pool.engine {
             Engine::Vllm | Engine::Sglang | Engine::LlamaCpp => "/health",
             Engine::OpenAi => "/v1/models",
@@ -68,7 +68,7 @@ impl Check {
     }
 
     /// Makes the check; takes at most `health.timeout`.
-    pub async fn run(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
+    pub(super) async fn run(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
         match tokio::time::timeout(self.timeout, self.exchange(connector, at)).await {
             Ok(Ok(200..=299)) => Ok(()),
             Ok(Ok(status)) => Err(Failure::Status(status)),

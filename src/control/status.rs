@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::reload::Verdict;
-use crate::domain::ids::{PoolIx, RegionIx};
+use crate::domain::ids::RegionIx;
 use crate::domain::topology::Pool;
 use crate::policy::breaker::Breaker;
 use crate::policy::replica::Standing;
@@ -63,6 +63,13 @@ struct Replica<'a> {
     resolved: bool,
 }
 
+/// What stands neither in the roster nor in the snapshot.
+pub(super) struct Beside {
+    pub(super) started: Instant,
+    pub(super) reloads: Vec<Verdict>,
+    pub(super) access_log_dropped: u64,
+}
+
 /// Why the edge should get no new requests; `None` when it should.
 pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Option<&'static str> {
     if roster.is_draining() {
@@ -75,14 +82,8 @@ pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Opt
 }
 
 impl<'a> Status<'a> {
-    /// The status at `now` of an edge that started at `started`.
-    pub(super) fn new(
-        roster: &Roster,
-        snapshot: &'a Snapshot,
-        reloads: Vec<Verdict>,
-        started: Instant,
-        now: Instant,
-    ) -> Status<'a> {
+    /// The status at `now`.
+    pub(super) fn new(roster: &Roster, snapshot: &'a Snapshot, beside: Beside, now: Instant) -> Status<'a> {
         let (config, topology) = (&snapshot.config, &snapshot.config.topology);
         let regions = topology.regions.iter().enumerate().map(|(ix, region)| Region {
             name: &region.name,
@@ -94,14 +95,14 @@ impl<'a> Status<'a> {
         Status {
             edge: &topology.edge,
             version: env!("CARGO_PKG_VERSION"),
-            uptime_s: now.saturating_duration_since(started).as_secs(),
+            uptime_s: now.saturating_duration_since(beside.started).as_secs(),
             draining: roster.is_draining(),
             unready: unready(roster, snapshot, now),
             config_hash: &config.hash,
             geo: geo(snapshot),
             sessions: roster.sessions.sweep(config.sessions.idle, now),
-            access_log_dropped: 0,
-            reloads,
+            access_log_dropped: beside.access_log_dropped,
+            reloads: beside.reloads,
             regions: regions.collect(),
         }
     }
@@ -114,19 +115,19 @@ fn geo(snapshot: &Snapshot) -> Geo<'_> {
 
 fn pools(snapshot: &Snapshot, region: RegionIx, now: Instant) -> Vec<PoolStatus<'_>> {
     let topology = &snapshot.config.topology;
-    let here = topology.pools.iter().enumerate().filter(|(_, pool)| pool.region == region);
-    here.map(|(ix, pool)| PoolStatus {
+    let here = topology.pools.iter().filter(|pool| pool.region == region);
+    here.map(|pool| PoolStatus {
         name: &pool.name,
         model: &topology.model(pool.model).name,
         engine: pool.engine.name(),
         gpu: pool.gpu.as_deref(),
         max_in_flight: pool.max_in_flight,
-        replicas: replicas(snapshot, PoolIx(ix), pool, now),
+        replicas: replicas(snapshot, pool, now),
     })
     .collect()
 }
 
-fn replicas<'a>(snapshot: &'a Snapshot, _ix: PoolIx, pool: &'a Pool, now: Instant) -> Vec<Replica<'a>> {
+fn replicas<'a>(snapshot: &'a Snapshot, pool: &'a Pool, now: Instant) -> Vec<Replica<'a>> {
     let status = |&ix| {
         let live = snapshot.live(ix);
         let reading = live.reading();

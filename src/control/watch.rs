@@ -65,9 +65,8 @@ impl BackgroundService for Watch {
         // One place: a change while one is waiting adds nothing.
         let (changed, mut changes) = mpsc::channel(1);
         let mut directories = Directories::new(changed);
-        let mut hangups = signal(SignalKind::hangup())
-            .inspect_err(|error| log::warn!("sighup is not watched error={error}"))
-            .ok();
+        let mut hangups =
+            signal(SignalKind::hangup()).inspect_err(|error| log::warn!("sighup is not watched error={error}")).ok();
         loop {
             directories.follow(&self.reloader.files());
             let hangup = async {

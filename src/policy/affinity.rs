@@ -4,6 +4,8 @@
 //! fixed seed over the replicas' stable keys, so that all edges, which never talk, start it at the same replica, also
 //! after a restart, and so that the loss of a replica moves only its own sessions.
 
+use std::net::IpAddr;
+
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
 use crate::domain::ids::{ReplicaKey, SessionKey};
@@ -27,6 +29,16 @@ pub fn weight(session: SessionKey, replica: ReplicaKey) -> u64 {
     bytes[..16].copy_from_slice(&session.0.to_le_bytes());
     bytes[16..].copy_from_slice(&replica.0.to_le_bytes());
     xxh3_64_with_seed(&bytes, SEED)
+}
+
+/// What a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
+pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
+    match (credential, address) {
+        (Some(credential), _) => [b"k", credential].concat(),
+        (None, Some(IpAddr::V4(v4))) => [b"a".as_slice(), &v4.octets()].concat(),
+        (None, Some(IpAddr::V6(v6))) => [b"a".as_slice(), &v6.octets()[..8]].concat(),
+        (None, None) => b"-".to_vec(),
+    }
 }
 
 /// The key of a session called `name` by a client of this scope.
@@ -65,6 +77,16 @@ mod tests {
 
     fn owners(sessions: usize, replicas: &[usize]) -> Vec<usize> {
         (0..sessions).map(|n| owner(session(n), replicas)).collect()
+    }
+
+    #[test]
+    fn a_scope_is_the_credential_else_the_network() {
+        let address = |text: &str| text.parse().ok();
+        assert_ne!(scope(Some(b"Bearer a"), None), scope(Some(b"Bearer b"), None));
+        assert_eq!(scope(Some(b"a"), address("192.0.2.1")), scope(Some(b"a"), address("192.0.2.2")));
+        assert_ne!(scope(None, address("192.0.2.1")), scope(None, address("192.0.2.2")));
+        assert_eq!(scope(None, address("2001:db8::1")), scope(None, address("2001:db8::2")));
+        assert_ne!(scope(None, address("2001:db8:0:1::1")), scope(None, address("2001:db8:0:2::1")));
     }
 
     #[test]

@@ -42,7 +42,10 @@ impl ServerApp for Accept {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.edge.limits();
         let Some(_place) = Place::take(&self.connections, limits.connections_max) else {
-            log::warn!("connection refused: {} connections are open, as many as limits.connections", limits.connections_max);
+            log::warn!(
+                "connection refused: {} connections are open, as many as limits.connections",
+                limits.connections_max
+            );
             return None;
         };
         let tls = stream.get_ssl_digest().is_some();
@@ -99,7 +102,8 @@ impl Accept {
                     return self.edge.refuse_unread(session, refusal).await;
                 }
                 Err(_) => {
-                    let message = format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
+                    let message =
+                        format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
                     return self.edge.refuse_unread(session, Refusal::new(Outcome::BodyTimeout, message)).await;
                 }
             }

@@ -17,6 +17,7 @@ use crate::observe::timestamp::Timestamp;
 use crate::policy::resolve::NO_STEP;
 use crate::policy::select::Selection;
 use crate::roster::Snapshot;
+use crate::wire::geoip::Code;
 use crate::wire::usage::Usage;
 
 /// A prompt counts as warm from this share of cached tokens on: an agent's next call repeats nearly all of its last one,
@@ -34,7 +35,7 @@ pub(super) struct Account<'a> {
     received: Option<Instant>,
     pub(super) request_id: String,
     pub(super) client: Option<IpAddr>,
-    pub(super) country: Option<String>,
+    pub(super) country: Option<Code>,
     pub(super) http: &'static str,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) model_asked: Option<String>,
@@ -183,7 +184,7 @@ impl<'a> Account<'a> {
             ts: Timestamp(self.arrived),
             request_id: &self.request_id,
             client: self.client,
-            country: self.country.as_deref(),
+            country: self.country.as_ref().map(Code::as_str),
             http: self.http,
             endpoint: self.endpoint.map_or("", Endpoint::path),
             dialect: self.endpoint.map(|endpoint| endpoint.dialect()).map(Dialect::name),

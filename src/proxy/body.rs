@@ -78,8 +78,9 @@ fn bad_json(error: crate::wire::scan::ScanError) -> Refusal {
 
 fn check(limits: &Params, body_bytes: usize, buffered_bytes: usize) -> Result<(), Refusal> {
     limits.check_body(body_bytes, buffered_bytes).map_err(|over| match over {
-        Over::Buffered => Refusal::new(Outcome::Overloaded, "the edge holds as many request bodies as it may")
-            .retry_after_s(1),
+        Over::Buffered => {
+            Refusal::new(Outcome::Overloaded, "the edge holds as many request bodies as it may").retry_after_s(1)
+        }
         Over::Body | Over::Headers => {
             let message = format!("the body is longer than {} bytes, the most that is taken", limits.body_bytes_max);
             Refusal::new(Outcome::BodyTooLarge, message)

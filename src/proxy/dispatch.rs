@@ -23,6 +23,7 @@ use crate::policy::replica::{NoReplica, SessionView};
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Selection, select};
 use crate::roster::{InFlight, Snapshot};
+use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
 
 /// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
@@ -68,11 +69,7 @@ pub(super) enum Stopped {
 
 impl Dispatch<'_> {
     /// Tries replicas until one has something to show.
-    pub(super) async fn run(
-        &self,
-        session: &mut ServerSession,
-        account: &mut Account<'_>,
-    ) -> Result<Reached, Stopped> {
+    pub(super) async fn run(&self, session: &mut ServerSession, account: &mut Account<'_>) -> Result<Reached, Stopped> {
         let mut rng = SmallRng::seed_from_u64(self.edge.next_seed());
         let params = self.snapshot.config.retry;
         let mut tried: Vec<Tried> = Vec::new();
@@ -209,7 +206,9 @@ impl Dispatch<'_> {
 
     fn stopped(&self, outcome: Outcome, last_answer: Option<Answer>) -> Stopped {
         match last_answer {
-            Some(answer) if matches!(outcome, Outcome::ServerError | Outcome::Busy) => Stopped::Answered(outcome, answer),
+            Some(answer) if matches!(outcome, Outcome::ServerError | Outcome::Busy) => {
+                Stopped::Answered(outcome, answer)
+            }
             _ => Stopped::Refused(Refusal::new(outcome, explain(outcome)).retry_after_s(RETRY_AFTER_S)),
         }
     }
@@ -250,8 +249,4 @@ impl Rewritten {
         }
         self.made.as_ref().map_or(&[], |(_, segments)| segments)
     }
-}
-
-fn json_string(text: &str) -> Bytes {
-    serde_json::Value::from(text).to_string().into()
 }

@@ -34,6 +34,11 @@ impl Events {
         self.progress.data_events > 0 || self.ended()
     }
 
+    /// How many whole events there were.
+    pub(super) fn count(&self) -> u64 {
+        self.progress.events
+    }
+
     /// Whether the engine has said that the answer is whole, or that it failed.
     pub(super) fn ended(&self) -> bool {
         self.progress.done || self.progress.error

@@ -81,7 +81,8 @@ impl Outgoing<'_> {
             Some(query) => format!("{}{}?{query}", self.address.base_path, self.path),
             None => format!("{}{}", self.address.base_path, self.path),
         };
-        let mut head = RequestHeader::build_no_case(Method::POST, target.as_bytes(), Some(self.from.headers.len() + 6))?;
+        let mut head =
+            RequestHeader::build_no_case(Method::POST, target.as_bytes(), Some(self.from.headers.len() + 6))?;
         head.insert_header(header::HOST, host(self.address))?;
         let nominated = nominated(&self.from.headers);
         for (name, value) in &self.from.headers {
@@ -92,8 +93,9 @@ impl Outgoing<'_> {
         match self.credential {
             Credential::None => {}
             Credential::Key(key) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-                    .map_err(|_| pingora::Error::explain(pingora::InternalError, "the pool's api_key is no header value"))?;
+                let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
+                    pingora::Error::explain(pingora::InternalError, "the pool's api_key is no header value")
+                })?;
                 value.set_sensitive(true);
                 head.insert_header(header::AUTHORIZATION, value)?;
             }
@@ -168,7 +170,8 @@ mod tests {
 
     #[test]
     fn path_query_host_and_length_are_right() {
-        let head = outgoing(&[("content-length", "7"), ("host", "edge"), ("transfer-encoding", "chunked")], &Credential::None);
+        let head =
+            outgoing(&[("content-length", "7"), ("host", "edge"), ("transfer-encoding", "chunked")], &Credential::None);
         assert_eq!(head.raw_path(), b"/base/v1/messages?beta=true");
         assert_eq!(head.headers["host"], "10.0.0.1:8000");
         assert_eq!(head.headers["content-length"], "42");
@@ -197,7 +200,15 @@ mod tests {
         );
         let mut names: Vec<_> = head.headers.keys().map(|name| name.as_str()).collect();
         names.sort_unstable();
-        let kept = ["anthropic-version", "content-length", "host", "traceparent", "x-forwarded-for", "x-request-id", "x-session-id"];
+        let kept = [
+            "anthropic-version",
+            "content-length",
+            "host",
+            "traceparent",
+            "x-forwarded-for",
+            "x-request-id",
+            "x-session-id",
+        ];
         assert_eq!(names, kept);
         assert_eq!(head.headers["x-forwarded-for"], "203.0.113.5");
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
 
@@ -43,7 +43,9 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let mut key = None;
     for name in &config.sessions.headers {
         if let Some(value) = visible(headers, name)? {
-            key = Some(affinity::session_key(&scope(headers, address), value.as_bytes()));
+            let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
+            let scope = affinity::scope(credential.map(|value| value.as_bytes()), address);
+            key = Some(affinity::session_key(&scope, value.as_bytes()));
             break;
         }
     }
@@ -64,19 +66,10 @@ fn visible<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Re
         return refuse(&format!("is longer than {NAME_BYTES_MAX} bytes"));
     }
     match std::str::from_utf8(bytes) {
-        Ok(text) if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => Ok(Some(text.trim()).filter(|t| !t.is_empty())),
+        Ok(text) if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => {
+            Ok(Some(text.trim()).filter(|t| !t.is_empty()))
+        }
         _ => refuse("may hold visible ASCII only"),
-    }
-}
-
-/// What a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
-fn scope(headers: &HeaderMap, address: Option<IpAddr>) -> Vec<u8> {
-    let credential = headers.get(http::header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
-    match (credential, address) {
-        (Some(credential), _) => [b"k", credential.as_bytes()].concat(),
-        (None, Some(IpAddr::V4(v4))) => [b"a".as_slice(), &v4.octets()].concat(),
-        (None, Some(IpAddr::V6(v6))) => [b"a".as_slice(), &v6.octets()[..8]].concat(),
-        (None, None) => b"-".to_vec(),
     }
 }
 
@@ -116,7 +109,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
         IpAddr::V4(v4) => {
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.is_broadcast())
         }
-        IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local()),
+        IpAddr::V6(v6) => {
+            !(v6.is_loopback() || v6.is_unspecified() || v6.is_unique_local() || v6.is_unicast_link_local())
+        }
     }
 }
 
@@ -127,7 +122,10 @@ mod tests {
     use super::*;
 
     fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
-        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).collect()
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .collect()
     }
 
     #[track_caller]
@@ -166,19 +164,6 @@ mod tests {
         assert!(visible(&headers(&[("x-session-id", "a"), ("x-session-id", "b")]), "x-session-id").is_err());
         assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), "x-session-id").is_err());
         assert!(visible(&headers(&[("x-session-id", "a\tb")]), "x-session-id").is_err());
-    }
-
-    #[test]
-    fn a_scope_is_the_credential_else_the_network() {
-        let key = headers(&[("authorization", "Bearer a")]);
-        let other = headers(&[("authorization", "Bearer b")]);
-        let address = |text: &str| text.parse().ok();
-        assert_ne!(scope(&key, None), scope(&other, None));
-        assert_eq!(scope(&key, address("192.0.2.1")), scope(&key, address("192.0.2.2")));
-        let none = HeaderMap::new();
-        assert_ne!(scope(&none, address("192.0.2.1")), scope(&none, address("192.0.2.2")));
-        assert_eq!(scope(&none, address("2001:db8::1")), scope(&none, address("2001:db8::2")));
-        assert_ne!(scope(&none, address("2001:db8:0:1::1")), scope(&none, address("2001:db8:0:2::1")));
     }
 
     #[test]

@@ -2,20 +2,20 @@
 //!
 //! [`serve`] walks the stations in order and is the file to read first; each station is a file of its own.
 
-mod serve;
 mod accept;
-mod identify;
-mod body;
-mod dispatch;
+mod account;
 mod attempt;
-mod upstream;
+mod body;
 mod corked;
-mod headers;
+mod dispatch;
 mod events;
+mod headers;
+mod identify;
 mod relay;
 mod reply;
-mod account;
+mod serve;
 pub mod tls;
+mod upstream;
 
 pub use accept::Accept;
 pub use serve::{Edge, Parts};

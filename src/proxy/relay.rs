@@ -9,8 +9,8 @@ use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, timeout_at};
 
 use super::account::Account;
-use super::events::Events;
 use super::attempt::{Answer, UnderWay};
+use super::events::Events;
 use super::headers;
 use super::reply::Receipt;
 use super::serve::receipt;
@@ -19,7 +19,7 @@ use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::roster::Snapshot;
-use crate::wire::reply::error_event;
+use crate::wire::reply::{Failure, error_event};
 
 /// Sends a whole answer, and returns the length of its body.
 pub(super) async fn whole(
@@ -73,11 +73,14 @@ impl Relay<'_> {
                 self.upstream.release(under.exchange).await;
             }
             Err(Outcome::ClientGone) => {}
-            Err(outcome) if under.events.is_some() => {
-                let event = error_event(self.dialect, outcome, "the answer broke off before its end");
-                let _ = session.write_response_body(event.into(), false).await;
+            Err(outcome) => {
+                if let Some(events) = &under.events {
+                    let failure = Failure::new(outcome, "the answer broke off before its end");
+                    let event = error_event(self.dialect, &failure, events.count());
+                    // The connection is closed next; nothing more can be done for a client that does not take this.
+                    let _ = session.write_response_body(event, false).await;
+                }
             }
-            Err(_) => {}
         }
         result
     }
@@ -128,4 +131,3 @@ impl Relay<'_> {
         }
     }
 }
-

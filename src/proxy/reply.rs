@@ -13,7 +13,7 @@ use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::Topology;
 use crate::policy::select::{Reason, Selection};
-use crate::wire::reply::error_body;
+use crate::wire::reply::{Failure, error_body};
 
 /// How long the rest of a refused body is read and thrown away, so that the client reads the refusal and not a reset.
 const LINGER: Duration = Duration::from_secs(5);
@@ -129,7 +129,12 @@ pub(super) async fn refuse(
     refusal: &Refusal,
     receipt: &Receipt<'_>,
 ) -> pingora::Result<usize> {
-    let body = error_body(dialect, refusal.outcome, &refusal.message, refusal.param);
+    let failure = Failure {
+        param: refusal.param,
+        request_id: Some(receipt.request_id),
+        ..Failure::new(refusal.outcome, &refusal.message)
+    };
+    let body = error_body(dialect, &failure);
     let status = StatusCode::from_u16(refusal.outcome.facts().status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut head = ResponseHeader::build(status, Some(16))?;
     if let Some(seconds) = refusal.retry_after_s {
@@ -138,7 +143,7 @@ pub(super) async fn refuse(
     if let Some(methods) = refusal.allow {
         head.insert_header(header::ALLOW, methods)?;
     }
-    send(session, head, "application/json", body.into(), receipt).await
+    send(session, head, "application/json", body, receipt).await
 }
 
 /// Sends a whole answer of the edge's own, and returns the length of its body.

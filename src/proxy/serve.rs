@@ -33,6 +33,7 @@ use super::upstream::Upstream;
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
+use crate::domain::topology::Model;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{GeoResult, Metrics};
 use crate::policy::pool::{self, NoPool};
@@ -40,7 +41,7 @@ use crate::policy::replica::SessionView;
 use crate::policy::select::Selection;
 use crate::policy::{affinity, limits, resolve};
 use crate::roster::{Roster, Snapshot};
-use crate::wire::reply::model_list;
+use crate::wire::reply::{Failure, ModelEntry, error_body, models};
 
 /// Streams of one client connection at a time; h2's own default is no bound.
 const H2_STREAMS_MAX: u32 = 100;
@@ -160,9 +161,8 @@ impl Edge {
             Target::Health => return self.say(session, "text/plain", "ok\n".into(), snapshot, account).await,
             Target::Models => {
                 let anthropic = session.req_header().headers.contains_key("anthropic-version");
-                let names = config.topology.models.iter().map(|model| model.name.as_str());
-                let body = model_list(names, anthropic);
-                return self.say(session, "application/json", body.into(), snapshot, account).await;
+                let entries: Vec<_> = config.topology.models.iter().map(entry).collect();
+                return self.say(session, "application/json", models(anthropic, &entries), snapshot, account).await;
             }
         };
         account.endpoint = Some(endpoint);
@@ -194,10 +194,8 @@ impl Edge {
             .map_err(|no| no_pool(no, &model.name, endpoint))?;
         account.session = caller.session.filter(|_| endpoint.generates());
         let key = account.session.map(|key| affinity::for_model(key, &config.topology.model(resolved.model).name));
-        let view = key.map(|key| SessionView {
-            key,
-            home: self.roster.sessions.home(key, config.sessions.idle, Instant::now()),
-        });
+        let view = key
+            .map(|key| SessionView { key, home: self.roster.sessions.home(key, config.sessions.idle, Instant::now()) });
 
         // 5 choose a replica, 6 send, 7 retry.
         let dispatch = Dispatch {
@@ -253,8 +251,7 @@ impl Edge {
             }
             Began::Under(under) => {
                 account.status = under.head.status.as_u16();
-                let relay =
-                    Relay { upstream: &self.upstream, timeouts: &snapshot.config.timeouts, dialect, total };
+                let relay = Relay { upstream: &self.upstream, timeouts: &snapshot.config.timeouts, dialect, total };
                 relay.run(session, *under, snapshot, account).await.map(|()| Outcome::Ok)
             }
         };
@@ -270,8 +267,8 @@ impl Edge {
         let address = account.client?;
         let (place, result) = match snapshot.geo.lookup(address) {
             Ok(Some(located)) => {
-                account.country = located.country.map(|country| country.to_string());
-                (Some(located.place), GeoResult::Found)
+                account.country = located.country;
+                (located.place, located.place.map_or(GeoResult::Unknown, |_| GeoResult::Found))
             }
             Ok(None) if !identify::is_public(address) => (None, GeoResult::Private),
             Ok(None) => (None, GeoResult::Unknown),
@@ -326,10 +323,11 @@ impl Edge {
         account.status = refusal.outcome.facts().status;
         account.request_id = new_request_id(self.next_seed());
         session.set_keepalive(None);
-        let body = crate::wire::reply::error_body(Dialect::Chat, refusal.outcome, &refusal.message, None);
+        let body = error_body(Dialect::Chat, &Failure::new(refusal.outcome, &refusal.message));
         if let Ok(mut head) = ResponseHeader::build_no_case(account.status, Some(8)) {
             receipt(&snapshot, &account).write(&mut head);
-            let sized = head.insert_header("content-type", "application/json").is_ok() && head.set_content_length(body.len()).is_ok();
+            let sized = head.insert_header("content-type", "application/json").is_ok()
+                && head.set_content_length(body.len()).is_ok();
             // The framework's own error path: it works without a request, which there is none of here.
             if sized && session.write_error_response(head, body.into()).await.is_err() {
                 account.outcome = Outcome::ClientGone;
@@ -445,6 +443,10 @@ fn dialect_of(session: &ServerSession) -> Dialect {
         None if head.headers.contains_key("anthropic-version") => Dialect::Messages,
         None => Dialect::Chat,
     }
+}
+
+fn entry(model: &Model) -> ModelEntry<'_> {
+    ModelEntry { id: &model.name, created_s: 0, context_tokens: model.context_tokens }
 }
 
 /// A client's own text in an error message: short, and nothing that a terminal would act on.

@@ -52,14 +52,16 @@ impl Certificate {
         let bytes = |path: &Path| {
             fs::read(path).map_err(|error| CertificateError::Read { path: path.display().to_string(), error })
         };
-        let pem = |path: &Path, what, error: String| CertificateError::Pem { path: path.display().to_string(), what, error };
+        let pem =
+            |path: &Path, what, error: String| CertificateError::Pem { path: path.display().to_string(), what, error };
         let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes(chain)?)
             .collect::<Result<_, _>>()
             .map_err(|error| pem(chain, "certificate", error.to_string()))?;
         if certificates.is_empty() {
             return Err(pem(chain, "certificate", "it has none".into()));
         }
-        let key_der = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(|error| pem(key, "private key", error.to_string()))?;
+        let key_der =
+            PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(|error| pem(key, "private key", error.to_string()))?;
         CertifiedKey::from_der(certificates, key_der, &ring::default_provider())
             .map(|certified| Certificate(Arc::new(certified)))
             .map_err(|error| CertificateError::Key { path: key.display().to_string(), error })

@@ -35,34 +35,18 @@ pub enum ClientError {
 impl Client {
     /// A client of `http://HOST:PORT[/PREFIX]`. Nothing is connected yet.
     pub fn new(base_url: &str) -> Result<Self, String> {
-        let rest = base_url
-            .strip_prefix("http://")
-            .ok_or_else(|| format!("{base_url}: only http:// is spoken here"))?;
+        let rest =
+            base_url.strip_prefix("http://").ok_or_else(|| format!("{base_url}: only http:// is spoken here"))?;
         let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let authority = if authority.contains(':') {
-            authority.to_owned()
-        } else {
-            format!("{authority}:80")
-        };
+        let authority = if authority.contains(':') { authority.to_owned() } else { format!("{authority}:80") };
         let prefix = prefix.trim_end_matches('/');
-        let prefix = if prefix.is_empty() {
-            String::new()
-        } else {
-            format!("/{prefix}")
-        };
-        Ok(Self {
-            authority,
-            prefix,
-            sender: None,
-        })
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+        Ok(Self { authority, prefix, sender: None })
     }
 
     /// Sends a request whose URI is a path; the response's body is read by the caller. When a *reused* connection turns out to
     /// be dead, the request is sent once more on a fresh one, as every SDK's pool does.
-    pub async fn send(
-        &mut self,
-        request: Request<Bytes>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    pub async fn send(&mut self, request: Request<Bytes>) -> Result<Response<Incoming>, ClientError> {
         let request = self.addressed(request)?;
         if let Some(mut sender) = self.sender.take()
             && sender.ready().await.is_ok()
@@ -72,10 +56,7 @@ impl Client {
                     self.sender = Some(sender);
                     return Ok(response);
                 }
-                Err(error)
-                    if error.is_canceled()
-                        || error.is_closed()
-                        || error.is_incomplete_message() => {}
+                Err(error) if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -93,20 +74,13 @@ impl Client {
     fn addressed(&self, request: Request<Bytes>) -> Result<Request<Full<Bytes>>, ClientError> {
         let (mut head, body) = request.into_parts();
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        head.uri = format!("{}{path}", self.prefix)
-            .parse()
-            .map_err(http::Error::from)?;
-        head.headers.insert(
-            HOST,
-            HeaderValue::from_str(&self.authority).map_err(http::Error::from)?,
-        );
+        head.uri = format!("{}{path}", self.prefix).parse().map_err(http::Error::from)?;
+        head.headers.insert(HOST, HeaderValue::from_str(&self.authority).map_err(http::Error::from)?);
         Ok(Request::from_parts(head, Full::new(body)))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-        let stream = TcpStream::connect(&self.authority)
-            .await
-            .map_err(ClientError::Connect)?;
+        let stream = TcpStream::connect(&self.authority).await.map_err(ClientError::Connect)?;
         stream.set_nodelay(true).map_err(ClientError::Connect)?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await?;
         // It ends when the sender is dropped and the last response is read or dropped; its error reaches the request, too.

@@ -42,13 +42,7 @@ impl KvCache {
                 newer: if at + 1 == total { NONE } else { at + 1 },
             })
             .collect();
-        Self {
-            blocks,
-            by_hash: HashMap::default(),
-            oldest: 0,
-            newest: total - 1,
-            free: total as usize,
-        }
+        Self { blocks, by_hash: HashMap::default(), oldest: 0, newest: total - 1, free: total as usize }
     }
 
     /// All blocks.
@@ -68,10 +62,7 @@ impl KvCache {
 
     /// How many blocks at the beginning of this chain are in the cache.
     pub fn matched(&self, chain: &[u64]) -> usize {
-        chain
-            .iter()
-            .take_while(|hash| self.by_hash.contains_key(hash))
-            .count()
+        chain.iter().take_while(|hash| self.by_hash.contains_key(hash)).count()
     }
 
     /// Takes `total` blocks for one request: the cached ones at the beginning of `reusable`, and fresh ones for the rest.

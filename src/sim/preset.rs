@@ -105,35 +105,14 @@ impl Preset {
     /// the memory after the weights.
     pub fn params(self) -> Params {
         match self {
-            Self::Guide8b => fitted(
-                (2048, 18.0),
-                (8192, 35.0),
-                Decode {
-                    step_us: 7_000,
-                    per_request_us: 100,
-                },
-            )
-            .with_cache(400_000, 16),
-            Self::Guide70b => fitted(
-                (2048, 45.0),
-                (8192, 120.0),
-                Decode {
-                    step_us: 15_000,
-                    per_request_us: 150,
-                },
-            )
-            .with_cache(220_000, 16),
+            Self::Guide8b => fitted((2048, 18.0), (8192, 35.0), Decode { step_us: 7_000, per_request_us: 100 })
+                .with_cache(400_000, 16),
+            Self::Guide70b => fitted((2048, 45.0), (8192, 120.0), Decode { step_us: 15_000, per_request_us: 150 })
+                .with_cache(220_000, 16),
             Self::Measured => Params {
                 prefill_overhead: Duration::from_millis(20),
                 prefill_token_ns: 1e9 / 12_000.0,
-                ..fitted(
-                    (0, 0.0),
-                    (1, 0.0),
-                    Decode {
-                        step_us: 15_000,
-                        per_request_us: 150,
-                    },
-                )
+                ..fitted((0, 0.0), (1, 0.0), Decode { step_us: 15_000, per_request_us: 150 })
             }
             .with_cache(1_500_000, 16),
         }
@@ -194,10 +173,7 @@ mod tests {
         ];
         for (preset, tokens, ms) in published {
             let ours_ms = preset.params().ttft_idle(tokens).as_secs_f64() * 1e3;
-            assert!(
-                (ours_ms / ms - 1.0).abs() < 0.05,
-                "{preset} {tokens}: {ours_ms} ms"
-            );
+            assert!((ours_ms / ms - 1.0).abs() < 0.05, "{preset} {tokens}: {ours_ms} ms");
         }
     }
 

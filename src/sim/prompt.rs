@@ -16,11 +16,7 @@ pub struct Message {
 impl Message {
     /// A message of text only.
     pub fn new(role: impl Into<String>, text: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            text: text.into(),
-            calls: Vec::new(),
-        }
+        Self { role: role.into(), text: text.into(), calls: Vec::new() }
     }
 }
 
@@ -98,11 +94,7 @@ impl Conversation {
         let key = tokens.key();
         let before = tokens.len();
         tokens.push(self.partial.as_deref().unwrap_or_default());
-        Prompt {
-            key,
-            position: tokens.len() - before,
-            tokens,
-        }
+        Prompt { key, position: tokens.len() - before, tokens }
     }
 }
 
@@ -119,11 +111,7 @@ impl Prompt {
         tokens.push(before);
         let key = tokens.key();
         tokens.push(text.get(before.len()..).unwrap_or_default());
-        Self {
-            tokens,
-            key,
-            position,
-        }
+        Self { tokens, key, position }
     }
 
     /// A prompt given by token ids, perhaps with the beginning of its own answer at the end.
@@ -134,11 +122,7 @@ impl Prompt {
             Some((before, position)) => (before.key(), position),
             None => (tokens.key(), 0),
         };
-        Self {
-            tokens,
-            key,
-            position,
-        }
+        Self { tokens, key, position }
     }
 }
 
@@ -155,18 +139,13 @@ mod tests {
     fn conversation() -> Conversation {
         Conversation {
             tools: r#"[{"name":"search"}]"#.into(),
-            messages: vec![
-                Message::new("system", "Be brief."),
-                Message::new("user", "Où est la gare?"),
-            ],
+            messages: vec![Message::new("system", "Be brief."), Message::new("user", "Où est la gare?")],
             partial: None,
         }
     }
 
     fn said(prompt: &Prompt, tokens: u64) -> String {
-        (0..tokens)
-            .map(|at| word(prompt.key, prompt.position + at))
-            .collect()
+        (0..tokens).map(|at| word(prompt.key, prompt.position + at)).collect()
     }
 
     #[test]
@@ -176,12 +155,8 @@ mod tests {
         let mut whole = first.tokens.clone();
         let answer = said(&first, 21);
         whole.push(&answer);
-        conversation
-            .messages
-            .push(Message::new("assistant", answer));
-        conversation
-            .messages
-            .push(Message::new("user", "And then?"));
+        conversation.messages.push(Message::new("assistant", answer));
+        conversation.messages.push(Message::new("user", "And then?"));
         let second = conversation.render().tokens.chain(1);
         assert_eq!(whole.chain(1), second[..whole.len() as usize]);
     }
@@ -190,16 +165,9 @@ mod tests {
     fn a_tool_call_is_remembered_as_it_was_generated() {
         let mut conversation = conversation();
         let mut whole = conversation.render().tokens;
-        let call = ToolCall {
-            name: "search".into(),
-            arguments: r#"{"q":"gare"}"#.into(),
-        };
+        let call = ToolCall { name: "search".into(), arguments: r#"{"q":"gare"}"#.into() };
         whole.push_ids(&call.tokens().ids());
-        conversation.messages.push(Message {
-            role: "assistant".into(),
-            calls: vec![call],
-            ..Message::default()
-        });
+        conversation.messages.push(Message { role: "assistant".into(), calls: vec![call], ..Message::default() });
         let second = conversation.render().tokens.chain(1);
         assert_eq!(whole.chain(1), second[..whole.len() as usize]);
     }
@@ -209,9 +177,7 @@ mod tests {
         let mut conversation = conversation();
         let whole = said(&conversation.render(), 30);
         for cut in 0..30 {
-            conversation
-                .messages
-                .push(Message::new("assistant", &whole[..4 * cut]));
+            conversation.messages.push(Message::new("assistant", &whole[..4 * cut]));
             conversation.continue_last();
             let resumed = said(&conversation.render(), 30 - cut as u64);
             assert_eq!(format!("{}{resumed}", &whole[..4 * cut]), whole);

@@ -34,8 +34,7 @@ impl Tokens {
 
     /// Appends tokens by their ids, as [`Tokens::ids`] gives them.
     pub fn push_ids(&mut self, ids: &[u32]) {
-        self.bytes
-            .extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+        self.bytes.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
     }
 
     /// How many tokens there are.
@@ -61,9 +60,7 @@ impl Tokens {
     /// Splits a cut answer off the end: the tokens before it, and how many tokens of it there are.
     pub fn split_answer(&self) -> Option<(Tokens, u64)> {
         let (start, tokens) = run_at_end(&self.bytes)?;
-        let before = Tokens {
-            bytes: self.bytes[..start].to_vec(),
-        };
+        let before = Tokens { bytes: self.bytes[..start].to_vec() };
         starts_with_answer_to(&self.bytes[start..], before.key()).then_some((before, tokens))
     }
 
@@ -134,11 +131,7 @@ fn word_bytes(key: u64, position: u64) -> [u8; TOKEN_BYTES] {
         rest /= 26;
     }
     let [a, b, c] = letters;
-    if position == 0 {
-        [a.to_ascii_uppercase(), b, c, b'o']
-    } else {
-        [b' ', a, b, c]
-    }
+    if position == 0 { [a.to_ascii_uppercase(), b, c, b'o'] } else { [b' ', a, b, c] }
 }
 
 /// The longest run of blank-led words at the end with a capitalised word before it: where it starts, how many tokens it has.
@@ -157,9 +150,7 @@ fn run_at_end(bytes: &[u8]) -> Option<(usize, u64)> {
 }
 
 fn starts_with_answer_to(run: &[u8], key: u64) -> bool {
-    (0u64..)
-        .zip(run.chunks(TOKEN_BYTES))
-        .all(|(position, token)| token == word_bytes(key, position))
+    (0u64..).zip(run.chunks(TOKEN_BYTES)).all(|(position, token)| token == word_bytes(key, position))
 }
 
 #[cfg(test)]

@@ -1,13 +1,250 @@
-//! Stub.
-use std::net::IpAddr;
-/// db
-#[derive(Debug)]
-pub struct GeoDb;
-/// x
-pub struct Located { /// p
- pub place: crate::domain::place::Place, /// c
- pub country: Option<String> }
-impl GeoDb {
-/// x
-pub fn lookup(&self, _a: IpAddr) -> Result<Option<Located>, String> { Ok(None) }
+//! Where an address stands, from a MaxMind database (`.mmdb`), country or city schema.
+//!
+//! The database is held in memory: a mapped file that changes under its reader is undefined behaviour
+//! (RUSTSEC-2025-0132). It is checked whole when it is read, so that a damaged file is refused then, with its reason, and
+//! the one in use stays. A record that still cannot be read is an error of that lookup, never a panic.
+//!
+//! Databases differ in what a record holds. The place is the record's location, else the centroid of its country; the
+//! country is the one of the address, else the one where its network is registered. Each may be missing.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use maxminddb::{MaxMindDbError, Reader, WithinOptions};
+use serde::Deserialize;
+
+use super::centroids;
+use crate::domain::place::Place;
+
+/// Longest database in bytes; the largest city databases have 130 MB.
+pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// How many records are looked at to tell whether a database knows places at all.
+const SAMPLE: usize = 10_000;
+
+/// Why a database or a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GeoError {
+    /// There is nothing in it.
+    #[error("the GeoIP database is empty")]
+    Empty,
+    /// It is longer than [`DATABASE_BYTES_MAX`].
+    #[error("the GeoIP database has {bytes} bytes, more than {DATABASE_BYTES_MAX}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// It is not a MaxMind database, or damaged.
+    #[error("the GeoIP database cannot be used: {0}")]
+    Invalid(#[source] MaxMindDbError),
+    /// None of its first records has a country or a place: it is of another kind (ASN, say).
+    #[error("the GeoIP database (type \"{kind}\") holds neither countries nor places")]
+    NoPlaces {
+        /// Its type by its own account.
+        kind: String,
+    },
+    /// A record cannot be read.
+    #[error("the GeoIP record cannot be read: {0}")]
+    Record(#[source] MaxMindDbError),
 }
+
+/// A two-letter code in upper case: a country (ISO 3166-1) or a continent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code([u8; 2]);
+
+impl Code {
+    /// The code, if it is two ASCII letters; case does not matter.
+    pub fn new(text: &str) -> Option<Code> {
+        let code: [u8; 2] = text.as_bytes().try_into().ok()?;
+        code.iter().all(u8::is_ascii_alphabetic).then(|| Code(code.map(|letter| letter.to_ascii_uppercase())))
+    }
+
+    /// The two letters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is known of an address.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Located {
+    /// Where it is. `None` when the record says no more than a continent.
+    pub place: Option<Place>,
+    /// In which country.
+    pub country: Option<Code>,
+    /// On which continent.
+    pub continent: Option<Code>,
+    /// How far off the place may be; a large one (1,000 km) means that only the country is known.
+    pub accuracy_radius_km: Option<u16>,
+}
+
+/// What a database says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Metadata {
+    /// Its type, such as `GeoLite2-City`.
+    pub kind: String,
+    /// When it was built, in seconds since 1970.
+    pub build_epoch_s: u64,
+    /// 4 or 6.
+    pub ip_version: u16,
+    /// Nodes of its search tree.
+    pub node_count: u32,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// A checked database.
+pub struct GeoDb {
+    reader: Reader<Cow<'static, [u8]>>,
+    bytes: usize,
+}
+
+impl fmt::Debug for GeoDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GeoDb").field(&self.metadata()).finish()
+    }
+}
+
+impl GeoDb {
+    /// Takes a database and checks it whole. The time grows with its size (about 1 s for a large city database): not for
+    /// a thread that serves.
+    pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Result<GeoDb, GeoError> {
+        let bytes = bytes.into();
+        let len = bytes.len();
+        match len {
+            0 => return Err(GeoError::Empty),
+            _ if len > DATABASE_BYTES_MAX => return Err(GeoError::TooLarge { bytes: len }),
+            _ => {}
+        }
+        let reader = Reader::from_source(bytes).map_err(GeoError::Invalid)?;
+        reader.verify().map_err(GeoError::Invalid)?;
+        let db = GeoDb { reader, bytes: len };
+        db.check_places()?;
+        Ok(db)
+    }
+
+    /// What is known of an address; `None` when there is no record.
+    pub fn lookup(&self, address: IpAddr) -> Result<Option<Located>, GeoError> {
+        let address = embedded_v4(address);
+        if address.is_ipv6() && self.reader.metadata().ip_version == 4 {
+            return Ok(None);
+        }
+        let found = self.reader.lookup(address).map_err(GeoError::Record)?;
+        let record = found.decode::<Record<'_>>().map_err(GeoError::Record)?;
+        Ok(record.map(|record| record.located()))
+    }
+
+    /// What it says of itself.
+    pub fn metadata(&self) -> Metadata {
+        let metadata = self.reader.metadata();
+        Metadata {
+            kind: metadata.database_type.clone(),
+            build_epoch_s: metadata.build_epoch,
+            ip_version: metadata.ip_version,
+            node_count: metadata.node_count,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Whether it is of a kind that tells countries or places, in fields of the right types.
+    fn check_places(&self) -> Result<(), GeoError> {
+        for network in self.reader.networks(WithinOptions::default()).map_err(GeoError::Invalid)?.take(SAMPLE) {
+            let network = network.map_err(GeoError::Invalid)?;
+            let record = network.decode::<Record<'_>>().map_err(GeoError::Record)?;
+            let located = record.map(|record| record.located());
+            if located.is_some_and(|located| located.country.is_some() || located.place.is_some()) {
+                return Ok(());
+            }
+        }
+        Err(GeoError::NoPlaces { kind: self.reader.metadata().database_type.clone() })
+    }
+}
+
+/// The IPv4 address that an IPv6 address carries inside (mapped, NAT64, 6to4), since that is where it comes from.
+fn embedded_v4(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
+    match Ipv6Addr::segments(&v6) {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low), // 64:ff9b::/96, RFC 6052
+        [0x2002, high, low, ..] => v4(high, low),               // 2002::/16, RFC 3056
+        _ => IpAddr::V6(v6),
+    }
+}
+
+/// The fields that are read, of the nested (MaxMind) and of the flat schema.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Record<'a> {
+    #[serde(borrow)]
+    country: Named<'a>,
+    #[serde(borrow)]
+    registered_country: Named<'a>,
+    #[serde(borrow)]
+    continent: Continent<'a>,
+    location: Location,
+    country_code: Option<&'a str>,
+    continent_code: Option<&'a str>,
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    accuracy_radius: Option<u16>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Named<'a> {
+    iso_code: Option<&'a str>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Continent<'a> {
+    code: Option<&'a str>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Location {
+    latitude: Option<f64>,
+    longitude: Option<f64>,
+    accuracy_radius: Option<u16>,
+}
+
+impl Record<'_> {
+    fn located(&self) -> Located {
+        let codes = [self.country.iso_code, self.country_code, self.registered_country.iso_code];
+        let country = codes.into_iter().flatten().find_map(Code::new);
+        let centroid = country.and_then(|country| centroids::of(country.0));
+        let exact = place(self.location.latitude, self.location.longitude).or(place(self.latitude, self.longitude));
+        let continent = [self.continent.code, self.continent_code].into_iter().flatten().find_map(Code::new);
+        Located {
+            place: exact.or(centroid.map(|centroid| centroid.place)),
+            country,
+            continent: continent.or(centroid.map(|centroid| Code(centroid.continent))),
+            accuracy_radius_km: match exact {
+                Some(_) => self.location.accuracy_radius.or(self.accuracy_radius),
+                None => centroid.map(|centroid| centroid.radius_km),
+            },
+        }
+    }
+}
+
+fn place(latitude: Option<f64>, longitude: Option<f64>) -> Option<Place> {
+    let place = Place { latitude: latitude?, longitude: longitude? };
+    // NaN is in no range.
+    ((-90.0..=90.0).contains(&place.latitude) && (-180.0..=180.0).contains(&place.longitude)).then_some(place)
+}
+
+#[cfg(test)]
+mod tests;

@@ -214,7 +214,10 @@ mod tests {
 
     #[test]
     fn openai_bodies() {
-        body(r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#, usage(9, None, 3));
+        body(
+            r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":12}}"#,
+            usage(9, None, 3),
+        );
         body(
             r#"{"usage": {"prompt_tokens":9,"total_tokens":12,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8}}, "x":1}"#,
             usage(9, 8, 3),
@@ -228,13 +231,16 @@ mod tests {
 
     #[test]
     fn responses_bodies_and_streams() {
-        let counts = r#"{"input_tokens":20,"input_tokens_details":{"cached_tokens":16},"output_tokens":5,"total_tokens":25}"#;
+        let counts =
+            r#"{"input_tokens":20,"input_tokens_details":{"cached_tokens":16},"output_tokens":5,"total_tokens":25}"#;
         body(&format!(r#"{{"id":"r","output":[],"usage":{counts},"user":null}}"#), usage(20, 16, 5));
         stream(
             &[
                 r#"event: response.created
 data: {"type":"response.created","response":{"id":"r","usage":null}}"#,
-                &format!("event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"usage\":{counts}}}}}"),
+                &format!(
+                    "event: response.completed\ndata: {{\"type\":\"response.completed\",\"response\":{{\"usage\":{counts}}}}}"
+                ),
             ],
             usage(20, 16, 5),
         );
@@ -276,7 +282,10 @@ data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"outpu
             r#"{"usage":{"prompt_tokens":50,"completion_tokens":5},"timings":{"cache_n":40,"prompt_n":10,"predicted_n":5}}"#,
             usage(50, 40, 5),
         );
-        stream(&[r#"data: {"choices":[],"timings":{"cache_n":40,"prompt_n":10,"predicted_n":5,"prompt_ms":1.5}}"#], usage(50, 40, 5));
+        stream(
+            &[r#"data: {"choices":[],"timings":{"cache_n":40,"prompt_n":10,"predicted_n":5,"prompt_ms":1.5}}"#],
+            usage(50, 40, 5),
+        );
     }
 
     #[test]
@@ -284,7 +293,10 @@ data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"outpu
         body(r#"{"choices":[{"message":{"content":"\"usage\":{\"prompt_tokens\":1}"}}]}"#, None);
         body(r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":1}}}]}"#, None);
         body(r#"{"x\"usage":{"prompt_tokens":1,"completion_tokens":1}}"#, None);
-        body(r#"{"content":[{"input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":2,"output_tokens":3}}"#, usage(2, None, 3));
+        body(
+            r#"{"content":[{"input":{"usage":{"input_tokens":1}}}],"usage":{"input_tokens":2,"output_tokens":3}}"#,
+            usage(2, None, 3),
+        );
     }
 
     #[test]
@@ -298,7 +310,12 @@ data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"outpu
         body(&whole[..whole.len() - 5], None);
         let nested = format!(r#"{{"content":[{{"text":"{text}"}},{{"input":{{"usage":{counts}}}}}]}}"#);
         body(&nested, None);
-        stream(&[&format!(r#"data: {{"type":"response.completed","response":{{"output":"{text}","usage":{counts},"user":null}},"sequence_number":9}}"#)], usage(9, None, 3));
+        stream(
+            &[&format!(
+                r#"data: {{"type":"response.completed","response":{{"output":"{text}","usage":{counts},"user":null}},"sequence_number":9}}"#
+            )],
+            usage(9, None, 3),
+        );
     }
 
     proptest! {

@@ -161,11 +161,7 @@ impl Engine {
 
     fn next_due(&self) -> Option<u64> {
         let step = self.step.as_ref().map(|step| {
-            let upto = if self.params.report_tokens {
-                step.done + 1
-            } else {
-                step.planned
-            };
+            let upto = if self.params.report_tokens { step.done + 1 } else { step.planned };
             step.started + step.each * upto
         });
         let paced = self.paced.first().map(|(at, _)| *at);

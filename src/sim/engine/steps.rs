@@ -24,13 +24,9 @@ impl Engine {
         let mut each = 0;
         if !self.decoding.is_empty() {
             let others = self.decoding.len() as u64 - 1;
-            each += nanos(self.params.decode_step)
-                + nanos(self.params.decode_step_per_request) * others;
+            each += nanos(self.params.decode_step) + nanos(self.params.decode_step_per_request) * others;
         }
-        let mut planned = self
-            .decoding
-            .first()
-            .map_or(1, |(finish, _)| finish - self.steps);
+        let mut planned = self.decoding.first().map_or(1, |(finish, _)| finish - self.steps);
         let mut prefill = Vec::new();
         let mut budget = u64::from(self.params.chunk_tokens.max(1));
         for id in &self.prefilling {
@@ -53,13 +49,7 @@ impl Engine {
         if self.decoding.is_empty() && prefill.is_empty() {
             return;
         }
-        self.step = Some(Step {
-            started: self.clock,
-            each: each.max(1),
-            done: 0,
-            planned,
-            prefill,
-        });
+        self.step = Some(Step { started: self.clock, each: each.max(1), done: 0, planned, prefill });
     }
 
     /// Takes the steps that are over by `now`, if the next is over by `due`.
@@ -73,10 +63,7 @@ impl Engine {
         step.done = over;
         self.clock = self.clock.max(step.started + step.each * over);
         let prefill = if step.done == step.planned {
-            self.step
-                .take()
-                .map(|step| step.prefill)
-                .unwrap_or_default()
+            self.step.take().map(|step| step.prefill).unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -93,11 +80,7 @@ impl Engine {
                     continue;
                 };
                 let index = seq.submit.output_tokens - (finish - self.steps);
-                self.events.push(Event::Tokens {
-                    id: *id,
-                    index,
-                    count,
-                });
+                self.events.push(Event::Tokens { id: *id, index, count });
             }
         }
         self.output_tokens += count * self.decoding.len() as u64;
@@ -141,11 +124,7 @@ impl Engine {
         self.output_tokens += 1;
         let cached_tokens = seq.cached_blocks as u64 * block_tokens;
         let more = seq.submit.output_tokens > 1;
-        self.events.push(Event::FirstToken {
-            id,
-            cached_tokens,
-            at: Duration::from_nanos(at),
-        });
+        self.events.push(Event::FirstToken { id, cached_tokens, at: Duration::from_nanos(at) });
         if !more {
             self.finish(id, at);
         }
@@ -173,11 +152,7 @@ impl Engine {
             let done = seq.produced == seq.submit.output_tokens;
             self.output_tokens += 1;
             if self.params.report_tokens {
-                self.events.push(Event::Tokens {
-                    id,
-                    index,
-                    count: 1,
-                });
+                self.events.push(Event::Tokens { id, index, count: 1 });
             }
             if done {
                 self.finish(id, at);
@@ -197,10 +172,7 @@ impl Engine {
             }
         }
         self.forget(id);
-        self.events.push(Event::Finished {
-            id,
-            at: Duration::from_nanos(at),
-        });
+        self.events.push(Event::Finished { id, at: Duration::from_nanos(at) });
     }
 
     pub(super) fn forget(&mut self, id: RequestId) {

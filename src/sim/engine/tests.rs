@@ -46,11 +46,7 @@ fn first_token(events: &[Event], wanted: RequestId) -> (u64, Duration) {
     events
         .iter()
         .find_map(|event| match event {
-            Event::FirstToken {
-                id,
-                cached_tokens,
-                at,
-            } if *id == wanted => Some((*cached_tokens, *at)),
+            Event::FirstToken { id, cached_tokens, at } if *id == wanted => Some((*cached_tokens, *at)),
             _ => None,
         })
         .unwrap()
@@ -118,41 +114,22 @@ fn a_request_that_does_not_fit_waits_and_then_runs() {
 fn a_request_larger_than_the_cache_is_refused() {
     let mut engine = Engine::new(small(10));
     let refused = engine.submit(Duration::ZERO, ask(1, 1, 40, 1));
-    assert_eq!(
-        refused,
-        Err(Refused::TooLarge {
-            needed: 11,
-            total: 10
-        })
-    );
+    assert_eq!(refused, Err(Refused::TooLarge { needed: 11, total: 10 }));
     assert_eq!(engine.next_event_at(), None);
 }
 
 #[test]
 fn names_and_queue_are_bounded() {
-    let mut engine = Engine::new(Params {
-        max_num_seqs: 1,
-        waiting_max: 1,
-        ..small(10)
-    });
+    let mut engine = Engine::new(Params { max_num_seqs: 1, waiting_max: 1, ..small(10) });
     engine.submit(Duration::ZERO, ask(1, 1, 8, 1)).unwrap();
-    assert_eq!(
-        engine.submit(Duration::ZERO, ask(1, 1, 8, 1)),
-        Err(Refused::SameId)
-    );
+    assert_eq!(engine.submit(Duration::ZERO, ask(1, 1, 8, 1)), Err(Refused::SameId));
     engine.submit(Duration::ZERO, ask(2, 1, 8, 1)).unwrap();
-    assert_eq!(
-        engine.submit(Duration::ZERO, ask(3, 1, 8, 1)),
-        Err(Refused::QueueFull)
-    );
+    assert_eq!(engine.submit(Duration::ZERO, ask(3, 1, 8, 1)), Err(Refused::QueueFull));
 }
 
 #[test]
 fn cancel_frees_seat_and_blocks_in_every_state() {
-    let mut engine = Engine::new(Params {
-        max_num_seqs: 2,
-        ..small(100)
-    });
+    let mut engine = Engine::new(Params { max_num_seqs: 2, ..small(100) });
     engine.submit(Duration::ZERO, ask(1, 1, 4, 50)).unwrap();
     engine.submit(5 * MS, ask(2, 2, 200, 5)).unwrap();
     engine.submit(6 * MS, ask(3, 3, 8, 5)).unwrap();
@@ -162,15 +139,8 @@ fn cancel_frees_seat_and_blocks_in_every_state() {
     assert!(engine.cancel(9 * MS, 1));
     assert!(!engine.cancel(9 * MS, 1));
     let stats = engine.stats();
-    assert_eq!(
-        (stats.running, stats.waiting, stats.kv_usage_ratio),
-        (0, 0, 0.0)
-    );
-    assert!(
-        !drain(&mut engine)
-            .iter()
-            .any(|event| matches!(event, Event::Finished { .. }))
-    );
+    assert_eq!((stats.running, stats.waiting, stats.kv_usage_ratio), (0, 0, 0.0));
+    assert!(!drain(&mut engine).iter().any(|event| matches!(event, Event::Finished { .. })));
     engine.submit(900 * MS, ask(3, 3, 8, 1)).unwrap();
     assert_eq!(first_token(&drain(&mut engine), 3).1, 909 * MS);
 }
@@ -179,19 +149,8 @@ fn cancel_frees_seat_and_blocks_in_every_state() {
 fn a_forced_pace_is_kept_beside_a_busy_engine() {
     let mut engine = Engine::new(small(1000));
     engine.submit(Duration::ZERO, ask(1, 1, 300, 50)).unwrap();
-    let pace = Some(Pace {
-        first: 3 * MS,
-        each: 10 * MS,
-    });
-    engine
-        .submit(
-            MS,
-            Submit {
-                pace,
-                ..ask(2, 2, 400, 20)
-            },
-        )
-        .unwrap();
+    let pace = Some(Pace { first: 3 * MS, each: 10 * MS });
+    engine.submit(MS, Submit { pace, ..ask(2, 2, 400, 20) }).unwrap();
     let events = drain(&mut engine);
     assert_eq!(first_token(&events, 2).1, 4 * MS);
     assert_eq!(finished(&events, 2), Some((4 + 190) * MS));
@@ -207,28 +166,16 @@ fn presets_show_the_published_ttft() {
     ];
     for (preset, tokens, ms) in cases {
         let mut engine = Engine::new(preset.params());
-        let submit = Submit {
-            id: 1,
-            prompt_tokens: tokens,
-            output_tokens: 3,
-            ..Submit::default()
-        };
+        let submit = Submit { id: 1, prompt_tokens: tokens, output_tokens: 3, ..Submit::default() };
         engine.submit(Duration::ZERO, submit).unwrap();
         let ours_ms = first_token(&drain(&mut engine), 1).1.as_secs_f64() * 1e3;
-        assert!(
-            (ours_ms / ms - 1.0).abs() < 0.05,
-            "{preset} {tokens}: {ours_ms}"
-        );
+        assert!((ours_ms / ms - 1.0).abs() < 0.05, "{preset} {tokens}: {ours_ms}");
     }
 }
 
 #[derive(Debug, Clone)]
 enum Act {
-    Submit {
-        family: u64,
-        tokens: u64,
-        output: u64,
-    },
+    Submit { family: u64, tokens: u64, output: u64 },
     Cancel(u64),
     Wait(u64),
 }
@@ -248,15 +195,8 @@ fn play(params: Params, acts: &[Act]) -> (Vec<Event>, Stats, Vec<RequestId>) {
     let (mut out, mut alive) = (Vec::new(), Vec::new());
     for (id, act) in (0u64..).zip(acts) {
         match act {
-            Act::Submit {
-                family,
-                tokens,
-                output,
-            } => {
-                if engine
-                    .submit(now, ask(id, *family, *tokens, *output))
-                    .is_ok()
-                {
+            Act::Submit { family, tokens, output } => {
+                if engine.submit(now, ask(id, *family, *tokens, *output)).is_ok() {
                     alive.push(id);
                 }
             }
@@ -281,10 +221,7 @@ fn play(params: Params, acts: &[Act]) -> (Vec<Event>, Stats, Vec<RequestId>) {
     }
     out.extend(drain(&mut engine));
     let stats = engine.stats();
-    assert_eq!(
-        (stats.running, stats.waiting, stats.kv_usage_ratio),
-        (0, 0, 0.0)
-    );
+    assert_eq!((stats.running, stats.waiting, stats.kv_usage_ratio), (0, 0, 0.0));
     (out, stats, alive)
 }
 

@@ -22,12 +22,7 @@ pub(super) enum Kind {
     /// Tokens `position .. position + words` under `key`.
     Text { key: u64, position: u64, words: u64 },
     /// A tool call: so many tokens before the arguments, then one for each piece of them.
-    Call {
-        call: ToolCall,
-        id: String,
-        head: u64,
-        pieces: Vec<String>,
-    },
+    Call { call: ToolCall, id: String, head: u64, pieces: Vec<String> },
 }
 
 /// Why an answer ended.
@@ -93,73 +88,31 @@ impl Answer {
         let length = call.hints.tokens.unwrap_or(natural.0 + mix(key) % spread);
         let rest = length.saturating_sub(position);
         let words = rest.min(most);
-        let finish = if rest > most {
-            Finish::Length
-        } else {
-            Finish::Stop
-        };
+        let finish = if rest > most { Finish::Length } else { Finish::Stop };
         // A continued answer that was whole already still costs the token that says so.
-        Self {
-            kind: Kind::Text {
-                key,
-                position,
-                words,
-            },
-            tokens: words.max(1),
-            finish,
-        }
+        Self { kind: Kind::Text { key, position, words }, tokens: words.max(1), finish }
     }
 
     fn plan_call(tool: &ToolCall, most: u64, id: &str) -> Self {
         let mut pieces = split(&tool.arguments);
-        let head = tool
-            .tokens()
-            .len()
-            .saturating_sub(pieces.len() as u64)
-            .max(1);
+        let head = tool.tokens().len().saturating_sub(pieces.len() as u64).max(1);
         let all = head + pieces.len() as u64;
         let tokens = all.min(most).max(1);
         pieces.truncate(tokens.saturating_sub(head) as usize);
-        let call = ToolCall {
-            name: tool.name.clone(),
-            arguments: pieces.concat(),
-        };
-        let finish = if tokens < all {
-            Finish::Length
-        } else {
-            Finish::ToolCalls
-        };
-        Self {
-            kind: Kind::Call {
-                call,
-                id: id.to_owned(),
-                head,
-                pieces,
-            },
-            tokens,
-            finish,
-        }
+        let call = ToolCall { name: tool.name.clone(), arguments: pieces.concat() };
+        let finish = if tokens < all { Finish::Length } else { Finish::ToolCalls };
+        Self { kind: Kind::Call { call, id: id.to_owned(), head, pieces }, tokens, finish }
     }
 
     /// What token `index` adds.
     pub(super) fn piece(&self, index: u64) -> Piece {
         match &self.kind {
-            Kind::Text {
-                key,
-                position,
-                words,
-            } if index < *words => {
+            Kind::Text { key, position, words } if index < *words => {
                 let text = word(*key, position + index);
-                Piece::Text {
-                    token_id: token_id(text.as_bytes()),
-                    text,
-                }
+                Piece::Text { token_id: token_id(text.as_bytes()), text }
             }
             Kind::Text { .. } => Piece::Silent,
-            Kind::Call { call, id, .. } if index == 0 => Piece::CallStart {
-                id: id.clone(),
-                name: call.name.clone(),
-            },
+            Kind::Call { call, id, .. } if index == 0 => Piece::CallStart { id: id.clone(), name: call.name.clone() },
             Kind::Call { head, pieces, .. } => index
                 .checked_sub(*head)
                 .and_then(|at| pieces.get(at as usize))
@@ -170,11 +123,7 @@ impl Answer {
     /// The whole text; empty for a tool call.
     pub(super) fn text(&self) -> String {
         match &self.kind {
-            Kind::Text {
-                key,
-                position,
-                words,
-            } => (0..*words).map(|at| word(*key, position + at)).collect(),
+            Kind::Text { key, position, words } => (0..*words).map(|at| word(*key, position + at)).collect(),
             Kind::Call { .. } => String::new(),
         }
     }

@@ -56,10 +56,7 @@ impl Body for SimBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Live(live) => live.poll_frame(cx),
@@ -127,8 +124,7 @@ impl Live {
             }
             Event::Tokens { index, count, .. } => self.tell_pieces(index, count),
             Event::Finished { .. } => {
-                self.voice
-                    .close(&self.meta, &self.answer, &self.usage, &mut self.out);
+                self.voice.close(&self.meta, &self.answer, &self.usage, &mut self.out);
                 self.ended = true;
             }
         }

@@ -39,13 +39,9 @@ pub(super) struct Hints {
 impl Hints {
     /// The forced pace, when either part of it is given; the other is then 0.
     pub(super) fn pace(&self) -> Option<Pace> {
-        let time = |ms: Option<f64>| {
-            Duration::try_from_secs_f64(ms.unwrap_or(0.0) / 1e3).unwrap_or_default()
-        };
-        (self.itl_ms.is_some() || self.prefill_ms.is_some()).then(|| Pace {
-            first: time(self.prefill_ms),
-            each: time(self.itl_ms),
-        })
+        let time = |ms: Option<f64>| Duration::try_from_secs_f64(ms.unwrap_or(0.0) / 1e3).unwrap_or_default();
+        (self.itl_ms.is_some() || self.prefill_ms.is_some())
+            .then(|| Pace { first: time(self.prefill_ms), each: time(self.itl_ms) })
     }
 }
 
@@ -60,12 +56,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            message: message.into(),
-            param: None,
-            retry_after_s: None,
-        }
+        Self { status, message: message.into(), param: None, retry_after_s: None }
     }
 
     pub(super) fn bad(message: impl Into<String>) -> Self {
@@ -80,8 +71,7 @@ impl Refusal {
 
 /// Reads a request's body; the error is what vLLM answers for one that does not parse.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::bad(format!("the body does not parse: {error}")))
+    serde_json::from_slice(body).map_err(|error| Refusal::bad(format!("the body does not parse: {error}")))
 }
 
 /// A message's content: text, parts, or nothing.

@@ -70,8 +70,7 @@ pub(super) fn read_call(body: &[u8], prefill: bool) -> Result<Call, Refusal> {
         return Err(Refusal::bad("this simulated engine gives one choice").about("n"));
     }
     if request.continue_final_message && request.add_generation_prompt != Some(false) {
-        let message =
-            "Cannot set both `continue_final_message` and `add_generation_prompt` to True.";
+        let message = "Cannot set both `continue_final_message` and `add_generation_prompt` to True.";
         return Err(Refusal::bad(message));
     }
     let offers = offers(request.tools.as_deref().unwrap_or_default());
@@ -94,14 +93,8 @@ pub(super) fn read_call(body: &[u8], prefill: bool) -> Result<Call, Refusal> {
     };
     let prompt = conversation.render();
     let voice = ChatVoice {
-        include_usage: request
-            .stream_options
-            .and_then(|options| options.include_usage)
-            .unwrap_or(false),
-        prompt_ids: request
-            .return_token_ids
-            .unwrap_or(false)
-            .then(|| prompt.tokens.ids()),
+        include_usage: request.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
+        prompt_ids: request.return_token_ids.unwrap_or(false).then(|| prompt.tokens.ids()),
     };
     Ok(Call {
         model: request.model,
@@ -122,10 +115,7 @@ impl From<InMessage> for Message {
             role: message.role,
             calls: calls
                 .into_iter()
-                .map(|call| ToolCall {
-                    name: call.function.name,
-                    arguments: call.function.arguments,
-                })
+                .map(|call| ToolCall { name: call.function.name, arguments: call.function.arguments })
                 .collect(),
         }
     }
@@ -137,10 +127,7 @@ fn offers(tools: &[Value]) -> Vec<Offer> {
         .filter_map(|tool| {
             let function = &tool["function"];
             let name = function["name"].as_str()?.to_owned();
-            Some(Offer {
-                name,
-                schema: function["parameters"].clone(),
-            })
+            Some(Offer { name, schema: function["parameters"].clone() })
         })
         .collect()
 }
@@ -182,8 +169,7 @@ impl ChatVoice {
     }
 
     fn delta(&self, meta: &Meta, delta: Value, token: Option<u32>) -> Bytes {
-        let mut choice =
-            json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
+        let mut choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
         if let (Some(_), Some(token)) = (&self.prompt_ids, token) {
             choice["token_ids"] = json!([token]);
         }
@@ -193,7 +179,8 @@ impl ChatVoice {
 
 impl Voice for ChatVoice {
     fn open(&mut self, meta: &Meta, _: &Usage, out: &mut VecDeque<Bytes>) {
-        let choice = json!({"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null});
+        let choice =
+            json!({"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null, "finish_reason": null});
         let mut chunk = self.chunk(meta, json!([choice]));
         if let Some(ids) = &self.prompt_ids {
             chunk["prompt_token_ids"] = json!(ids);
@@ -203,9 +190,7 @@ impl Voice for ChatVoice {
 
     fn piece(&mut self, meta: &Meta, piece: &Piece, out: &mut VecDeque<Bytes>) {
         let event = match piece {
-            Piece::Text { text, token_id } => {
-                self.delta(meta, json!({"content": text}), Some(*token_id))
-            }
+            Piece::Text { text, token_id } => self.delta(meta, json!({"content": text}), Some(*token_id)),
             Piece::CallStart { id, name } => {
                 let function = json!({"name": name, "arguments": ""});
                 let call = json!({"index": 0, "id": format!("call_{id}"), "type": "function", "function": function});
@@ -239,8 +224,7 @@ impl Voice for ChatVoice {
             }
             Some((id, call)) => {
                 let function = json!({"name": call.name, "arguments": call.arguments});
-                let call =
-                    json!({"id": format!("call_{id}"), "type": "function", "function": function});
+                let call = json!({"id": format!("call_{id}"), "type": "function", "function": function});
                 json!({"role": "assistant", "content": null, "refusal": null, "tool_calls": [call]})
             }
         };

@@ -40,9 +40,7 @@ enum InPrompt {
 /// Reads a completions request of a single prompt.
 pub(super) fn read_call(body: &[u8]) -> Result<Call, Refusal> {
     let request: Request = read(body)?;
-    let single = || {
-        Refusal::bad("this simulated engine takes one prompt and gives one choice").about("prompt")
-    };
+    let single = || Refusal::bad("this simulated engine takes one prompt and gives one choice").about("prompt");
     if request.n.is_some_and(|n| n != 1) {
         return Err(single());
     }
@@ -59,10 +57,7 @@ pub(super) fn read_call(body: &[u8]) -> Result<Call, Refusal> {
         },
     };
     let voice = CompletionVoice {
-        include_usage: request
-            .stream_options
-            .and_then(|options| options.include_usage)
-            .unwrap_or(false),
+        include_usage: request.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
         token_ids: request.return_token_ids.unwrap_or(false),
     };
     let default = request.sim.tokens.map_or(MAX_TOKENS_DEFAULT, |_| u64::MAX);
@@ -121,10 +116,7 @@ impl Voice for CompletionVoice {
     }
 
     fn whole(&mut self, meta: &Meta, answer: &Answer, usage: &Usage) -> Value {
-        let mut whole = object(
-            meta,
-            json!([choice(&answer.text(), Some(finish_word(answer.finish)))]),
-        );
+        let mut whole = object(meta, json!([choice(&answer.text(), Some(finish_word(answer.finish)))]));
         whole["usage"] = usage_json(usage);
         whole
     }

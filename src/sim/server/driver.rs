@@ -21,11 +21,7 @@ pub(super) struct Driver {
 
 #[derive(Debug)]
 enum Command {
-    Submit(
-        Submit,
-        mpsc::UnboundedSender<Event>,
-        oneshot::Sender<Result<(), Refused>>,
-    ),
+    Submit(Submit, mpsc::UnboundedSender<Event>, oneshot::Sender<Result<(), Refused>>),
     Cancel(RequestId),
 }
 
@@ -49,10 +45,7 @@ pub(super) enum SubmitError {
 
 impl Driver {
     /// Starts an engine. It lives until its task is aborted.
-    pub(super) fn start(
-        params: Params,
-        stats: Arc<watch::Sender<ServerStats>>,
-    ) -> (Self, JoinHandle<()>) {
+    pub(super) fn start(params: Params, stats: Arc<watch::Sender<ServerStats>>) -> (Self, JoinHandle<()>) {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = tokio::spawn(drive(Engine::new(params), inbox, stats));
         (Self { commands }, task)
@@ -63,15 +56,8 @@ impl Driver {
         let (sender, events) = mpsc::unbounded_channel();
         let (reply, verdict) = oneshot::channel();
         // Made before the verdict is awaited: a client that leaves meanwhile must cancel, too.
-        let mut job = Job {
-            id,
-            driver: self.clone(),
-            events,
-            over: true,
-        };
-        self.commands
-            .send(Command::Submit(submit, sender, reply))
-            .map_err(|_| SubmitError::Dead)?;
+        let mut job = Job { id, driver: self.clone(), events, over: true };
+        self.commands.send(Command::Submit(submit, sender, reply)).map_err(|_| SubmitError::Dead)?;
         job.over = false;
         match verdict.await {
             Ok(Ok(())) => Ok(job),
@@ -149,14 +135,10 @@ async fn drive(
     }
 }
 
-fn tell(
-    listeners: &mut HashMap<RequestId, mpsc::UnboundedSender<Event>>,
-    events: &mut Vec<Event>,
-) -> u64 {
+fn tell(listeners: &mut HashMap<RequestId, mpsc::UnboundedSender<Event>>, events: &mut Vec<Event>) -> u64 {
     let mut finished = 0;
     for event in events.drain(..) {
-        let (Event::FirstToken { id, .. } | Event::Tokens { id, .. } | Event::Finished { id, .. }) =
-            event;
+        let (Event::FirstToken { id, .. } | Event::Tokens { id, .. } | Event::Finished { id, .. }) = event;
         if let Some(listener) = listeners.get(&id) {
             // A listener that is gone sends a cancel.
             let _ = listener.send(event);

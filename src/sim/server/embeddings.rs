@@ -52,23 +52,13 @@ impl Embed {
         };
         let dimensions = request.dimensions.unwrap_or(DIMENSIONS_DEFAULT);
         if inputs.is_empty() || inputs.len() > INPUTS_MAX {
-            return Err(
-                Refusal::bad(format!("input must have 1 to {INPUTS_MAX} texts")).about("input"),
-            );
+            return Err(Refusal::bad(format!("input must have 1 to {INPUTS_MAX} texts")).about("input"));
         }
         if dimensions == 0 || dimensions > DIMENSIONS_MAX {
-            return Err(
-                Refusal::bad(format!("dimensions must be 1 to {DIMENSIONS_MAX}"))
-                    .about("dimensions"),
-            );
+            return Err(Refusal::bad(format!("dimensions must be 1 to {DIMENSIONS_MAX}")).about("dimensions"));
         }
         let base64 = request.encoding_format.as_deref() == Some("base64");
-        Ok(Self {
-            model: request.model,
-            inputs,
-            base64,
-            dimensions,
-        })
+        Ok(Self { model: request.model, inputs, base64, dimensions })
     }
 
     /// Tokens to compute.
@@ -83,11 +73,7 @@ impl Embed {
             .enumerate()
             .map(|(index, input)| {
                 let vector = vector(input.key(), self.dimensions);
-                let embedding = if self.base64 {
-                    json!(base64(&vector))
-                } else {
-                    json!(vector)
-                };
+                let embedding = if self.base64 { json!(base64(&vector)) } else { json!(vector) };
                 json!({"object": "embedding", "index": index, "embedding": embedding})
             })
             .collect();
@@ -111,15 +97,9 @@ fn of_ids(ids: &[u32]) -> Tokens {
 }
 
 fn vector(key: u64, dimensions: usize) -> Vec<f32> {
-    let raw: Vec<f32> = (0..dimensions as u64)
-        .map(|at| (mix(key ^ mix(at + 1)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0)
-        .collect();
-    let length = raw
-        .iter()
-        .map(|x| x * x)
-        .sum::<f32>()
-        .sqrt()
-        .max(f32::MIN_POSITIVE);
+    let raw: Vec<f32> =
+        (0..dimensions as u64).map(|at| (mix(key ^ mix(at + 1)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
+    let length = raw.iter().map(|x| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
     raw.into_iter().map(|x| x / length).collect()
 }
 
@@ -133,11 +113,7 @@ fn base64(vector: &[f32]) -> String {
         let bits = at(0) << 16 | at(1) << 8 | at(2);
         for place in 0..4 {
             let letter = LETTERS[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= group.len() {
-                char::from(letter)
-            } else {
-                '='
-            });
+            text.push(if place <= group.len() { char::from(letter) } else { '=' });
         }
     }
     text

@@ -87,11 +87,7 @@ impl FaultPlan {
 
 impl From<Fault> for FaultPlan {
     fn from(fault: Fault) -> Self {
-        Self {
-            fault,
-            remaining: None,
-            scope: Scope::Inference,
-        }
+        Self { fault, remaining: None, scope: Scope::Inference }
     }
 }
 
@@ -121,13 +117,10 @@ enum NoFault {
 impl FaultOrder {
     /// The plan, and for how long.
     pub(super) fn read(body: &[u8]) -> Result<(Option<FaultPlan>, Option<Duration>), String> {
-        let order: Self =
-            serde_json::from_slice(body).map_err(|error| format!("no such fault: {error}"))?;
+        let order: Self = serde_json::from_slice(body).map_err(|error| format!("no such fault: {error}"))?;
         let plan = match order.plan {
             PlanOrNone::Plan(plan) => Some(plan),
-            PlanOrNone::None {
-                fault: NoFault::None,
-            } => None,
+            PlanOrNone::None { fault: NoFault::None } => None,
         };
         Ok((plan, order.for_ms.map(Duration::from_millis)))
     }
@@ -166,22 +159,12 @@ mod tests {
 
     #[test]
     fn orders_are_read() {
-        let (plan, heal) =
-            FaultOrder::read(br#"{"fault":"status","status":503,"remaining":2,"for_ms":50}"#)
-                .unwrap();
-        let fault = Fault::Status {
-            status: 503,
-            retry_after_s: None,
-        };
+        let (plan, heal) = FaultOrder::read(br#"{"fault":"status","status":503,"remaining":2,"for_ms":50}"#).unwrap();
+        let fault = Fault::Status { status: 503, retry_after_s: None };
         assert_eq!(plan, Some(FaultPlan::from(fault).times(2)));
         assert_eq!(heal, Some(Duration::from_millis(50)));
-        let (plan, _) =
-            FaultOrder::read(br#"{"fault":"cut_mid_stream","after_events":3,"scope":"all"}"#)
-                .unwrap();
-        assert_eq!(
-            plan,
-            Some(FaultPlan::from(Fault::CutMidStream { after_events: 3 }).everywhere())
-        );
+        let (plan, _) = FaultOrder::read(br#"{"fault":"cut_mid_stream","after_events":3,"scope":"all"}"#).unwrap();
+        assert_eq!(plan, Some(FaultPlan::from(Fault::CutMidStream { after_events: 3 }).everywhere()));
         assert_eq!(FaultOrder::read(br#"{"fault":"none"}"#).unwrap().0, None);
         assert!(FaultOrder::read(br#"{"fault":"fire"}"#).is_err());
     }

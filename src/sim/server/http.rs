@@ -53,18 +53,11 @@ impl Endpoint {
             "/sim/fault" => (Method::POST, Self::Fault),
             _ => return Err(StatusCode::NOT_FOUND),
         };
-        if *method == wanted {
-            Ok(endpoint)
-        } else {
-            Err(StatusCode::METHOD_NOT_ALLOWED)
-        }
+        if *method == wanted { Ok(endpoint) } else { Err(StatusCode::METHOD_NOT_ALLOWED) }
     }
 
     fn inference(self) -> bool {
-        !matches!(
-            self,
-            Self::Models | Self::Health | Self::Metrics | Self::Fault
-        )
+        !matches!(self, Self::Models | Self::Health | Self::Metrics | Self::Fault)
     }
 
     fn anthropic(self) -> bool {
@@ -85,29 +78,16 @@ pub(super) async fn handle(
     Ok(response)
 }
 
-async fn answer(
-    replica: &Arc<Replica>,
-    cut: &Arc<Cut>,
-    request: Request<Incoming>,
-) -> Response<SimBody> {
+async fn answer(replica: &Arc<Replica>, cut: &Arc<Cut>, request: Request<Incoming>) -> Response<SimBody> {
     let (head, body) = request.into_parts();
     let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => {
-            return refuse(
-                None,
-                &Refusal::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the body is too large or broken off",
-                ),
-            );
+            return refuse(None, &Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large or broken off"));
         }
     };
     replica.stats.send_modify(|stats| stats.requests_total += 1);
-    let path = head
-        .uri
-        .path_and_query()
-        .map_or_else(String::new, ToString::to_string);
+    let path = head.uri.path_and_query().map_or_else(String::new, ToString::to_string);
     replica.log.push(LoggedRequest {
         method: head.method.clone(),
         path,
@@ -152,15 +132,9 @@ async fn strike(
     let refusal = match fault {
         // The listener closes with it; this request was already under way.
         Fault::Refuse => return Ok(None),
-        Fault::Status {
-            status,
-            retry_after_s,
-        } => {
+        Fault::Status { status, retry_after_s } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-            Refusal {
-                retry_after_s,
-                ..Refusal::new(status, "told to fail")
-            }
+            Refusal { retry_after_s, ..Refusal::new(status, "told to fail") }
         }
         Fault::Loading => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "Loading model"),
         Fault::Stall => return std::future::pending().await,
@@ -199,21 +173,13 @@ fn order_fault(replica: &Arc<Replica>, body: &[u8]) -> Result<Response<SimBody>,
 }
 
 fn health(replica: &Replica) -> Response<SimBody> {
-    let status = if replica.driver().is_some() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if replica.driver().is_some() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     respond(status, "text/plain", Bytes::new())
 }
 
 fn metrics_page(replica: &Replica) -> Response<SimBody> {
     let page = metrics::text(&replica.params.model, &replica.stats.borrow());
-    respond(
-        StatusCode::OK,
-        "text/plain; version=0.0.4; charset=utf-8",
-        Bytes::from(page),
-    )
+    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(page))
 }
 
 fn models(replica: &Replica) -> Value {
@@ -252,9 +218,7 @@ fn refuse(endpoint: Option<Endpoint>, refusal: &Refusal) -> Response<SimBody> {
     };
     let mut response = json_body(status, &body);
     if let Some(seconds) = refusal.retry_after_s {
-        response
-            .headers_mut()
-            .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -269,30 +233,20 @@ pub(super) fn torn(body: &Value, cut: &Arc<Cut>) -> Response<SimBody> {
     let whole = Bytes::from(body.to_string());
     let half = whole.slice(..whole.len() / 2);
     let mut response = respond(StatusCode::OK, "application/json", Bytes::new());
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole.len()));
     *response.body_mut() = SimBody::Torn(Some(half), Arc::clone(cut));
     response
 }
 
 /// An answer with this content type.
-pub(super) fn respond(
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-) -> Response<SimBody> {
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<SimBody> {
     let mut response = Response::new(SimBody::Whole(Some(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 /// Unix time, seconds.
 pub(super) fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

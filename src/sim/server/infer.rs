@@ -56,22 +56,12 @@ async fn generate(
     cut: &Arc<Cut>,
 ) -> Result<Response<SimBody>, Refusal> {
     let number = replica.next_id();
-    let meta = Meta {
-        id: replica.answer_id(number),
-        created_s: now_s(),
-        model: replica.params.model.clone(),
-    };
+    let meta = Meta { id: replica.answer_id(number), created_s: now_s(), model: replica.params.model.clone() };
     let answer = Answer::plan(&call, replica.params.answer_tokens, &meta.id);
-    let usage = Usage {
-        prompt: call.prompt.tokens.len(),
-        cached: 0,
-        completion: 0,
-    };
+    let usage = Usage { prompt: call.prompt.tokens.len(), cached: 0, completion: 0 };
     let submit = Submit {
         id: number,
-        chain: answer
-            .after(&call.prompt.tokens)
-            .chain(replica.params.engine.block_tokens),
+        chain: answer.after(&call.prompt.tokens).chain(replica.params.engine.block_tokens),
         prompt_tokens: usage.prompt,
         output_tokens: answer.tokens,
         pace: call.hints.pace(),
@@ -98,14 +88,8 @@ async fn generate(
         sent_events: 0,
         ended: false,
     };
-    let mut response = respond(
-        StatusCode::OK,
-        "text/event-stream; charset=utf-8",
-        Bytes::new(),
-    );
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let mut response = respond(StatusCode::OK, "text/event-stream; charset=utf-8", Bytes::new());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     *response.body_mut() = SimBody::Live(Box::new(live));
     Ok(response)
 }
@@ -118,22 +102,9 @@ async fn embed(
 ) -> Result<Response<SimBody>, Refusal> {
     check_model(replica, embed.model.as_deref())?;
     let number = replica.next_id();
-    let meta = Meta {
-        id: replica.answer_id(number),
-        created_s: now_s(),
-        model: replica.params.model.clone(),
-    };
-    let usage = Usage {
-        prompt: embed.tokens(),
-        cached: 0,
-        completion: 0,
-    };
-    let submit = Submit {
-        id: number,
-        prompt_tokens: usage.prompt,
-        output_tokens: 1,
-        ..Submit::default()
-    };
+    let meta = Meta { id: replica.answer_id(number), created_s: now_s(), model: replica.params.model.clone() };
+    let usage = Usage { prompt: embed.tokens(), cached: 0, completion: 0 };
+    let submit = Submit { id: number, prompt_tokens: usage.prompt, output_tokens: 1, ..Submit::default() };
     let job = submit_to(replica, submit).await?;
     if let Some(Spoilt::StallAfterHeaders) = spoilt {
         return Ok(silent(false));
@@ -144,10 +115,7 @@ async fn embed(
 
 fn count(replica: &Replica, call: Call) -> Result<Response<SimBody>, Refusal> {
     check_model(replica, call.model.as_deref())?;
-    Ok(json_body(
-        StatusCode::OK,
-        &json!({"input_tokens": call.prompt.tokens.len()}),
-    ))
+    Ok(json_body(StatusCode::OK, &json!({"input_tokens": call.prompt.tokens.len()})))
 }
 
 fn check_model(replica: &Replica, model: Option<&str>) -> Result<(), Refusal> {
@@ -180,9 +148,7 @@ async fn submit_to(replica: &Replica, submit: Submit) -> Result<Job, Refusal> {
     let dead = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the engine is dead");
     let driver = replica.driver().ok_or_else(dead)?;
     driver.submit(submit).await.map_err(|error| match error {
-        SubmitError::Refused(crate::sim::engine::Refused::TooLarge { .. }) => {
-            Refusal::bad(error.to_string())
-        }
+        SubmitError::Refused(crate::sim::engine::Refused::TooLarge { .. }) => Refusal::bad(error.to_string()),
         error => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
     })
 }
@@ -199,30 +165,20 @@ async fn finish(mut job: Job, mut usage: Usage) -> Result<Usage, Refusal> {
             Event::Finished { .. } => return Ok(usage),
         }
     }
-    Err(Refusal::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "the engine died",
-    ))
+    Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine died"))
 }
 
 fn mid_stream(spoilt: Spoilt, answer: &Answer) -> Option<Mid> {
     let (after_events, what) = match spoilt {
         Spoilt::Cut(after_events) => (after_events, MidFault::Cut),
         Spoilt::Stall(after_events) => (after_events, MidFault::Stall),
-        Spoilt::Truncate => (
-            u32::try_from(answer.tokens / 2).unwrap_or(u32::MAX).max(1),
-            MidFault::End,
-        ),
+        Spoilt::Truncate => (u32::try_from(answer.tokens / 2).unwrap_or(u32::MAX).max(1), MidFault::End),
         Spoilt::StallAfterHeaders => return None,
     };
     Some(Mid { after_events, what })
 }
 
-fn spoil_whole(
-    whole: &serde_json::Value,
-    spoilt: Option<Spoilt>,
-    cut: &Arc<Cut>,
-) -> Response<SimBody> {
+fn spoil_whole(whole: &serde_json::Value, spoilt: Option<Spoilt>, cut: &Arc<Cut>) -> Response<SimBody> {
     match spoilt {
         None => json_body(StatusCode::OK, whole),
         Some(Spoilt::Truncate | Spoilt::Cut(_)) => torn(whole, cut),
@@ -232,11 +188,7 @@ fn spoil_whole(
 
 /// Status and headers, and then nothing.
 fn silent(stream: bool) -> Response<SimBody> {
-    let content_type = if stream {
-        "text/event-stream; charset=utf-8"
-    } else {
-        "application/json"
-    };
+    let content_type = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
     let mut response = respond(StatusCode::OK, content_type, Bytes::new());
     *response.body_mut() = SimBody::Never;
     response

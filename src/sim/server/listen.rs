@@ -45,11 +45,7 @@ enum End {
 
 impl Listening {
     pub(super) fn open(replica: &Arc<Replica>, addr: SocketAddr) -> io::Result<Self> {
-        let socket = if addr.is_ipv4() {
-            TcpSocket::new_v4()?
-        } else {
-            TcpSocket::new_v6()?
-        };
+        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
         let listener = socket.listen(BACKLOG)?;
@@ -57,12 +53,7 @@ impl Listening {
         let (end, ends) = watch::channel(None);
         let (living, alive) = mpsc::channel(1);
         let accepting = tokio::spawn(accept(Arc::clone(replica), listener, ends, living));
-        Ok(Self {
-            addr,
-            accepting,
-            end,
-            alive,
-        })
+        Ok(Self { addr, accepting, end, alive })
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -72,8 +63,7 @@ impl Listening {
     /// Closes the listener and every connection, with RST when told; all are gone when this returns.
     pub(super) async fn close(mut self, reset: bool) {
         self.accepting.abort();
-        self.end
-            .send_replace(Some(if reset { End::Reset } else { End::Close }));
+        self.end.send_replace(Some(if reset { End::Reset } else { End::Close }));
         while self.alive.recv().await.is_some() {}
     }
 }
@@ -118,10 +108,7 @@ async fn serve(
     // Events must leave as they come; without it the worst is 40 ms of delay.
     let _ = stream.set_nodelay(true);
     let cut = Arc::new(Cut::default());
-    let io = TokioIo::new(Socket {
-        stream,
-        cut: Arc::clone(&cut),
-    });
+    let io = TokioIo::new(Socket { stream, cut: Arc::clone(&cut) });
     let service = service_fn({
         let (replica, cut) = (Arc::clone(&replica), Arc::clone(&cut));
         move |request| http::handle(Arc::clone(&replica), Arc::clone(&cut), request)
@@ -180,21 +167,13 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

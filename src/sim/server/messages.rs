@@ -44,18 +44,11 @@ pub(super) fn read_call(body: &[u8], counting: bool) -> Result<Call, Refusal> {
         .iter()
         .filter_map(|tool| {
             let name = tool["name"].as_str()?.to_owned();
-            Some(Offer {
-                name,
-                schema: tool["input_schema"].clone(),
-            })
+            Some(Offer { name, schema: tool["input_schema"].clone() })
         })
         .collect();
     let mut conversation = Conversation {
-        tools: if listed.is_empty() {
-            String::new()
-        } else {
-            Value::from(listed).to_string()
-        },
+        tools: if listed.is_empty() { String::new() } else { Value::from(listed).to_string() },
         ..Conversation::default()
     };
     let system = request.system.text();
@@ -68,11 +61,7 @@ pub(super) fn read_call(body: &[u8], counting: bool) -> Result<Call, Refusal> {
     conversation.continue_last();
     let tool = match conversation.partial {
         Some(_) => None,
-        None => tools::choose(
-            &offers,
-            &Choice::read(request.tool_choice.as_ref()),
-            &conversation.messages,
-        ),
+        None => tools::choose(&offers, &Choice::read(request.tool_choice.as_ref()), &conversation.messages),
     };
     Ok(Call {
         model: request.model,
@@ -103,8 +92,7 @@ fn append(messages: &mut Vec<Message>, message: InMessage) {
                 arguments: part["input"].to_string(),
             }),
             Some("tool_result") => {
-                let content: Content =
-                    serde_json::from_value(part["content"].clone()).unwrap_or_default();
+                let content: Content = serde_json::from_value(part["content"].clone()).unwrap_or_default();
                 messages.push(Message::new("tool", content.text()));
             }
             // Signed and of no use to a simulated model.
@@ -142,9 +130,7 @@ fn stop_word(finish: Finish) -> &'static str {
 impl MessageVoice {
     fn start_block(&mut self, block: Value, out: &mut VecDeque<Bytes>) {
         self.block_open = true;
-        out.push_back(typed_event(
-            &json!({"type": "content_block_start", "index": 0, "content_block": block}),
-        ));
+        out.push_back(typed_event(&json!({"type": "content_block_start", "index": 0, "content_block": block})));
     }
 }
 
@@ -158,9 +144,7 @@ impl Voice for MessageVoice {
             "id": format!("msg_{}", meta.id), "type": "message", "role": "assistant", "model": meta.model, "content": [],
             "stop_reason": null, "stop_sequence": null, "usage": input_usage(usage, 0),
         });
-        out.push_back(typed_event(
-            &json!({"type": "message_start", "message": message}),
-        ));
+        out.push_back(typed_event(&json!({"type": "message_start", "message": message})));
     }
 
     fn piece(&mut self, _: &Meta, piece: &Piece, out: &mut VecDeque<Bytes>) {
@@ -176,9 +160,7 @@ impl Voice for MessageVoice {
                 self.start_block(block, out);
             }
             Piece::CallArguments(arguments) => {
-                out.push_back(delta(
-                    json!({"type": "input_json_delta", "partial_json": arguments}),
-                ));
+                out.push_back(delta(json!({"type": "input_json_delta", "partial_json": arguments})));
             }
             Piece::Silent => {}
         }
@@ -186,15 +168,11 @@ impl Voice for MessageVoice {
 
     fn close(&mut self, _: &Meta, answer: &Answer, usage: &Usage, out: &mut VecDeque<Bytes>) {
         if self.block_open {
-            out.push_back(typed_event(
-                &json!({"type": "content_block_stop", "index": 0}),
-            ));
+            out.push_back(typed_event(&json!({"type": "content_block_stop", "index": 0})));
         }
         let end = json!({"stop_reason": stop_word(answer.finish), "stop_sequence": null});
         let usage = input_usage(usage, usage.completion);
-        out.push_back(typed_event(
-            &json!({"type": "message_delta", "delta": end, "usage": usage}),
-        ));
+        out.push_back(typed_event(&json!({"type": "message_delta", "delta": end, "usage": usage})));
         out.push_back(typed_event(&json!({"type": "message_stop"})));
     }
 
@@ -203,8 +181,7 @@ impl Voice for MessageVoice {
             None => json!([{"type": "text", "text": answer.text()}]),
             Some((id, call)) => {
                 // A call cut by `max_tokens` has no whole arguments; the API then shows none.
-                let input: Value =
-                    serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
+                let input: Value = serde_json::from_str(&call.arguments).unwrap_or_else(|_| json!({}));
                 json!([{"type": "tool_use", "id": format!("toolu_{id}"), "name": call.name, "input": input}])
             }
         };

@@ -149,10 +149,7 @@ impl ReplicaHandle {
     pub async fn wait_for(&self, wanted: impl FnMut(&ServerStats) -> bool) -> ServerStats {
         let mut seen = self.replica.stats.subscribe();
         // The sender lives as long as this handle, so the wait ends only well.
-        seen.wait_for(wanted)
-            .await
-            .map(|stats| *stats)
-            .unwrap_or_default()
+        seen.wait_for(wanted).await.map(|stats| *stats).unwrap_or_default()
     }
 
     /// The last requests, oldest first.
@@ -200,10 +197,7 @@ impl Replica {
 
     /// The engine; `None` when it is dead.
     pub(super) fn driver(&self) -> Option<Driver> {
-        self.driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A number that no other request of this replica has.
@@ -251,17 +245,13 @@ impl Replica {
         if let Some(listening) = life.listening.take() {
             listening.close(true).await;
         }
-        self.driver
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = life.engine.take() {
             task.abort();
             // The only error is the cancellation just asked for.
             let _ = task.await;
         }
         self.responses.clear();
-        self.stats
-            .send_modify(|stats| stats.engine = engine::Stats::default());
+        self.stats.send_modify(|stats| stats.engine = engine::Stats::default());
     }
 }

@@ -32,10 +32,7 @@ pub(super) struct RequestLog {
 
 impl RequestLog {
     pub(super) fn new(keep: usize) -> Self {
-        Self {
-            keep,
-            kept: Mutex::default(),
-        }
+        Self { keep, kept: Mutex::default() }
     }
 
     pub(super) fn push(&self, request: LoggedRequest) {

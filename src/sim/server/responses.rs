@@ -73,31 +73,11 @@ pub(super) fn read_call(body: &[u8], store: &Arc<ResponseStore>) -> Result<Call,
     }
     let listed = request.tools.unwrap_or_default();
     let offers = offers(&listed);
-    let tool = tools::choose(
-        &offers,
-        &Choice::read(request.tool_choice.as_ref()),
-        &messages,
-    );
-    let tools_text = if listed.is_empty() {
-        String::new()
-    } else {
-        Value::from(listed.clone()).to_string()
-    };
-    let conversation = Conversation {
-        tools: tools_text,
-        messages,
-        partial: None,
-    };
-    let keep = request.store.unwrap_or(true).then(|| Keep {
-        store: Arc::clone(store),
-        messages: kept,
-    });
-    let voice = ResponseVoice::new(
-        keep,
-        request.previous_response_id,
-        request.instructions,
-        listed,
-    );
+    let tool = tools::choose(&offers, &Choice::read(request.tool_choice.as_ref()), &messages);
+    let tools_text = if listed.is_empty() { String::new() } else { Value::from(listed.clone()).to_string() };
+    let conversation = Conversation { tools: tools_text, messages, partial: None };
+    let keep = request.store.unwrap_or(true).then(|| Keep { store: Arc::clone(store), messages: kept });
+    let voice = ResponseVoice::new(keep, request.previous_response_id, request.instructions, listed);
     Ok(Call {
         model: request.model,
         prompt: conversation.render(),
@@ -114,10 +94,7 @@ fn offers(tools: &[Value]) -> Vec<Offer> {
         .iter()
         .filter_map(|tool| {
             let name = tool["name"].as_str()?.to_owned();
-            Some(Offer {
-                name,
-                schema: tool["parameters"].clone(),
-            })
+            Some(Offer { name, schema: tool["parameters"].clone() })
         })
         .collect()
 }
@@ -126,15 +103,8 @@ fn offers(tools: &[Value]) -> Vec<Offer> {
 fn message(item: Item) -> Option<Message> {
     match item.kind.as_deref() {
         Some("function_call") => {
-            let call = ToolCall {
-                name: item.name.unwrap_or_default(),
-                arguments: item.arguments.unwrap_or_default(),
-            };
-            Some(Message {
-                role: "assistant".into(),
-                text: String::new(),
-                calls: vec![call],
-            })
+            let call = ToolCall { name: item.name.unwrap_or_default(), arguments: item.arguments.unwrap_or_default() };
+            Some(Message { role: "assistant".into(), text: String::new(), calls: vec![call] })
         }
         Some("function_call_output") => Some(Message::new("tool", item.output.text())),
         _ => Some(Message::new(item.role?, item.content.text())),

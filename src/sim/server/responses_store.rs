@@ -31,12 +31,7 @@ impl ResponseStore {
     }
 
     pub(super) fn get(&self, id: &str) -> Option<Vec<Message>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_id
-            .get(id)
-            .cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
     }
 
     pub(super) fn clear(&self) {

@@ -31,14 +31,7 @@ impl ResponseVoice {
         instructions: Option<String>,
         tools: Vec<Value>,
     ) -> Self {
-        Self {
-            keep,
-            previous,
-            instructions,
-            tools,
-            sequence: 0,
-            item_open: false,
-        }
+        Self { keep, previous, instructions, tools, sequence: 0, item_open: false }
     }
 
     fn event(&mut self, kind: &str, mut data: Value, out: &mut VecDeque<Bytes>) {
@@ -73,24 +66,12 @@ impl ResponseVoice {
     }
 
     fn final_response(&mut self, meta: &Meta, answer: &Answer, usage: &Usage) -> Value {
-        let status = if answer.finish == Finish::Length {
-            "incomplete"
-        } else {
-            "completed"
-        };
+        let status = if answer.finish == Finish::Length { "incomplete" } else { "completed" };
         let response = self.response(meta, status, json!([item(meta, answer)]), Some(usage));
         if let Some(Keep { store, messages }) = &mut self.keep {
             let mut messages = std::mem::take(messages);
-            let calls = answer
-                .call()
-                .map(|(_, call)| call.clone())
-                .into_iter()
-                .collect();
-            messages.push(Message {
-                role: "assistant".into(),
-                text: answer.text(),
-                calls,
-            });
+            let calls = answer.call().map(|(_, call)| call.clone()).into_iter().collect();
+            messages.push(Message { role: "assistant".into(), text: answer.text(), calls });
             store.put(format!("resp_{}", meta.id), messages);
         }
         response
@@ -117,11 +98,7 @@ fn call_item_id(meta: &Meta) -> String {
 
 /// The one output item, finished.
 fn item(meta: &Meta, answer: &Answer) -> Value {
-    let status = if answer.finish == Finish::Length {
-        "incomplete"
-    } else {
-        "completed"
-    };
+    let status = if answer.finish == Finish::Length { "incomplete" } else { "completed" };
     match answer.call() {
         None => json!({
             "id": message_id(meta), "type": "message", "role": "assistant", "status": status,
@@ -153,15 +130,12 @@ impl Voice for ResponseVoice {
                 if !self.item_open {
                     self.item_open = true;
                     let item = json!({"id": id, "type": "message", "role": "assistant", "status": "in_progress", "content": []});
-                    self.event(
-                        "response.output_item.added",
-                        json!({"output_index": 0, "item": item}),
-                        out,
-                    );
+                    self.event("response.output_item.added", json!({"output_index": 0, "item": item}), out);
                     let part = json!({"item_id": id, "output_index": 0, "content_index": 0, "part": text_part("")});
                     self.event("response.content_part.added", part, out);
                 }
-                let delta = json!({"item_id": id, "output_index": 0, "content_index": 0, "delta": text, "logprobs": []});
+                let delta =
+                    json!({"item_id": id, "output_index": 0, "content_index": 0, "delta": text, "logprobs": []});
                 self.event("response.output_text.delta", delta, out);
             }
             Piece::CallStart { id, name } => {
@@ -170,15 +144,10 @@ impl Voice for ResponseVoice {
                     "id": call_item_id(meta), "type": "function_call", "status": "in_progress",
                     "call_id": format!("call_{id}"), "name": name, "arguments": "",
                 });
-                self.event(
-                    "response.output_item.added",
-                    json!({"output_index": 0, "item": item}),
-                    out,
-                );
+                self.event("response.output_item.added", json!({"output_index": 0, "item": item}), out);
             }
             Piece::CallArguments(arguments) => {
-                let delta =
-                    json!({"item_id": call_item_id(meta), "output_index": 0, "delta": arguments});
+                let delta = json!({"item_id": call_item_id(meta), "output_index": 0, "delta": arguments});
                 self.event("response.function_call_arguments.delta", delta, out);
             }
             Piece::Silent => {}
@@ -190,7 +159,8 @@ impl Voice for ResponseVoice {
             match answer.call() {
                 None => {
                     let (id, text) = (message_id(meta), answer.text());
-                    let done = json!({"item_id": id, "output_index": 0, "content_index": 0, "text": text, "logprobs": []});
+                    let done =
+                        json!({"item_id": id, "output_index": 0, "content_index": 0, "text": text, "logprobs": []});
                     self.event("response.output_text.done", done, out);
                     let part = json!({"item_id": id, "output_index": 0, "content_index": 0, "part": text_part(&text)});
                     self.event("response.content_part.done", part, out);
@@ -202,18 +172,10 @@ impl Voice for ResponseVoice {
                     self.event("response.function_call_arguments.done", done, out);
                 }
             }
-            self.event(
-                "response.output_item.done",
-                json!({"output_index": 0, "item": item(meta, answer)}),
-                out,
-            );
+            self.event("response.output_item.done", json!({"output_index": 0, "item": item(meta, answer)}), out);
         }
         let response = self.final_response(meta, answer, usage);
-        let kind = if answer.finish == Finish::Length {
-            "response.incomplete"
-        } else {
-            "response.completed"
-        };
+        let kind = if answer.finish == Finish::Length { "response.incomplete" } else { "response.completed" };
         self.event(kind, json!({"response": response}), out);
     }
 

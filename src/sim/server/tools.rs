@@ -36,9 +36,7 @@ impl Choice {
             Some("none") => Self::Never,
             Some("required" | "any") => Self::Any,
             Some("function" | "tool") => {
-                let name = choice["function"]["name"]
-                    .as_str()
-                    .or_else(|| choice["name"].as_str());
+                let name = choice["function"]["name"].as_str().or_else(|| choice["name"].as_str());
                 name.map_or(Self::Any, |name| Self::Named(name.to_owned()))
             }
             _ => Self::Auto,
@@ -48,10 +46,7 @@ impl Choice {
 
 /// The call to answer with, if any.
 pub(super) fn choose(offers: &[Offer], choice: &Choice, messages: &[Message]) -> Option<ToolCall> {
-    let wish = messages
-        .last()
-        .filter(|message| message.role == "user")
-        .map(|message| message.text.to_lowercase());
+    let wish = messages.last().filter(|message| message.role == "user").map(|message| message.text.to_lowercase());
     let mentioned = || {
         let wish = wish.as_deref()?;
         let named = offers.iter().find(|offer| mentions(wish, &offer.name));
@@ -63,18 +58,12 @@ pub(super) fn choose(offers: &[Offer], choice: &Choice, messages: &[Message]) ->
         Choice::Any => mentioned().or_else(|| offers.first()),
         Choice::Auto => mentioned(),
     }?;
-    Some(ToolCall {
-        name: offer.name.clone(),
-        arguments: value(&offer.schema, 0).to_string(),
-    })
+    Some(ToolCall { name: offer.name.clone(), arguments: value(&offer.schema, 0).to_string() })
 }
 
 fn mentions(wish: &str, name: &str) -> bool {
     let name = name.to_lowercase();
-    wish.contains(&name)
-        || name
-            .split(['_', '-', '.'])
-            .any(|part| part.len() > 3 && wish.contains(part))
+    wish.contains(&name) || name.split(['_', '-', '.']).any(|part| part.len() > 3 && wish.contains(part))
 }
 
 /// A plain value under a schema. Nested deeper than any sane tool, it is null.
@@ -109,16 +98,7 @@ mod tests {
     fn offers() -> Vec<Offer> {
         let schema = json!({"type": "object", "properties": {
             "city": {"type": "string"}, "days": {"type": "integer"}, "unit": {"enum": ["C", "F"]}}});
-        vec![
-            Offer {
-                name: "get_weather".into(),
-                schema,
-            },
-            Offer {
-                name: "search".into(),
-                schema: json!({}),
-            },
-        ]
+        vec![Offer { name: "get_weather".into(), schema }, Offer { name: "search".into(), schema: json!({}) }]
     }
 
     fn asked(choice: Choice, text: &str) -> Option<String> {
@@ -127,32 +107,17 @@ mod tests {
 
     #[test]
     fn a_mentioned_tool_is_called() {
-        assert_eq!(
-            asked(Choice::Auto, "What is the weather in Kyoto?").as_deref(),
-            Some("get_weather")
-        );
-        assert_eq!(
-            asked(Choice::Auto, "Search for it").as_deref(),
-            Some("search")
-        );
+        assert_eq!(asked(Choice::Auto, "What is the weather in Kyoto?").as_deref(), Some("get_weather"));
+        assert_eq!(asked(Choice::Auto, "Search for it").as_deref(), Some("search"));
         assert_eq!(asked(Choice::Auto, "Say hello"), None);
         assert_eq!(asked(Choice::Never, "Search for it"), None);
-        assert_eq!(
-            asked(Choice::Any, "Say hello").as_deref(),
-            Some("get_weather")
-        );
-        assert_eq!(
-            asked(Choice::Named("search".into()), "Hello").as_deref(),
-            Some("search")
-        );
+        assert_eq!(asked(Choice::Any, "Say hello").as_deref(), Some("get_weather"));
+        assert_eq!(asked(Choice::Named("search".into()), "Hello").as_deref(), Some("search"));
     }
 
     #[test]
     fn a_tool_result_is_answered_with_text() {
-        let messages = [
-            Message::new("user", "search"),
-            Message::new("tool", "search found it"),
-        ];
+        let messages = [Message::new("user", "search"), Message::new("tool", "search found it")];
         assert_eq!(choose(&offers(), &Choice::Auto, &messages), None);
     }
 

@@ -96,10 +96,7 @@ impl Agents {
             let agent = Agent {
                 index,
                 client: Client::new(&params.base_url)?,
-                place: params
-                    .places
-                    .get(index % params.places.len().max(1))
-                    .cloned(),
+                place: params.places.get(index % params.places.len().max(1)).cloned(),
                 dice: Dice(mix(params.seed ^ mix(index as u64 + 1))),
                 params: Arc::clone(&params),
                 reports: reports.clone(),
@@ -169,11 +166,7 @@ impl Agent {
             session: session.id.clone(),
             call,
             step,
-            place: self
-                .place
-                .as_ref()
-                .map(|place| place.name.clone())
-                .unwrap_or_default(),
+            place: self.place.as_ref().map(|place| place.name.clone()).unwrap_or_default(),
             started: sent.duration_since(self.started),
             status: None,
             error: None,
@@ -186,12 +179,10 @@ impl Agent {
         };
         let limit = self.params.timeout;
         let exchange = self.exchange(session, step, body, &mut report);
-        let answered = tokio::time::timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Answered {
-                error: Some(format!("no whole answer in {limit:?}")),
-                ..Answered::default()
-            });
+        let answered = tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Answered {
+            error: Some(format!("no whole answer in {limit:?}")),
+            ..Answered::default()
+        });
         report.total = sent.elapsed();
         report.ttft = answered.first_content.map(|at| at.duration_since(sent));
         report.error = answered.error;
@@ -206,17 +197,8 @@ impl Agent {
         (report, answered.text)
     }
 
-    async fn exchange(
-        &mut self,
-        session: &Session,
-        step: Step,
-        body: Bytes,
-        report: &mut CallReport,
-    ) -> Answered {
-        let failed = |error: String| Answered {
-            error: Some(error),
-            ..Answered::default()
-        };
+    async fn exchange(&mut self, session: &Session, step: Step, body: Bytes, report: &mut CallReport) -> Answered {
+        let failed = |error: String| Answered { error: Some(error), ..Answered::default() };
         let request = match self.request(session, step, body) {
             Ok(request) => request,
             Err(error) => return failed(error.to_string()),
@@ -231,10 +213,7 @@ impl Agent {
             return read_stream(response.into_body()).await;
         }
         let status = response.status();
-        let message = match Limited::new(response.into_body(), ERROR_BYTES_MAX)
-            .collect()
-            .await
-        {
+        let message = match Limited::new(response.into_body(), ERROR_BYTES_MAX).collect().await {
             Ok(body) => error_message(&body.to_bytes()),
             Err(error) => error.to_string(),
         };
@@ -264,13 +243,8 @@ impl Agent {
 
 fn error_message(body: &[u8]) -> String {
     let parsed: Option<Value> = serde_json::from_slice(body).ok();
-    let message = parsed
-        .as_ref()
-        .and_then(|body| body["error"]["message"].as_str());
-    message.map_or_else(
-        || String::from_utf8_lossy(body).chars().take(200).collect(),
-        str::to_owned,
-    )
+    let message = parsed.as_ref().and_then(|body| body["error"]["message"].as_str());
+    message.map_or_else(|| String::from_utf8_lossy(body).chars().take(200).collect(), str::to_owned)
 }
 
 /// SplitMix64: small, and the same on every machine.

@@ -13,26 +13,10 @@ pub struct RegionSpec {
 
 /// The guide's four regions, at places where clouds have theirs: Oregon, Virginia, Dublin, Singapore.
 pub const REGIONS: [RegionSpec; 4] = [
-    RegionSpec {
-        name: "us-west",
-        latitude: 45.84,
-        longitude: -119.70,
-    },
-    RegionSpec {
-        name: "us-east",
-        latitude: 38.95,
-        longitude: -77.45,
-    },
-    RegionSpec {
-        name: "eu-west",
-        latitude: 53.35,
-        longitude: -6.26,
-    },
-    RegionSpec {
-        name: "ap-southeast",
-        latitude: 1.35,
-        longitude: 103.82,
-    },
+    RegionSpec { name: "us-west", latitude: 45.84, longitude: -119.70 },
+    RegionSpec { name: "us-east", latitude: 38.95, longitude: -77.45 },
+    RegionSpec { name: "eu-west", latitude: 53.35, longitude: -6.26 },
+    RegionSpec { name: "ap-southeast", latitude: 1.35, longitude: 103.82 },
 ];
 
 /// Where an agent calls from.
@@ -61,21 +45,15 @@ pub const PLACES: [(&str, &str); 10] = [
 impl Place {
     /// All of [`PLACES`].
     pub fn all() -> Vec<Self> {
-        PLACES
-            .iter()
-            .map(|(name, address)| Self {
-                name: (*name).to_owned(),
-                address: (*address).to_owned(),
-            })
-            .collect()
+        PLACES.iter().map(|(name, address)| Self { name: (*name).to_owned(), address: (*address).to_owned() }).collect()
     }
 }
 
 /// Great-circle distance, in kilometres.
 pub(super) fn distance_km(from: (f64, f64), to: (f64, f64)) -> f64 {
     let ((lat_a, lon_a), (lat_b, lon_b)) = (radians(from), radians(to));
-    let half = ((lat_b - lat_a) / 2.0).sin().powi(2)
-        + lat_a.cos() * lat_b.cos() * ((lon_b - lon_a) / 2.0).sin().powi(2);
+    let half =
+        ((lat_b - lat_a) / 2.0).sin().powi(2) + lat_a.cos() * lat_b.cos() * ((lon_b - lon_a) / 2.0).sin().powi(2);
     2.0 * 6_371.0 * half.sqrt().min(1.0).asin()
 }
 

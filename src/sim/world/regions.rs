@@ -106,10 +106,7 @@ impl World {
 
     /// Every replica.
     pub fn replicas(&self) -> impl Iterator<Item = &ReplicaHandle> {
-        self.regions
-            .iter()
-            .flat_map(|region| &region.pools)
-            .flat_map(|pool| &pool.replicas)
+        self.regions.iter().flat_map(|region| &region.pools).flat_map(|pool| &pool.replicas)
     }
 
     /// The replica of this name.
@@ -158,44 +155,27 @@ impl World {
 
     fn in_region(&self, name: &str) -> impl Iterator<Item = &ReplicaHandle> {
         let region = self.regions.iter().find(|region| region.spec.name == name);
-        region
-            .into_iter()
-            .flat_map(|region| &region.pools)
-            .flat_map(|pool| &pool.replicas)
+        region.into_iter().flat_map(|region| &region.pools).flat_map(|pool| &pool.replicas)
     }
 }
 
-async fn start_pool(
-    params: &WorldParams,
-    spec: &RegionSpec,
-    model: &ModelSpec,
-) -> io::Result<Pool> {
+async fn start_pool(params: &WorldParams, spec: &RegionSpec, model: &ModelSpec) -> io::Result<Pool> {
     let name = format!("{}-{}", spec.name, model.short);
     let mut replicas = Vec::with_capacity(params.replicas_per_pool);
     for index in 0..params.replicas_per_pool {
         let server = ServerParams {
             engine: model.engine.clone(),
-            network_delay: params
-                .seen_from
-                .map_or(Duration::ZERO, |from| round_trip(from, spec)),
+            network_delay: params.seen_from.map_or(Duration::ZERO, |from| round_trip(from, spec)),
             log_requests: params.log_requests,
             seed: params.seed,
             ..ServerParams::new(format!("{name}-{index}"), model.served_as.clone())
         };
         replicas.push(spawn(server).await?);
     }
-    Ok(Pool {
-        name,
-        model: model.clone(),
-        replicas,
-    })
+    Ok(Pool { name, model: model.clone(), replicas })
 }
 
 fn round_trip(from: (f64, f64), spec: &RegionSpec) -> Duration {
     let km = distance_km(from, (spec.latitude, spec.longitude));
-    if km < 100.0 {
-        Duration::ZERO
-    } else {
-        Duration::from_secs_f64((26.0 + 0.0143 * km) / 1e3)
-    }
+    if km < 100.0 { Duration::ZERO } else { Duration::from_secs_f64((26.0 + 0.0143 * km) / 1e3) }
 }

@@ -18,14 +18,8 @@ pub enum Step {
 
 impl Step {
     /// The guide's typical chain: parse, plan, tool, evaluate, tool, synthesize.
-    pub const CHAIN: [Self; 6] = [
-        Self::Planner,
-        Self::Planner,
-        Self::ToolCaller,
-        Self::Evaluator,
-        Self::ToolCaller,
-        Self::Synthesizer,
-    ];
+    pub const CHAIN: [Self; 6] =
+        [Self::Planner, Self::Planner, Self::ToolCaller, Self::Evaluator, Self::ToolCaller, Self::Synthesizer];
 
     /// Its name in the header `x-agent-step`.
     pub const fn name(self) -> &'static str {
@@ -55,12 +49,7 @@ pub struct Receipt {
 
 impl Receipt {
     pub(super) fn read(headers: &HeaderMap) -> Self {
-        let text = |name: &str| {
-            headers
-                .get(name)
-                .and_then(|value| value.to_str().ok())
-                .map(str::to_owned)
-        };
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         Self {
             region: text("x-nearpool-region"),
             pool: text("x-nearpool-pool"),

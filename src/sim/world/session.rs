@@ -46,9 +46,7 @@ struct Details {
 
 impl Usage {
     pub(super) fn cached_tokens(&self) -> Option<u64> {
-        self.prompt_tokens_details
-            .as_ref()
-            .and_then(|details| details.cached_tokens)
+        self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens)
     }
 }
 
@@ -57,17 +55,11 @@ impl Session {
     pub(super) fn new(seed: u64, tokens: u64) -> Self {
         let key = mix(seed);
         let system = format!("You are an agent. {}", prose(0, SHARED_TOKENS));
-        let task = format!(
-            "The task, with its documents: {}",
-            prose(key, tokens.saturating_sub(SHARED_TOKENS))
-        );
+        let task = format!("The task, with its documents: {}", prose(key, tokens.saturating_sub(SHARED_TOKENS)));
         Self {
             id: format!("sim-{key:016x}"),
             key,
-            messages: vec![
-                json!({"role": "system", "content": system}),
-                json!({"role": "user", "content": task}),
-            ],
+            messages: vec![json!({"role": "system", "content": system}), json!({"role": "user", "content": task})],
         }
     }
 
@@ -82,15 +74,13 @@ impl Session {
 
     /// Appends an answer and what the world says to it: a tool's result of `tokens`, or the next instruction.
     pub(super) fn extend(&mut self, step: Step, answer: String, tokens: u64) {
-        self.messages
-            .push(json!({"role": "assistant", "content": answer}));
+        self.messages.push(json!({"role": "assistant", "content": answer}));
         let key = mix(self.key ^ self.messages.len() as u64);
         let follows = match step {
             Step::ToolCaller => format!("Result: {}", prose(key, tokens)),
             _ => format!("Go on. {}", prose(key, 20)),
         };
-        self.messages
-            .push(json!({"role": "user", "content": follows}));
+        self.messages.push(json!({"role": "user", "content": follows}));
     }
 }
 
@@ -141,10 +131,7 @@ fn read_line(answered: &mut Answered, line: &[u8]) -> bool {
         return false;
     };
     if let Some(error) = chunk.get("error") {
-        answered.error = Some(format!(
-            "error event: {}",
-            error["message"].as_str().unwrap_or_default()
-        ));
+        answered.error = Some(format!("error event: {}", error["message"].as_str().unwrap_or_default()));
     }
     if let Some(usage) = chunk.get("usage").filter(|usage| !usage.is_null()) {
         answered.usage = Usage::deserialize(usage).ok();

@@ -12,12 +12,13 @@
 
 mod error;
 mod number;
-mod skip;
+mod text;
 
 use std::ops::Range;
 
 pub use error::ScanError;
 use number::Number;
+use text::{Stop, is_simple_escape};
 
 /// Deepest nesting of arrays and objects; one bit each in a word.
 pub const DEPTH_MAX: u32 = 128;
@@ -264,31 +265,17 @@ impl Scanner {
     }
 
     /// The inside of a string as far as this chunk has it; gives the index after what was read.
+    #[inline]
     fn run_text(&mut self, chunk: &[u8], from: usize) -> Result<usize, ScanError> {
-        let mut at = from;
-        loop {
-            at = skip::special(chunk, at);
-            let Some(&byte) = chunk.get(at) else { break };
-            match (byte, chunk.get(at + 1..)) {
-                (b'"', _) => {
-                    self.keep(&chunk[from..=at])?;
-                    self.close_text(at)?;
-                    return Ok(at + 1);
-                }
-                (b'\\', Some([escape, ..])) if is_simple_escape(*escape) => at += 2,
-                (b'\\', Some([b'u', a, b, c, d, ..])) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => {
-                    at += 6;
-                }
-                (b'\\', _) => {
-                    // Cut off by the chunk's end, or wrong: byte by byte from here.
-                    self.state = State::Escape;
-                    at += 1;
-                    break;
-                }
-                _ => return Err(self.syntax(at)),
-            }
-        }
+        let (at, stop) = text::run(chunk, from);
         self.keep(&chunk[from..at])?;
+        match stop {
+            Stop::Quote => self.close_text(at)?,
+            // Byte by byte from here: the next chunk has the rest, or the next byte is the mistake.
+            Stop::Backslash => self.state = State::Escape,
+            Stop::Control => return Err(self.syntax(at)),
+            Stop::End => {}
+        }
         Ok(at)
     }
 
@@ -325,25 +312,28 @@ impl Scanner {
         Ok(())
     }
 
-    /// After a string's closing quote.
+    /// A string has been closed; `end` is the index after its quote.
     #[inline]
-    fn close_text(&mut self, at: usize) -> Result<(), ScanError> {
+    fn close_text(&mut self, end: usize) -> Result<(), ScanError> {
         self.state = if self.in_key { State::Colon } else { State::After };
         if !self.keeping {
             return Ok(());
         }
         self.keeping = false;
-        if self.in_key { self.top_key() } else { self.model(self.offset + at + 1) }
+        if self.in_key { self.top_key() } else { self.model(self.offset + end) }
     }
 
     fn top_key(&mut self) -> Result<(), ScanError> {
-        if std::str::from_utf8(&self.text).is_err() {
+        let Ok(text) = std::str::from_utf8(&self.text) else {
             // A lenient decoder could drop the bad bytes and read a key of interest in what is left.
             return Err(ScanError::Syntax { expected: "a key in UTF-8", at: self.text_at });
-        }
-        // Half a surrogate pair does not decode; such a key is none of interest.
-        let name: String = serde_json::from_slice(&self.text).unwrap_or_default();
-        self.key = TopKey::named(&name);
+        };
+        self.key = if text.contains('\\') {
+            // Half a surrogate pair does not decode; such a key is none of interest.
+            serde_json::from_str(text).map_or(TopKey::Other, |name: String| TopKey::named(&name))
+        } else {
+            TopKey::named(text.trim_matches('"'))
+        };
         let (seen, key) = match self.key {
             TopKey::Model => (&mut self.seen_model, "model"),
             TopKey::Stream => (&mut self.seen_stream, "stream"),
@@ -410,11 +400,6 @@ impl Scanner {
             State::End => "nothing more",
         }
     }
-}
-
-#[inline]
-const fn is_simple_escape(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')
 }
 
 #[cfg(test)]

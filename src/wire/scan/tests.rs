@@ -112,7 +112,10 @@ fn what_is_not_json_is_refused_with_its_place() {
 #[test]
 fn what_routing_could_misread_is_refused() {
     bad(r#"{"model":"a","model":"a"}"#, "the key 'model' stands twice in the body, the second time at byte 13");
-    bad(r#"{"model":"a","x":[],"m\u006fdel":"b"}"#, "the key 'model' stands twice in the body, the second time at byte 20");
+    bad(
+        r#"{"model":"a","x":[],"m\u006fdel":"b"}"#,
+        "the key 'model' stands twice in the body, the second time at byte 20",
+    );
     bad(r#"{"stream":null,"stream":true}"#, "the key 'stream' stands twice in the body, the second time at byte 15");
     bad(r#"{"model":1}"#, "'model' must be a string, at byte 9");
     bad(r#"{"model":null}"#, "'model' must be a string, at byte 9");

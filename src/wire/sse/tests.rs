@@ -100,7 +100,8 @@ fn a_huge_event_in_many_chunks_comes_out_whole() {
 
 #[track_caller]
 fn kind(dialect: Dialect, event: &str, expected: EventKind) {
-    for event in [event.to_owned(), event.replace('\n', "\r\n"), event.replace('\n', "\r"), format!("\u{feff}{event}")] {
+    for event in [event.to_owned(), event.replace('\n', "\r\n"), event.replace('\n', "\r"), format!("\u{feff}{event}")]
+    {
         assert_eq!(Progress::new(dialect).note(event.as_bytes()), expected, "{dialect:?} {event:?}");
     }
 }
@@ -148,7 +149,11 @@ fn kinds_are_told_by_prefix() {
 fn progress_adds_up() {
     let mut progress = Progress::new(Dialect::Chat);
     let stream = b": hi\n\ndata: {\"a\":1}\n\ndata: {\"b\":1}\n\ndata: [DONE]\n\n".as_slice();
-    Framer::new().push(Bytes::from_static(stream), |event| { progress.note(event); }).unwrap();
+    Framer::new()
+        .push(Bytes::from_static(stream), |event| {
+            progress.note(event);
+        })
+        .unwrap();
     assert_eq!((progress.events, progress.data_events, progress.done, progress.error), (4, 2, true, false));
 }
 

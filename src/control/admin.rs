@@ -1,0 +1,210 @@
+//! The admin listener: how things stand, and new configurations by hand.
+//!
+//! It is never the agents' listener. Reading needs no credential, so it belongs on an address that only operators and
+//! their tools reach; writing needs the bearer token, and without one configured there is no writing. The token also
+//! keeps out what a browser on the same machine could be made to send.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
+use prometheus::Registry;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use self::answer::Answer;
+use self::write::may_write;
+use super::reload::Reloader;
+use super::status::{Beside, Status, unready};
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{Metrics, ReloadSource};
+use crate::roster::Roster;
+
+/// From a connection's start, or from the last answer, to a whole request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// For writing an answer, and between two pieces of a body.
+const IO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Names and values of all headers, in bytes; a token and a few more.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Connections at a time: a few scrapers, health checks and people.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What the admin listener works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The replicas, the snapshot, the sessions.
+    pub roster: Arc<Roster>,
+    /// Where new configurations go.
+    pub reloader: Arc<Reloader>,
+    /// The metrics, and the registry that they are in.
+    pub metrics: Arc<Metrics>,
+    /// Everything in it is shown.
+    pub registry: Registry,
+    /// Whose dropped lines are shown.
+    pub access_log: Arc<AccessLog>,
+    /// When the edge started.
+    pub started: Instant,
+}
+
+/// The app of the admin listener: HTTP/1.1.
+#[derive(Debug)]
+pub struct Admin {
+    parts: Parts,
+    connections: Semaphore,
+}
+
+/// The pages, with the methods that each takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Page {
+    Index,
+    Metrics,
+    Healthz,
+    Readyz,
+    Status,
+    Reload,
+    Config,
+}
+
+impl Page {
+    fn of_path(path: &str) -> Option<Page> {
+        Some(match path {
+            "/" => Page::Index,
+            "/metrics" => Page::Metrics,
+            "/healthz" => Page::Healthz,
+            "/readyz" => Page::Readyz,
+            "/status" => Page::Status,
+            "/reload" => Page::Reload,
+            "/config" => Page::Config,
+            _ => return None,
+        })
+    }
+
+    /// The value of `Allow`.
+    const fn allows(self) -> &'static str {
+        match self {
+            Page::Index | Page::Metrics | Page::Healthz | Page::Readyz | Page::Status => "GET, HEAD",
+            Page::Reload => "POST",
+            Page::Config => "PUT",
+        }
+    }
+}
+
+impl Admin {
+    /// The app with these parts.
+    pub fn new(parts: Parts) -> Admin {
+        Admin { parts, connections: Semaphore::new(CONNECTIONS_MAX) }
+    }
+
+    async fn answer(&self, session: &mut ServerSession) -> Answer {
+        let head = session.req_header();
+        let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if head_bytes > HEAD_BYTES_MAX {
+            return Answer::error(431, "headers_too_large", "the headers are longer than 16 KiB");
+        }
+        let Some(page) = Page::of_path(head.uri.path()) else {
+            return Answer::error(404, "not_found", "there is no such page; GET / lists what there is");
+        };
+        if !page.allows().split(", ").any(|method| method == head.method.as_str()) {
+            let message = format!("{} takes {}", head.uri.path(), page.allows());
+            return Answer::error(405, "method_not_allowed", &message).with("allow", page.allows());
+        }
+        match page {
+            Page::Reload | Page::Config => self.write(page, session).await,
+            _ => self.read(page, Instant::now()),
+        }
+    }
+
+    fn read(&self, page: Page, now: Instant) -> Answer {
+        let parts = &self.parts;
+        let (roster, snapshot) = (&*parts.roster, parts.roster.snapshot());
+        match page {
+            Page::Metrics => {
+                parts.metrics.refresh(&snapshot, roster, now);
+                Answer::new(200, prometheus::TEXT_FORMAT, parts.metrics.render(&parts.registry))
+            }
+            Page::Healthz => Answer::new(200, "text/plain; charset=utf-8", "ok\n"),
+            Page::Readyz => match unready(roster, &snapshot, now) {
+                None => Answer::json(200, &serde_json::json!({ "ready": true })),
+                Some(reason) => Answer::json(503, &serde_json::json!({ "ready": false, "reason": reason })),
+            },
+            Page::Status => {
+                let beside = Beside {
+                    started: parts.started,
+                    reloads: parts.reloader.history(),
+                    access_log_dropped: parts.access_log.dropped(),
+                };
+                Answer::json(200, &Status::new(roster, &snapshot, beside, now))
+            }
+            Page::Index | Page::Reload | Page::Config => Answer::index(),
+        }
+    }
+
+    async fn write(&self, page: Page, session: &mut ServerSession) -> Answer {
+        let token = self.parts.roster.snapshot().config.admin_token.clone();
+        if let Err(refusal) = may_write(token.as_ref(), session.get_header("authorization")) {
+            return refusal;
+        }
+        let body = match write::body(session).await {
+            Ok(body) => body,
+            Err(refusal) => return refusal,
+        };
+        let reloader = Arc::clone(&self.parts.reloader);
+        // Files and parsing: not for the event loop. It goes on to its end also if the client goes away.
+        let done = tokio::task::spawn_blocking(move || match page {
+            Page::Config => match String::from_utf8(body) {
+                Ok(text) => write::verdict(reloader.push(&text)),
+                Err(_) => Answer::error(422, "not_utf8", "the config is not UTF-8"),
+            },
+            _ => write::verdict(reloader.reload(ReloadSource::Post)),
+        });
+        done.await.unwrap_or_else(|_| Answer::error(500, "internal", "the reload ended early; see the log"))
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        // Held also while the connection idles, since it waits in here for its next request.
+        let _place = self.connections.try_acquire().ok()?;
+        session.set_read_timeout(Some(HEAD_TIMEOUT));
+        session.set_write_timeout(Some(IO_TIMEOUT));
+        match timeout(HEAD_TIMEOUT, session.read_request()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) | Err(_) => return None,
+            Ok(Err(error)) => {
+                // The error's text quotes what came, the token included.
+                log::debug!("admin request cannot be read kind={}", error.etype().as_str());
+                let _gone = session.respond_error(400).await;
+                return None;
+            }
+        }
+        session.set_read_timeout(Some(IO_TIMEOUT));
+        // After a body the connection ends: nothing that came with it can be taken for another request.
+        let reads_only = matches!(session.req_header().method.as_str(), "GET" | "HEAD") && session.is_body_empty();
+        let keep = reads_only && !*shutdown.borrow();
+        session.set_keepalive(keep.then_some(HEAD_TIMEOUT.as_secs()));
+        let is_head = session.req_header().method.as_str() == "HEAD";
+        let answer = self.answer(&mut session).await;
+        let (header, body) = answer.into_parts().ok()?;
+        session.write_response_header(Box::new(header)).await.ok()?;
+        if !is_head {
+            session.write_response_body(Bytes::from(body), true).await.ok()?;
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        let reusable = session.finish().await.ok().flatten()?;
+        Some(ReusedHttpStream::from_reusable_stream(reusable, settings))
+    }
+}
+
+mod answer;
+#[cfg(test)]
+mod tests;
+mod write;
