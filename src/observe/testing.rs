@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Geo, Health, Sessions, Timeouts};
+use crate::config::{Config, Geo, Health, References, Sessions, Timeouts};
 use crate::domain::ask::DialectSet;
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::place::Place;
@@ -98,6 +98,7 @@ fn plain(topology: Topology) -> Config {
             body_timeout: second,
             keepalive_timeout: second,
         },
+        references: References::default(),
     }
 }
 

@@ -13,46 +13,7 @@ mod pools;
 mod replicas;
 mod tls;
 mod url;
+mod whole;
 
 pub(super) use outside::Outside;
-
-use super::raw::Table;
-use super::values::Config;
-use crate::domain::topology::Topology;
-
-/// Checks the whole file.
-pub(super) fn config(root: &Table<'_>, outside: Outside<'_>, hash: String) -> Config {
-    let (regions, region_names) = geo::regions(root);
-    let edge = edge::check(root, &region_names, &outside);
-    let geo = geo::check(root, &outside);
-    let mut models = models::check(root);
-    let (pools, replicas) = pools::check(root, &region_names, &models.names, &outside);
-    models::attach_pools(&mut models, &pools, root.report());
-    let timeouts = knobs::timeouts(root);
-    Config {
-        hash,
-        topology: Topology {
-            edge: edge.name,
-            home: edge.home,
-            regions,
-            models: models.list,
-            pools: pools.list,
-            replicas,
-            model_names: models.by_name,
-            steps: models.steps,
-        },
-        listen: edge.listen,
-        tls: edge.tls,
-        trusted_proxies: edge.trusted_proxies,
-        admin: edge.admin,
-        admin_token: edge.admin_token,
-        geo,
-        sessions: knobs::sessions(root),
-        health: knobs::health(root),
-        circuit_breaker: knobs::circuit_breaker(root),
-        retry: knobs::retry(root),
-        timeouts,
-        limits: knobs::limits(root),
-        references: outside.into_references(),
-    }
-}
+pub(super) use whole::config;
