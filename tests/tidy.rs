@@ -4,6 +4,8 @@
 //! The rules read tokens: comments and the insides of strings are no code, and neither is what stands under
 //! `#[cfg(test)]` (tests may look at anything, and need a first `Instant`).
 
+#![allow(clippy::unwrap_used, reason = "a test may stop at the first surprise, also in its helpers")]
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
