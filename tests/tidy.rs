@@ -25,8 +25,8 @@ fn may_import(module: &str) -> Option<Option<&'static [&'static str]>> {
         "policy" => &["domain"],
         // Floor 2.
         "wire" | "config" => &["domain", "policy"],
-        "observe" => &["domain", "policy", "config"],
-        "roster" => &["domain", "policy", "config", "wire", "observe"],
+        "observe" => &["domain", "policy", "config", "roster"],
+        "roster" => &["domain", "policy", "config", "wire"],
         // Floor 3: two planes that do not know each other.
         "proxy" | "control" => &["domain", "policy", "config", "wire", "observe", "roster"],
         "lib" | "main" | "cli" => return Some(None),
@@ -318,8 +318,8 @@ fn imports_upward_are_found() {
         ("src/policy/x/y.rs", "use super::super::load; use super::super::super::wire::sse;", &[1]),
         ("src/config/check.rs", "use crate::policy::retry; use crate::wire::sse;", &[1]),
         ("src/wire/sse.rs", "use crate::observe::metrics;", &[1]),
-        ("src/observe/metrics.rs", "use crate::config::Config; use crate::roster::Roster;", &[1]),
-        ("src/roster/mod.rs", "use crate::observe::metrics; use crate::config::Config;", &[]),
+        ("src/observe/metrics.rs", "use crate::config::Config; use crate::roster::Roster;", &[]),
+        ("src/roster/mod.rs", "use crate::observe::metrics; use crate::config::Config;", &[1]),
         ("src/roster/mod.rs", "use crate::proxy::serve;", &[1]),
         ("src/proxy/serve.rs", "use crate::control::probe;", &[1]),
         ("src/control/probe.rs", "use crate::proxy::serve;", &[1]),

@@ -103,10 +103,9 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         service.add_tcp(&address.to_string());
         server.add_service(service);
     }
-    for mut service in [background_service("probe", Probe::new(Arc::clone(&roster)))] {
-        service.threads = Some(1);
-        server.add_service(service);
-    }
+    let mut probe = background_service("probe", Probe::new(Arc::clone(&roster)));
+    probe.threads = Some(1);
+    server.add_service(probe);
     let mut watch = background_service("watch", Watch::new(reloader));
     watch.threads = Some(1);
     server.add_service(watch);

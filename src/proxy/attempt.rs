@@ -46,7 +46,7 @@ pub(super) struct Attempt<'a> {
 /// An attempt that may be shown to the client.
 pub(super) enum Began {
     /// A whole answer.
-    Whole(Answer),
+    Whole(Box<Answer>),
     /// An answer under way.
     Under(Box<UnderWay>),
 }
@@ -90,7 +90,7 @@ pub(super) struct UnderWay {
 pub(super) struct Failed {
     pub(super) outcome: Outcome,
     /// What the replica said, if it said something.
-    pub(super) answer: Option<Answer>,
+    pub(super) answer: Option<Box<Answer>>,
 }
 
 impl From<Outcome> for Failed {
@@ -200,7 +200,7 @@ impl Attempt<'_> {
                 }
                 Ok(None) => {
                     self.upstream.release(exchange).await;
-                    return Ok(Began::Whole(Answer { head, body }));
+                    return Ok(Began::Whole(Box::new(Answer { head, body })));
                 }
                 Err(_) => return Err(Outcome::Cut.into()),
             }
@@ -231,7 +231,7 @@ impl Attempt<'_> {
     }
 
     /// What a replica says of its failure, as far as it says it soon and in few words.
-    async fn failed_answer(&self, mut exchange: Exchange, head: ResponseHeader) -> Option<Answer> {
+    async fn failed_answer(&self, mut exchange: Exchange, head: ResponseHeader) -> Option<Box<Answer>> {
         let mut body = Vec::new();
         let read = timeout(LAST_WORDS, async {
             let mut bytes = 0;
@@ -246,7 +246,7 @@ impl Attempt<'_> {
         });
         read.await.ok().flatten()?;
         self.upstream.release(exchange).await;
-        Some(Answer { head, body })
+        Some(Box::new(Answer { head, body }))
     }
 }
 

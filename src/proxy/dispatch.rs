@@ -64,7 +64,7 @@ pub(super) enum Stopped {
     /// The edge answers.
     Refused(Refusal),
     /// The last replica's own answer is passed on.
-    Answered(Outcome, Answer),
+    Answered(Outcome, Box<Answer>),
 }
 
 impl Dispatch<'_> {
@@ -188,7 +188,7 @@ impl Dispatch<'_> {
         }
     }
 
-    fn nothing_left(&self, no: NoReplica, tried: &[Tried], last_answer: Option<Answer>) -> Stopped {
+    fn nothing_left(&self, no: NoReplica, tried: &[Tried], last_answer: Option<Box<Answer>>) -> Stopped {
         if let Some(last) = tried.last() {
             return self.stopped(last.outcome, last_answer);
         }
@@ -204,7 +204,7 @@ impl Dispatch<'_> {
         Stopped::Refused(refusal.retry_after_s(RETRY_AFTER_S))
     }
 
-    fn stopped(&self, outcome: Outcome, last_answer: Option<Answer>) -> Stopped {
+    fn stopped(&self, outcome: Outcome, last_answer: Option<Box<Answer>>) -> Stopped {
         match last_answer {
             Some(answer) if matches!(outcome, Outcome::ServerError | Outcome::Busy) => {
                 Stopped::Answered(outcome, answer)

@@ -24,7 +24,7 @@ use crate::wire::reply::{Failure, error_event};
 /// Sends a whole answer, and returns the length of its body.
 pub(super) async fn whole(
     session: &mut ServerSession,
-    answer: Answer,
+    answer: Box<Answer>,
     receipt: &Receipt<'_>,
 ) -> Result<usize, Outcome> {
     let bytes = answer.body_bytes();

@@ -329,7 +329,7 @@ impl Edge {
             let sized = head.insert_header("content-type", "application/json").is_ok()
                 && head.set_content_length(body.len()).is_ok();
             // The framework's own error path: it works without a request, which there is none of here.
-            if sized && session.write_error_response(head, body.into()).await.is_err() {
+            if sized && session.write_error_response(head, body).await.is_err() {
                 account.outcome = Outcome::ClientGone;
             }
         }
