@@ -109,10 +109,7 @@ fn what_is_no_database_of_places_is_refused_with_its_reason() {
     for (from, to) in [(b"latitude", b"altitude"), (b"ry_code\x42", b"ry_hash\x42")] {
         memchr::memmem::find_iter(&other.clone(), from).for_each(|at| other[at..at + to.len()].copy_from_slice(to));
     }
-    assert_eq!(
-        message(other),
-        "the GeoIP database (type \"EdgeRoute-Test-City\") holds neither countries nor places",
-    );
+    assert_eq!(message(other), "the GeoIP database (type \"EdgeRoute-Test-City\") holds neither countries nor places",);
 }
 
 #[test]
