@@ -6,8 +6,12 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use nearpool::domain::ask::Dialect;
 use nearpool::wire::body::Body;
+use nearpool::wire::geoip::GeoDb;
 use nearpool::wire::scan::{Scan, ScanError, Scanner};
+use nearpool::wire::sse::{Framer, Progress};
+use nearpool::wire::usage::{Meter, Usage};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -92,5 +96,51 @@ fn bodies(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, bodies);
+/// A chat stream of 1,000 events as vLLM sends it.
+fn events() -> Vec<Vec<u8>> {
+    (0..1000)
+        .map(|index| {
+            format!(
+                "data: {{\"id\":\"chatcmpl-0123456789abcdef\",\"object\":\"chat.completion.chunk\",\"created\":1795347307,\"model\":\
+                 \"meta-llama/Llama-3.1-8B-Instruct\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\" word{index}\"}},\
+                 \"logprobs\":null,\"finish_reason\":null}}],\"usage\":null}}\n\n"
+            )
+            .into_bytes()
+        })
+        .collect()
+}
+
+fn relay(chunks: &[Bytes]) -> (Progress, Option<Usage>, usize) {
+    let (mut framer, mut progress, mut meter) = (Framer::new(), Progress::new(Dialect::Chat), Meter::new());
+    let mut forwarded = 0;
+    for chunk in chunks {
+        let framed = framer.push(chunk.clone(), |event| {
+            progress.note(event);
+            meter.event(event);
+        });
+        forwarded += framed.expect("short").into_parts().map(|part| part.len()).sum::<usize>();
+    }
+    (progress, meter.usage(), forwarded)
+}
+
+fn streams(c: &mut Criterion) {
+    let events = events();
+    let flat = events.concat();
+    let one_each: Vec<Bytes> = events.iter().map(|event| Bytes::copy_from_slice(event)).collect();
+    let cut = |size| flat.chunks(size).map(Bytes::copy_from_slice).collect::<Vec<_>>();
+    let mut group = c.benchmark_group("sse_1000_events");
+    group.throughput(Throughput::Elements(1000)).sample_size(20);
+    for (name, chunks) in [("one_a_chunk", one_each), ("by_16KiB", cut(16 * KIB)), ("by_100_bytes", cut(100))] {
+        group.bench_function(name, |b| b.iter(|| relay(black_box(&chunks))));
+    }
+    group.finish();
+}
+
+fn places(c: &mut Criterion) {
+    let db = GeoDb::from_bytes(include_bytes!("../tests/data/mini-city.mmdb").as_slice()).expect("valid");
+    let address = "127.3.0.1".parse().expect("an address");
+    c.bench_function("geoip_lookup", |b| b.iter(|| db.lookup(black_box(address))));
+}
+
+criterion_group!(benches, bodies, streams, places);
 criterion_main!(benches);

@@ -1,12 +1,14 @@
 //! Floor 2, bytes: what comes over the wire and what is sent back. No sockets here: every parser is fed slices, in
 //! whatever pieces they arrive, and gives the same answer at every split point.
 
-mod anthropic;
 pub mod body;
-mod centroids;
-pub mod geoip;
-mod openai;
-pub mod reply;
 pub mod scan;
 pub mod sse;
 pub mod usage;
+// The dialects.
+mod anthropic;
+mod openai;
+pub mod reply;
+// Where a client stands.
+mod centroids;
+pub mod geoip;

@@ -1,7 +1,7 @@
 //! What the edge itself says in OpenAI's dialects: errors, errors in a stream, the list of models.
 //!
 //! In a stream both official SDKs raise on any data whose object has a truthy `error` (`openai` for Python 3.54
-//! `_streaming.py`, for Node 7.57 `core/streaming.ts`). The Responses event `error` is documented with its fields at the
+//! `_streaming.py`, for Node 6.49 `core/streaming.mjs`; tried with the Python one). The Responses event `error` is documented with its fields at the
 //! top, which the SDKs hand to the caller as one more event; so that event carries both forms.
 
 use bytes::Bytes;
