@@ -114,8 +114,20 @@ impl Breaker {
         }
     }
 
-    /// Whether a request sent then tells nothing of the replica since the breaker last opened. Only probes are sent
-    /// between an opening and the next closing, so what does not predate an open breaker is a probe's report.
+    /// The state once health checks that had failed pass again: it was most likely started anew, so it is closed, but
+    /// the next failure opens it.
+    #[must_use]
+    pub fn recovered(self, params: Params) -> Breaker {
+        match self {
+            Breaker::Closed { .. } => self,
+            Breaker::Open { .. } | Breaker::HalfOpen { .. } => {
+                Breaker::Closed { failures: params.failure_threshold.saturating_sub(1), opened: self.opened() }
+            }
+        }
+    }
+
+    /// Whether a request sent then tells nothing of the replica since the breaker last opened. Only probes
+    /// and last resorts are sent between an opening and the next closing: their reports count.
     fn predates(self, sent: Instant) -> bool {
         self.opened().is_some_and(|opened| sent <= opened)
     }

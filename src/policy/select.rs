@@ -60,6 +60,8 @@ pub struct Selection {
     /// Whether the request would be a circuit breaker's probe: it must claim that place, and select again when another
     /// request was faster.
     pub probe: bool,
+    /// Whether it goes to a replica that should not be used, since no other is left.
+    pub last_resort: bool,
 }
 
 /// The replica where a session was last, as it is now, in whatever pool.
@@ -77,6 +79,10 @@ pub struct Home {
 /// looked at alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's replicas as they
 /// are now, and `exhausted` tells whether the request may no longer try a pool.
 ///
+/// When no replica is usable anywhere, the least bad is tried: first those whose breakers are open, since their health
+/// checks still pass, then those whose checks fail. What is known of a replica is always a little old, and a request
+/// that would be refused has nothing to lose.
+///
 /// An error speaks of what is left for this request: once it has tried something, the last attempt's outcome says more.
 pub fn select(
     pools: &[PoolCandidate],
@@ -89,6 +95,31 @@ pub fn select(
     if let Some(selection) = stay(pools, home, &exhausted) {
         return Ok(selection);
     }
+    let mut result = walk(pools, session, &mut view, &exhausted, rng);
+    for admitted in [&[Standing::BreakerOpen][..], &[Standing::BreakerOpen, Standing::Unhealthy]] {
+        if result != Err(NoReplica::Unusable) {
+            break;
+        }
+        let mut admitting = |pool, into: &mut Vec<Candidate>| {
+            view(pool, into);
+            for candidate in into.iter_mut().filter(|candidate| admitted.contains(&candidate.standing)) {
+                candidate.standing = Standing::Usable;
+            }
+        };
+        result = walk(pools, session, &mut admitting, &exhausted, rng)
+            .map(|selection| Selection { last_resort: true, ..selection });
+    }
+    result
+}
+
+/// The pools in order, and the first replica that takes more.
+fn walk(
+    pools: &[PoolCandidate],
+    session: Option<SessionView>,
+    view: &mut impl FnMut(PoolIx, &mut Vec<Candidate>),
+    exhausted: &impl Fn(PoolIx) -> bool,
+    rng: &mut impl RngExt,
+) -> Result<Selection, NoReplica> {
     let nearest = pools.first().map(|pool| pool.region);
     let (mut refusal, mut nearest_full) = (NoReplica::Unusable, false);
     let mut candidates = Vec::new();
@@ -107,7 +138,8 @@ pub fn select(
                     Affinity::New => Reason::New,
                     Affinity::None => Reason::None,
                 };
-                return Ok(Selection { pool: *pool, replica: choice.replica, reason, probe: choice.probe });
+                let probe = choice.probe;
+                return Ok(Selection { pool: *pool, replica: choice.replica, reason, probe, last_resort: false });
             }
             Err(NoReplica::Full) => {
                 refusal = NoReplica::Full;
@@ -126,7 +158,7 @@ fn stay(pools: &[PoolCandidate], home: Option<Home>, exhausted: impl Fn(PoolIx) 
     let home = home.filter(|home| home.candidate.takes_more() && !exhausted(home.pool))?;
     let pool = *pools.iter().find(|pool| pool.pool == home.pool && !pool.fallback)?;
     let probe = home.candidate.standing == Standing::Probe;
-    Some(Selection { pool, replica: home.candidate.replica, reason: Reason::Session, probe })
+    Some(Selection { pool, replica: home.candidate.replica, reason: Reason::Session, probe, last_resort: false })
 }
 
 #[cfg(test)]

@@ -118,7 +118,8 @@ impl Dispatch<'_> {
                 rng,
             )?;
             let cap = config.topology.pool(selection.pool.pool).max_in_flight;
-            if let Some(booking) = self.snapshot.live(selection.replica).begin(cap, config.circuit_breaker, now) {
+            let live = self.snapshot.live(selection.replica);
+            if let Some(booking) = live.begin(cap, config.circuit_breaker, selection.last_resort, now) {
                 return Ok((selection, booking));
             }
         }

@@ -84,8 +84,14 @@ impl Live {
     }
 
     /// Books one request there, unless its cap was reached or the probe's place taken since it was looked at.
-    /// The booking ends when the returned guard is dropped.
-    pub fn begin(self: &Arc<Live>, cap: u32, params: breaker::Params, now: Instant) -> Option<InFlight> {
+    /// The booking ends when the returned guard is dropped. A last resort passes an open breaker too.
+    pub fn begin(
+        self: &Arc<Live>,
+        cap: u32,
+        params: breaker::Params,
+        last_resort: bool,
+        now: Instant,
+    ) -> Option<InFlight> {
         let free = |n: u32| (n < cap).then_some(n + 1);
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
         // From here on the guard gives the place back.
@@ -94,6 +100,7 @@ impl Live {
         match state.breaker.gate(params, now) {
             Gate::Pass => {}
             Gate::Probe => state.breaker = state.breaker.claim(params, now)?,
+            Gate::Stop if last_resort => {}
             Gate::Stop => return None,
         }
         Some(guard.sent_at(now))
@@ -172,9 +179,9 @@ mod tests {
     #[test]
     fn a_booking_ends_with_its_guard_also_when_nothing_was_reported() {
         let (live, now) = (live(), Instant::now());
-        let first = live.begin(2, PARAMS, now).unwrap();
-        let second = live.begin(2, PARAMS, now).unwrap();
-        assert!(live.begin(2, PARAMS, now).is_none(), "the cap holds");
+        let first = live.begin(2, PARAMS, false, now).unwrap();
+        let second = live.begin(2, PARAMS, false, now).unwrap();
+        assert!(live.begin(2, PARAMS, false, now).is_none(), "the cap holds");
         assert_eq!(live.in_flight(), 2);
         drop(first);
         drop(second);
@@ -185,12 +192,12 @@ mod tests {
     fn failures_open_the_breaker_and_one_probe_of_many_callers_closes_it() {
         let (live, start) = (live(), Instant::now());
         for _ in 0..2 {
-            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+            live.begin(9, PARAMS, false, start).unwrap().end(Outcome::Reset, start);
         }
         assert_eq!(live.standing(PARAMS, start), Standing::BreakerOpen);
         let later = start + Duration::from_secs(60);
         assert_eq!(live.standing(PARAMS, later), Standing::Probe);
-        let probes: Vec<_> = (0..1000).filter_map(|_| live.begin(2000, PARAMS, later)).collect();
+        let probes: Vec<_> = (0..1000).filter_map(|_| live.begin(2000, PARAMS, false, later)).collect();
         assert_eq!(probes.len(), 1, "exactly one caller is the probe");
         assert_eq!(live.in_flight(), 1, "those turned away gave their places back");
         for probe in probes {
@@ -203,24 +210,24 @@ mod tests {
     fn a_probe_without_a_verdict_frees_its_place() {
         let (live, start) = (live(), Instant::now());
         for _ in 0..2 {
-            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+            live.begin(9, PARAMS, false, start).unwrap().end(Outcome::Reset, start);
         }
         let later = start + Duration::from_secs(60);
-        live.begin(9, PARAMS, later).unwrap().end(Outcome::ClientGone, later);
+        live.begin(9, PARAMS, false, later).unwrap().end(Outcome::ClientGone, later);
         assert_eq!(live.standing(PARAMS, later), Standing::Probe);
-        drop(live.begin(9, PARAMS, later));
+        drop(live.begin(9, PARAMS, false, later));
         assert_ne!(live.standing(PARAMS, Instant::now() + Duration::from_secs(120)), Standing::BreakerOpen);
     }
 
     #[test]
     fn a_straggler_does_not_speak_for_the_probe() {
         let (live, start) = (live(), Instant::now());
-        let straggler = live.begin(9, PARAMS, start).unwrap();
+        let straggler = live.begin(9, PARAMS, false, start).unwrap();
         for _ in 0..2 {
-            live.begin(9, PARAMS, start).unwrap().end(Outcome::Reset, start);
+            live.begin(9, PARAMS, false, start).unwrap().end(Outcome::Reset, start);
         }
         let later = start + Duration::from_secs(60);
-        let probe = live.begin(9, PARAMS, later).unwrap();
+        let probe = live.begin(9, PARAMS, false, later).unwrap();
         straggler.end(Outcome::Ok, later);
         assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "the probe is still out");
         probe.end(Outcome::Ok, later);
@@ -231,8 +238,8 @@ mod tests {
     fn clients_faults_and_busy_answers_never_open_the_breaker() {
         let (live, now) = (live(), Instant::now());
         for _ in 0..10_000 {
-            live.begin(9, PARAMS, now).unwrap().end(Outcome::ClientError, now);
-            live.begin(9, PARAMS, now).unwrap().end(Outcome::Busy, now);
+            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::ClientError, now);
+            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Busy, now);
         }
         assert_eq!(live.standing(PARAMS, now), Standing::Usable);
     }

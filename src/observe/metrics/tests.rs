@@ -163,7 +163,7 @@ fn the_breakers_state_follows_its_time() {
     };
     assert_eq!(state(start), 0);
     for _ in 0..2 {
-        live.begin(8, params, start).unwrap().end(Outcome::Reset, start);
+        live.begin(8, params, false, start).unwrap().end(Outcome::Reset, start);
     }
     assert_eq!(state(start + Duration::from_secs(59)), 2);
     assert_eq!(state(start + Duration::from_secs(60)), 1);
