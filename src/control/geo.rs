@@ -5,24 +5,20 @@
 use std::path::Path;
 
 use super::files::read_bounded;
-use crate::wire::geoip::GeoDb;
-
-/// Largest database in bytes: the largest in the trade, with every schema's fields, have under 400 MiB.
-const BYTES_MAX: u64 = 512 << 20;
+use crate::wire::geoip::{DATABASE_BYTES_MAX, GeoDb};
 
 /// The database that comes with the binary.
 pub fn embedded() -> &'static [u8] {
     include_bytes!("../../geoip/nearpool.mmdb")
 }
 
-/// Reads and checks a database; `None` is the embedded one. The error is a line for people.
+/// Reads and checks a database; `None` is the embedded one, which is used where it lies. The error is a line for people.
 pub fn read(path: Option<&Path>) -> Result<GeoDb, String> {
-    let database = match path {
-        Some(path) => read_bounded(path, BYTES_MAX)
-            .map_err(|error| error.to_string())
-            .and_then(|bytes| GeoDb::from_bytes(bytes).map_err(|error| error.to_string())),
-        None => GeoDb::from_bytes(embedded().to_vec()).map_err(|error| error.to_string()),
+    let Some(path) = path else {
+        return GeoDb::from_bytes(embedded()).map_err(|error| format!("{error} (the embedded one)"));
     };
-    let name = path.map_or_else(|| "the embedded one".into(), Path::to_string_lossy);
-    database.map_err(|error| format!("GeoIP database {name}: {error}"))
+    let named = |error: &dyn std::fmt::Display| format!("{error} ({})", path.display());
+    let bytes = read_bounded(path, DATABASE_BYTES_MAX as u64)
+        .map_err(|error| named(&format_args!("the GeoIP database cannot be read: {error}")))?;
+    GeoDb::from_bytes(bytes).map_err(|error| named(&error))
 }

@@ -200,6 +200,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn h2c_is_spoken_where_the_address_says_so() {
+        use http_body_util::Empty;
+        use hyper::service::service_fn;
+        use hyper_util::rt::{TokioExecutor, TokioIo};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (sender, asked) = mpsc::channel();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+                use hyper::body::Body;
+                sender.send((request.uri().to_string(), request.body().is_end_stream())).unwrap();
+                async { hyper::Response::builder().status(204).body(Empty::<bytes::Bytes>::new()) }
+            });
+            let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        });
+        let check = check_of(at, |_, address, _| address.http2 = true);
+        assert_eq!(check.run(&Connector::new(None), at).await, Ok(()));
+        let (uri, no_body) = asked.recv().unwrap();
+        assert!(uri.ends_with("/health"), "{uri}");
+        assert!(no_body, "the stream is closed with the headers");
+    }
+
+    #[test]
+    fn the_name_to_verify_is_never_empty() {
+        let check = check_of(([10, 0, 0, 1], 443).into(), |_, address, _| address.tls = true);
+        assert_eq!(check.peer(([10, 0, 0, 1], 443).into()).sni, "127.0.0.1");
+    }
+
+    #[tokio::test]
     async fn another_status_fails() {
         let (at, _asked) = server("HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n").await;
         let check = check_of(at, |_, _, health| health.path = Some("/ready".into()));

@@ -1,12 +1,14 @@
 //! How things stand, as `/status` tells it.
 
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use super::reload::Verdict;
 use crate::domain::ids::RegionIx;
 use crate::domain::topology::Pool;
+use crate::observe::timestamp::Timestamp;
 use crate::policy::breaker::Breaker;
 use crate::policy::replica::Standing;
 use crate::roster::{Roster, Snapshot};
@@ -30,7 +32,12 @@ pub(super) struct Status<'a> {
 
 #[derive(Debug, Serialize)]
 struct Geo<'a> {
-    source: &'a str,
+    /// The file, or `embedded`.
+    source: std::borrow::Cow<'a, str>,
+    kind: String,
+    built: Timestamp,
+    ip_version: u16,
+    bytes: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,8 +116,16 @@ impl<'a> Status<'a> {
 }
 
 fn geo(snapshot: &Snapshot) -> Geo<'_> {
-    let file = snapshot.config.geo.database.as_deref().and_then(|path| path.to_str());
-    Geo { source: file.unwrap_or("embedded") }
+    let metadata = snapshot.geo.metadata();
+    let file = snapshot.config.geo.database.as_deref();
+    Geo {
+        source: file.map_or("embedded".into(), Path::to_string_lossy),
+        kind: metadata.kind,
+        // What no clock can show is shown as 1970.
+        built: Timestamp(UNIX_EPOCH.checked_add(Duration::from_secs(metadata.build_epoch_s)).unwrap_or(UNIX_EPOCH)),
+        ip_version: metadata.ip_version,
+        bytes: metadata.bytes,
+    }
 }
 
 fn pools(snapshot: &Snapshot, region: RegionIx, now: Instant) -> Vec<PoolStatus<'_>> {

@@ -1,8 +1,20 @@
-//! A directory of a test's own.
+//! A directory of a test's own, and an edge's control plane over a config file in it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use prometheus::Registry;
+
+use super::reload::{self, Parts, Prepare, Reloader};
+use crate::observe::metrics::Metrics;
+use crate::observe::testing;
+use crate::roster::{Roster, Snapshot};
+
+/// A GeoIP database that can be read.
+pub(crate) const GOOD_GEO: &[u8] = include_bytes!("../../tests/data/mini-city.mmdb");
 
 /// Removed with all that is in it when dropped.
 pub(crate) struct Directory(PathBuf);
@@ -38,5 +50,60 @@ impl Directory {
 impl Drop for Directory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A control plane that runs `edge.toml` in a directory of its own.
+pub(crate) struct World {
+    pub(crate) directory: Directory,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) reloader: Arc<Reloader>,
+}
+
+impl World {
+    /// Starts with one replica and these lines at the end of `[edge]`; `{dir}` stands for the directory.
+    pub(crate) fn new(edge: &str) -> World {
+        World::with(edge, Directory::new(), Box::new(|_| Ok(Box::new(|| ()))))
+    }
+
+    pub(crate) fn with(edge: &str, directory: Directory, prepare: Prepare) -> World {
+        let path = directory.write("edge.toml", World::text_in(&directory, &[1], edge));
+        let env: reload::Env = Box::new(|name| (name == "TOKEN").then(|| "s3cret".to_owned()));
+        let loaded = reload::load(&path, &env).unwrap_or_else(|error| panic!("{error}"));
+        let snapshot = Snapshot::new(Arc::clone(&loaded.config), Arc::clone(&loaded.geo), None);
+        let roster = Arc::new(Roster::new(snapshot, Instant::now()));
+        let registry = Registry::new();
+        let metrics = Arc::new(Metrics::new(&registry).unwrap());
+        let parts = Parts { path, env, roster: Arc::clone(&roster), metrics: Arc::clone(&metrics), prepare };
+        let reloader = Arc::new(Reloader::new(parts, &loaded));
+        World { directory, roster, registry, metrics, reloader }
+    }
+
+    /// A config's text.
+    pub(crate) fn text(&self, ports: &[u16], edge: &str) -> String {
+        World::text_in(&self.directory, ports, edge)
+    }
+
+    fn text_in(directory: &Directory, ports: &[u16], edge: &str) -> String {
+        testing::text(ports, &edge.replace("{dir}", directory.path().to_str().unwrap()))
+    }
+
+    /// Replicas in force.
+    pub(crate) fn replicas(&self) -> usize {
+        self.roster.snapshot().config.topology.replicas.len()
+    }
+
+    /// Verdicts counted: `(source, ok, refused)` of those sources that have any.
+    pub(crate) fn verdicts(&self) -> Vec<(String, u64, u64)> {
+        let text = self.metrics.render(&self.registry);
+        let count = |source: &str, result: &str| -> u64 {
+            let start = format!(r#"nearpool_config_reloads_total{{result="{result}",source="{source}"}} "#);
+            text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().parse().unwrap()
+        };
+        let sources = ["file", "geo", "tls", "signal", "post", "push"];
+        let all = sources.map(|source| (source.to_owned(), count(source, "ok"), count(source, "refused")));
+        all.into_iter().filter(|(_, ok, refused)| ok + refused > 0).collect()
     }
 }

@@ -32,12 +32,13 @@ const POLL_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Watch {
     reloader: Arc<Reloader>,
+    poll_every: Duration,
 }
 
 impl Watch {
     /// Watches the files of this reloader.
     pub fn new(reloader: Arc<Reloader>) -> Watch {
-        Watch { reloader }
+        Watch { reloader, poll_every: POLL_EVERY }
     }
 
     /// Looks at the files, off the event loop, since it reads and parses them.
@@ -79,7 +80,7 @@ impl BackgroundService for Watch {
                 _ = shutdown.wait_for(|ending| *ending) => return,
                 _ = hangup => Why::Signal,
                 Some(()) = changes.recv() => Why::Change,
-                () = tokio::time::sleep(POLL_EVERY) => Why::Change,
+                () = tokio::time::sleep(self.poll_every) => Why::Change,
             };
             if matches!(why, Why::Change) {
                 settle(&mut changes).await;

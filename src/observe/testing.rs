@@ -1,105 +1,52 @@
 //! A small world for tests: one region, one pool, as many replicas as wanted.
 
-use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Geo, Health, References, Sessions, Timeouts};
-use crate::domain::ask::DialectSet;
-use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
-use crate::domain::place::Place;
-use crate::domain::topology::{Credential, Engine, Model, Pool, Region, Replica, ReplicaAddress, Topology};
-use crate::policy::{breaker, health, limits, retry};
+use crate::config::{self, Config};
 use crate::roster::{Roster, Snapshot};
 use crate::wire::geoip::GeoDb;
 
-/// A configuration whose replicas listen at these ports of 127.0.0.1 and are named `r0`, `r1`, …
-pub(crate) fn config(ports: &[u16]) -> Config {
-    let replica = |(n, port): (usize, &u16)| Replica {
-        name: format!("r{n}"),
-        key: ReplicaKey(n as u64),
-        pool: PoolIx(0),
-        address: ReplicaAddress {
-            tls: false,
-            host: "127.0.0.1".into(),
-            port: *port,
-            base_path: String::new(),
-            http2: false,
-        },
-    };
-    let topology = Topology {
-        edge: "edge-1".into(),
-        home: RegionIx(0),
-        regions: vec![Region { name: "here".into(), place: Place { latitude: 0.0, longitude: 0.0 } }],
-        models: vec![Model {
-            name: "small".into(),
-            served_as: "org/small".into(),
-            aliases: Vec::new(),
-            context_tokens: None,
-            fallbacks: Vec::new(),
-            pools: vec![PoolIx(0)],
-        }],
-        pools: vec![Pool {
-            name: "pool".into(),
-            region: RegionIx(0),
-            model: ModelIx(0),
-            engine: Engine::Vllm,
-            gpu: None,
-            cost_per_hour: None,
-            max_in_flight: 8,
-            credential: Credential::None,
-            dialects: DialectSet::default(),
-            replicas: (0..ports.len()).map(ReplicaIx).collect(),
-        }],
-        replicas: ports.iter().enumerate().map(replica).collect(),
-        model_names: HashMap::from([("small".to_owned(), ModelIx(0))]),
-        steps: HashMap::new(),
-    };
-    plain(topology)
+/// The text of a configuration whose replicas listen at these ports of 127.0.0.1 and are named `r0`, `r1`, …; `edge` is
+/// put into its `[edge]`.
+pub(crate) fn text(ports: &[u16], edge: &str) -> String {
+    let replicas = ports.iter().enumerate().fold(String::new(), |mut list, (n, port)| {
+        let _ = writeln!(list, r#"{{ name = "r{n}", url = "http://127.0.0.1:{port}" }},"#);
+        list
+    });
+    format!(
+        r#"
+        [edge]
+        name = "edge-1"
+        region = "here"
+        listen = ["127.0.0.1:8080"]
+        {edge}
+        [regions]
+        here = {{ latitude = 0.0, longitude = 0.0 }}
+        [models.small]
+        [health]
+        unhealthy_after = 2
+        [circuit_breaker]
+        failure_threshold = 2
+        reset_timeout = "60s"
+        [[pools]]
+        name = "pool"
+        region = "here"
+        model = "small"
+        engine = "vllm"
+        replicas = [{replicas}]
+        "#
+    )
 }
 
-fn plain(topology: Topology) -> Config {
-    let second = Duration::from_secs(1);
-    Config {
-        hash: "0".repeat(64),
-        topology,
-        listen: Vec::new(),
-        tls: None,
-        trusted_proxies: Vec::new(),
-        admin: None,
-        admin_token: None,
-        geo: Geo { database: None },
-        sessions: Sessions { headers: Vec::new(), idle: 3600 * second, capacity: 1000 },
-        health: Health {
-            path: None,
-            interval: Duration::from_millis(20),
-            timeout: second,
-            thresholds: health::Params { unhealthy_after: 2, healthy_after: 2 },
-        },
-        circuit_breaker: breaker::Params { failure_threshold: 2, reset_timeout: 60 * second },
-        retry: retry::Params { attempts: 4, attempts_per_pool: 2, backoff: second, backoff_max: second },
-        timeouts: Timeouts {
-            connect: second,
-            first_byte: second,
-            answer: second,
-            idle: second,
-            total: second,
-            drain_delay: second,
-            drain: second,
-        },
-        limits: limits::Params {
-            body_bytes_max: 1 << 20,
-            header_bytes_max: 1 << 15,
-            header_count_max: 100,
-            connections_max: 100,
-            buffered_bytes_max: 1 << 24,
-            header_timeout: second,
-            body_idle_timeout: second,
-            body_timeout: second,
-            keepalive_timeout: second,
-        },
-        references: References::default(),
-    }
+/// That configuration, checked; health checks come every 20 ms.
+pub(crate) fn config(ports: &[u16]) -> Config {
+    let parsed = config::parse("test.toml", &text(ports, ""), Path::new(""), &|_| None);
+    let mut config = parsed.unwrap_or_else(|errors| panic!("{errors}"));
+    config.health.interval = Duration::from_millis(20); // a file may not have it below the timeout
+    config
 }
 
 /// A roster that starts with this configuration.
@@ -110,5 +57,5 @@ pub(crate) fn roster(config: Config) -> Arc<Roster> {
 
 /// A GeoIP database.
 pub(crate) fn geo() -> GeoDb {
-    GeoDb
+    GeoDb::from_bytes(include_bytes!("../../tests/data/mini-city.mmdb").to_vec()).unwrap()
 }

@@ -1,1 +1,271 @@
+use std::fs;
 
+use pingora::apps::ServerApp;
+use pingora::protocols::l4::stream::Stream;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::*;
+use crate::config::FILE_BYTES_MAX;
+use crate::control::testing::World;
+
+const TOKEN: &str = r#"admin_token = { env = "TOKEN" }"#;
+
+struct Served {
+    world: World,
+    at: std::net::SocketAddr,
+}
+
+async fn serve(edge: &str) -> Served {
+    let world = World::new(edge);
+    let admin = Arc::new(Admin::new(Parts {
+        roster: Arc::clone(&world.roster),
+        reloader: Arc::clone(&world.reloader),
+        metrics: Arc::clone(&world.metrics),
+        registry: world.registry.clone(),
+        access_log: Arc::new(AccessLog::off()),
+        started: Instant::now(),
+    }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (_open, shutdown) = watch::channel(false);
+        while let Ok((stream, _)) = listener.accept().await {
+            let (admin, shutdown) = (Arc::clone(&admin), shutdown.clone());
+            tokio::spawn(async move { admin.process_new(Box::new(Stream::from(stream)), &shutdown).await });
+        }
+    });
+    Served { world, at }
+}
+
+/// An answer as it came over the wire.
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    #[track_caller]
+    fn check(&self, status: u16, in_head: &str, in_body: &str) {
+        assert_eq!(self.status, status, "{}{}", self.head, self.body);
+        assert!(self.head.to_lowercase().contains(in_head), "{}", self.head);
+        assert!(self.body.contains(in_body), "{}", self.body);
+    }
+}
+
+impl Served {
+    async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Reply {
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{length}{headers}\r\n");
+        self.raw(&(head + body)).await
+    }
+
+    async fn raw(&self, request: &str) -> Reply {
+        let mut stream = TcpStream::connect(self.at).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head: {reply:?}"));
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Reply { status, head: format!("{head}\r\n"), body: body.to_owned() }
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, "", "").await
+    }
+}
+
+const RIGHT: &str = "Authorization: Bearer s3cret\r\n";
+
+#[tokio::test]
+async fn reading_needs_no_token_and_head_is_get_without_a_body() {
+    let edge = serve("").await;
+    edge.get("/healthz").await.check(200, "content-type: text/plain", "ok");
+    edge.get("/metrics").await.check(200, "version=0.0.4", r#"nearpool_replica_up{pool="pool",replica="r0"} 1"#);
+    edge.get("/").await.check(200, "content-security-policy: default-src 'none'", "/status");
+    let (get, head) = (edge.get("/").await, edge.send("HEAD", "/", "", "").await);
+    let length = format!("content-length: {}\r\n", get.body.len());
+    get.check(200, &length, "");
+    head.check(200, &length, "");
+    assert_eq!(head.body, "");
+}
+
+#[tokio::test]
+async fn ready_follows_draining_and_the_replicas() {
+    let edge = serve("").await;
+    assert_eq!(edge.get("/readyz").await.json()["ready"], true);
+    let snapshot = edge.world.roster.snapshot();
+    let (_, live) = snapshot.replicas().next().unwrap();
+    for _ in 0..2 {
+        live.checked(false, snapshot.config.health.thresholds);
+    }
+    edge.get("/readyz").await.check(503, "", "no replica can serve");
+    for _ in 0..2 {
+        live.checked(true, snapshot.config.health.thresholds);
+    }
+    edge.get("/readyz").await.check(200, "", "");
+    edge.world.roster.start_draining();
+    edge.get("/readyz").await.check(503, "", "draining");
+    edge.get("/healthz").await.check(200, "", "ok");
+}
+
+#[tokio::test]
+async fn status_tells_how_things_stand() {
+    let edge = serve("").await;
+    edge.world.reloader.reload(ReloadSource::Signal).unwrap();
+    let status = edge.get("/status").await.json();
+    assert_eq!(status["edge"], "edge-1");
+    assert_eq!(status["config_hash"], edge.world.roster.snapshot().config.hash);
+    assert_eq!(status["reloads"][0]["source"], "signal");
+    assert_eq!(status["geo"]["source"], "embedded");
+    assert!(status["geo"]["built"].as_str().unwrap().starts_with("20"), "{status}");
+    let replica = &status["regions"][0]["pools"][0]["replicas"][0];
+    assert_eq!((&replica["name"], &replica["standing"]), (&"r0".into(), &"usable".into()));
+    assert!(!status.to_string().contains("127.0.0.1"), "names, never addresses: {status}");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404_and_a_wrong_method_405() {
+    let edge = serve("").await;
+    edge.get("/nope").await.check(404, "application/json", "not_found");
+    edge.get("/status/").await.check(404, "", "not_found");
+    edge.send("POST", "/metrics", "", "").await.check(405, "allow: get, head\r\n", "method_not_allowed");
+    edge.get("/reload").await.check(405, "allow: post\r\n", "");
+    edge.send("POST", "/config", "", "x").await.check(405, "allow: put\r\n", "");
+}
+
+#[tokio::test]
+async fn writes_without_a_configured_token_are_refused_with_the_key_to_set() {
+    let edge = serve("").await;
+    for (method, path) in [("POST", "/reload"), ("PUT", "/config")] {
+        edge.send(method, path, RIGHT, "").await.check(403, "", "edge.admin_token");
+    }
+}
+
+#[tokio::test]
+async fn writes_need_the_token() {
+    let edge = serve(TOKEN).await;
+    let text = edge.world.text(&[1, 2], TOKEN);
+    for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: s3cret\r\n"] {
+        edge.send("PUT", "/config", headers, &text).await.check(401, "www-authenticate: bearer", "unauthorized");
+    }
+    assert_eq!(edge.world.replicas(), 1);
+}
+
+#[tokio::test]
+async fn a_pushed_config_is_taken_or_refused_with_every_error() {
+    let edge = serve(TOKEN).await;
+    let text = edge.world.text(&[1, 2], TOKEN);
+    let taken = edge.send("PUT", "/config", RIGHT, &text).await;
+    taken.check(200, "", "");
+    assert_eq!(taken.json()["hash"], edge.world.roster.snapshot().config.hash);
+    assert_eq!(edge.world.replicas(), 2);
+
+    let bad = format!("{}\nnonsense = 1", text.replace("region = \"here\"", "region = \"there\""));
+    let refused = edge.send("PUT", "/config", RIGHT, &bad).await;
+    refused.check(422, "", "");
+    let errors = refused.json()["errors"].as_array().unwrap().clone();
+    assert!(errors.len() >= 2, "{errors:?}");
+    assert!(errors.iter().all(|error| error["line"].is_u64() && error["column"].is_u64()), "{errors:?}");
+    assert!(errors.iter().any(|error| error["hint"].is_string()), "{errors:?}");
+    let moved = text.replace("127.0.0.1:8080", "127.0.0.1:8081");
+    edge.send("PUT", "/config", RIGHT, &moved).await.check(422, "", "needs a restart");
+    edge.raw("PUT /config HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer s3cret\r\nContent-Length: 1\r\n\r\n[")
+        .await
+        .check(422, "connection: close", "errors");
+    assert_eq!(fs::read_to_string(edge.world.directory.path().join("edge.toml")).unwrap(), text);
+}
+
+#[tokio::test]
+async fn post_reload_reads_the_file_again() {
+    let edge = serve(TOKEN).await;
+    assert_eq!(edge.send("POST", "/reload", RIGHT, "").await.json()["changed"], false);
+    edge.world.directory.swap_in("edge.toml", edge.world.text(&[1, 2], TOKEN));
+    assert_eq!(edge.send("POST", "/reload", RIGHT, "").await.json()["changed"], true);
+    assert_eq!(edge.world.replicas(), 2);
+    edge.world.directory.swap_in("edge.toml", "broken");
+    edge.send("POST", "/reload", RIGHT, "").await.check(422, "", "errors");
+}
+
+#[tokio::test]
+async fn bodies_and_headers_are_bounded() {
+    let edge = serve(TOKEN).await;
+    let announced = format!("{RIGHT}Content-Length: {}\r\n", FILE_BYTES_MAX + 1);
+    edge.send("PUT", "/config", &announced, "").await.check(413, "", "1 MiB");
+    // In one chunk more than that, which nothing announced.
+    let chunk = "#".repeat(FILE_BYTES_MAX / 16);
+    let chunks = format!("{:x}\r\n{chunk}\r\n", chunk.len()).repeat(17);
+    let mut stream = TcpStream::connect(edge.at).await.unwrap();
+    let head = format!("PUT /config HTTP/1.1\r\nHost: a\r\n{RIGHT}Transfer-Encoding: chunked\r\n\r\n");
+    let (mut from, mut to) = stream.split();
+    let send = async {
+        // Refused in the middle of it.
+        let _ = to.write_all((head + &chunks).as_bytes()).await;
+    };
+    let receive = async {
+        let mut reply = vec![0; 12];
+        let _ = from.read_exact(&mut reply).await;
+        String::from_utf8(reply).unwrap()
+    };
+    let ((), reply) = tokio::join!(send, receive);
+    assert_eq!(reply, "HTTP/1.1 413");
+    let long = format!("x-long: {}\r\n", "x".repeat(HEAD_BYTES_MAX));
+    edge.send("GET", "/healthz", &long, "").await.check(431, "", "headers_too_large");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_to_be_asked_for_is_asked_for() {
+    let edge = serve(TOKEN).await;
+    let text = edge.world.text(&[1, 2], TOKEN);
+    let mut stream = TcpStream::connect(edge.at).await.unwrap();
+    let head = format!(
+        "PUT /config HTTP/1.1\r\nHost: a\r\n{RIGHT}Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        text.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut interim = [0; 25];
+    stream.read_exact(&mut interim).await.unwrap();
+    assert_eq!(std::str::from_utf8(&interim).unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_for_reading() {
+    let edge = serve("").await;
+    let mut stream = TcpStream::connect(edge.at).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"\r\n\r\nok\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).await.unwrap();
+            reply.extend(byte);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_are_bounded() {
+    let edge = serve("").await;
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..2 * CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(edge.at).await.unwrap();
+        reads.spawn(async move { stream.read(&mut [0]).await });
+    }
+    // Nobody sends anything: those above the bound are closed at once, the others wait.
+    for _ in 0..CONNECTIONS_MAX {
+        let closed = reads.join_next().await.unwrap().unwrap();
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    }
+    assert_eq!(reads.len(), CONNECTIONS_MAX);
+}

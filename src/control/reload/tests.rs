@@ -122,7 +122,7 @@ fn a_new_database_is_taken_and_a_broken_one_never_replaces_a_good_one() {
 
     world.directory.swap_in("geo.mmdb", "broken");
     let error = world.reloader.reload_if_new().unwrap().unwrap_err().to_string();
-    assert!(error.starts_with("GeoIP database") && error.contains("geo.mmdb"), "{error}");
+    assert!(error.starts_with("the GeoIP database cannot be used") && error.contains("geo.mmdb"), "{error}");
     assert!(world.reloader.reload_if_new().is_none());
     assert!(Arc::ptr_eq(&second, &world.roster.snapshot().geo));
     check_verdicts(&world, &[("geo", 1, 1)]);
@@ -177,7 +177,9 @@ fn what_belongs_to_a_config_is_prepared_first_and_committed_with_it() {
             return Err("the certificate cannot be used".to_owned());
         }
         let count = Arc::clone(&count);
-        Ok(Box::new(move || drop(count.fetch_add(1, Ordering::SeqCst))))
+        Ok(Box::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        }))
     });
     let world = World::with("", Directory::new(), prepare);
     world.directory.swap_in("edge.toml", world.text(&[1, 2], ""));
