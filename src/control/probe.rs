@@ -140,6 +140,7 @@ impl Schedule {
                     replica: replica.name.clone(),
                     check: Check::new(pool, &replica.address, &config.health),
                     thresholds: config.health.thresholds,
+                    breaker: config.circuit_breaker,
                     resolve: slot.resolve_due <= now,
                 }
             })
@@ -170,6 +171,7 @@ struct Round {
     replica: String,
     check: Check,
     thresholds: crate::policy::health::Params,
+    breaker: crate::policy::breaker::Params,
     resolve: bool,
 }
 
@@ -182,7 +184,7 @@ impl Round {
             None => Err(Failure::Unresolved),
         };
         let (pool, replica) = (&self.pool, &self.replica);
-        match (self.live.checked(verdict.is_ok(), self.thresholds), verdict) {
+        match (self.live.checked(verdict.is_ok(), self.thresholds, self.breaker), verdict) {
             (Some(true), _) => log::info!("replica is healthy again pool={pool} replica={replica}"),
             (Some(false), Err(why)) => log::warn!("replica is unhealthy pool={pool} replica={replica} why={why}"),
             (None, Err(why)) => log::debug!("health check failed pool={pool} replica={replica} why={why}"),

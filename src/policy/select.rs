@@ -298,9 +298,28 @@ mod tests {
     }
 
     #[test]
+    fn when_nothing_is_usable_the_least_bad_is_tried_nearest_first() {
+        let all = &[0, 1, 2, 3, 4];
+        for session in [NO_SESSION, NEW, FAR] {
+            let down = World::new().down(all).select(session).unwrap();
+            assert!(down.last_resort && down.pool.pool == PoolIx(0), "{down:?}");
+            let open = World::new().down(all).one(5, |five| five.standing = Standing::BreakerOpen);
+            let open = open.select(session).unwrap();
+            assert!(open.last_resort && open.replica == ReplicaIx(5), "checks that pass count for more: {open:?}");
+            let one_left = World::new().down(all).one(9, |nine| nine.standing = Standing::Usable);
+            assert!(!one_left.select(session).unwrap().last_resort);
+        }
+    }
+
+    #[test]
     fn a_refusal_says_whether_waiting_would_help() {
         for session in [NO_SESSION, NEW, FAR] {
-            assert_eq!(World::new().down(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
+            let tried = World::new().with(&[0, 1, 2, 3, 4], |replica| replica.tried = true);
+            assert_eq!(tried.select(session), Err(NoReplica::Unusable));
+            assert_eq!(
+                World::new().down(&[0, 1, 2, 3, 4]).full(&[0, 1, 2, 3, 4]).select(session),
+                Err(NoReplica::Full)
+            );
             assert_eq!(World::new().down(&[0, 1, 2, 3]).full(&[4]).select(session), Err(NoReplica::Full));
             assert_eq!(World::new().exhausted(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
         }

@@ -62,8 +62,6 @@ enum Event {
 struct Live {
     fault: Option<Fault>,
     heals_at: Duration,
-    /// When it last healed, or when a failure of it was last reported.
-    bad_until: Duration,
     breaker: Breaker,
     health: Health,
     in_flight: u32,
@@ -96,6 +94,7 @@ struct Tally {
     refused: u32,
     crashed: u32,
     probes: u32,
+    last_resorts: u32,
     reasons: HashMap<Reason, u32>,
 }
 
@@ -132,7 +131,6 @@ impl World {
         let replicas = topology.replicas.iter().map(|_| Live {
             fault: None,
             heals_at: Duration::ZERO,
-            bad_until: Duration::ZERO,
             breaker: Breaker::default(),
             health: Health::default(),
             in_flight: 0,
@@ -212,13 +210,16 @@ impl World {
                 let live = &mut self.replicas[replica];
                 if live.fault.is_some() && live.heals_at <= self.now {
                     live.fault = None;
-                    live.bad_until = self.now;
                 }
             }
             Event::Checks => {
                 for live in &mut self.replicas {
                     let passed = !matches!(live.fault, Some(Fault::Dead | Fault::Stalls));
+                    let was_healthy = live.health.is_healthy();
                     live.health = live.health.after(passed, HEALTH);
+                    if live.health.is_healthy() && !was_healthy {
+                        live.breaker = live.breaker.recovered(BREAKER);
+                    }
                 }
                 if !self.queue.is_empty() {
                     self.after(HEALTH_INTERVAL, Event::Checks);
@@ -279,6 +280,7 @@ impl World {
         match selected {
             Ok(selection) => {
                 self.assert_lawful_choice(n, selection, home);
+                self.tally.last_resorts += u32::from(selection.last_resort);
                 if selection.probe {
                     let live = &mut self.replicas[selection.replica.0];
                     live.breaker = live.breaker.claim(BREAKER, now).unwrap();
@@ -298,8 +300,12 @@ impl World {
     fn assert_lawful_choice(&self, n: usize, selection: Selection, home: Option<Home>) {
         let request = &self.requests[n];
         let chosen = self.candidate(selection.replica, &request.tried);
-        assert!(chosen.takes_more(), "{chosen:?}");
+        assert!(!chosen.tried && chosen.in_flight < chosen.cap, "{chosen:?}");
         assert_eq!(selection.probe, chosen.standing == Standing::Probe);
+        assert_eq!(selection.last_resort, !chosen.eligible(), "{chosen:?}");
+        if selection.last_resort {
+            assert!(!self.open_to(n).iter().any(Candidate::eligible), "a better one than {chosen:?} was left");
+        }
         assert_eq!(self.topology.replica(selection.replica).pool, selection.pool.pool);
         if let Some(home) = home.filter(|home| home.candidate.replica != selection.replica) {
             let of_fallback = self.topology.pool(home.pool).model != request.model;
@@ -308,24 +314,28 @@ impl World {
         }
     }
 
-    /// A request is refused only when every replica that could have served is full, has its one probe under way, or was
-    /// bad less than a reset timeout ago (the edge may be that late in noticing, and no later).
-    fn assert_lawful_refusal(&self, n: usize, refusal: NoReplica) {
+    /// The replicas that a request may still try, as the edge knows them.
+    fn open_to(&self, n: usize) -> Vec<Candidate> {
         let request = &self.requests[n];
-        for pool in request.pools.iter().filter(|pool| !retry::exhausted(&request.tried, pool.pool, RETRY)) {
-            for replica in &self.topology.pool(pool.pool).replicas {
-                let (live, candidate) = (&self.replicas[replica.0], self.candidate(*replica, &request.tried));
-                assert!(!candidate.takes_more());
-                if live.fault.is_some() || candidate.tried {
-                    continue;
-                }
-                let full = candidate.in_flight >= candidate.cap;
-                let probing = matches!(live.breaker, Breaker::HalfOpen { .. });
-                let just_back = self.now - live.bad_until < BREAKER.reset_timeout;
+        let pools = request.pools.iter().filter(|pool| !retry::exhausted(&request.tried, pool.pool, RETRY));
+        pools
+            .flat_map(|pool| &self.topology.pool(pool.pool).replicas)
+            .map(|replica| self.candidate(*replica, &request.tried))
+            .filter(|candidate| !candidate.tried)
+            .collect()
+    }
+
+    /// A request is refused only when there is no replica left that it has not tried, or none that has room.
+    fn assert_lawful_refusal(&self, n: usize, refusal: NoReplica) {
+        let open = self.open_to(n);
+        match refusal {
+            NoReplica::Unusable => assert!(open.is_empty(), "refused although there is {open:?}"),
+            NoReplica::Full => {
+                assert!(!open.iter().any(Candidate::takes_more), "refused as full although there is {open:?}");
+                let usable_is_full = open.iter().any(Candidate::eligible);
                 assert!(
-                    full || probing || just_back,
-                    "refused ({refusal:?}) although {candidate:?}, {:?}",
-                    live.breaker
+                    usable_is_full || open.iter().all(|candidate| candidate.in_flight >= candidate.cap),
+                    "{open:?}"
                 );
             }
         }
@@ -363,10 +373,7 @@ impl World {
         live.in_flight -= 1;
         live.breaker = match outcome {
             Outcome::Ok => live.breaker.succeeded(sent),
-            _ if outcome.counts_against_replica() => {
-                live.bad_until = self.now;
-                live.breaker.failed(BREAKER, sent, now)
-            }
+            _ if outcome.counts_against_replica() => live.breaker.failed(BREAKER, sent, now),
             _ => live.breaker.released(sent),
         };
         if outcome == Outcome::Ok {
@@ -481,6 +488,7 @@ fn the_laws_hold_for_every_seed() {
         total.refused += tally.refused;
         total.crashed += tally.crashed;
         total.probes += tally.probes;
+        total.last_resorts += tally.last_resorts;
         for (reason, count) in tally.reasons {
             *total.reasons.entry(reason).or_default() += count;
         }
@@ -490,7 +498,7 @@ fn the_laws_hold_for_every_seed() {
     for reason in Reason::ALL {
         assert!(total.reasons.get(&reason).is_some_and(|count| *count > 100), "{reason:?} hardly occurs: {total:?}");
     }
-    assert!(total.refused > 10 && total.crashed > 10 && total.probes > 100, "{total:?}");
+    assert!(total.refused > 10 && total.crashed > 10 && total.probes > 100 && total.last_resorts > 100, "{total:?}");
     assert!(total.served > SEEDS as u32 * SESSIONS as u32 * CALLS_PER_SESSION * 9 / 10, "{total:?}");
 }
 

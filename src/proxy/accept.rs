@@ -21,8 +21,8 @@ use super::serve::Edge;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits;
 
-/// The shortest prefix that tells HTTP/2's preface (`PRI * HTTP/2.0…`) from every HTTP/1.1 method that is served here.
-const PREFACE_START: &[u8; 3] = b"PRI";
+/// How every HTTP/2 connection begins (RFC 9113, 3.4). Its first three bytes begin no HTTP/1.1 method.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Takes connections and hands their requests to the [`Edge`].
 pub struct Accept {
@@ -52,9 +52,7 @@ impl ServerApp for Accept {
         let http2 = if tls {
             stream.selected_alpn_proto() == Some(ALPN::H2)
         } else {
-            let mut start = [0; PREFACE_START.len()];
-            timeout(limits.header_timeout, stream.try_peek(&mut start)).await.ok()?.ok()?;
-            start == *PREFACE_START
+            timeout(limits.header_timeout, is_http2(&mut stream)).await.ok()??
         };
         if http2 {
             return ServerApp::process_new(&self.edge, stream, shutdown).await;
@@ -132,6 +130,19 @@ impl Reusable {
         let (stream, prefix) = session.finish().await.ok()??.into_parts();
         Some(Reusable { stream, prefix, settings: Some(settings) })
     }
+}
+
+/// Whether a connection in plain text speaks HTTP/2. No more is waited for than either protocol must send; the framework
+/// would wait for 24 bytes, and without end. `None` when the connection breaks.
+async fn is_http2(stream: &mut Stream) -> Option<bool> {
+    let mut start = [0; 3];
+    stream.try_peek(&mut start).await.ok()?;
+    if start != PREFACE[..3] {
+        return Some(false);
+    }
+    let mut whole = [0; PREFACE.len()];
+    stream.try_peek(&mut whole).await.ok()?;
+    Some(whole == *PREFACE)
 }
 
 fn seconds(duration: Duration) -> u64 {

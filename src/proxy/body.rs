@@ -52,6 +52,12 @@ pub(super) async fn receive<'a>(
     limits: &Params,
     buffered: &'a Buffered,
 ) -> Result<Received<'a>, Refusal> {
+    if session.req_header().headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+        return Err(Refusal::new(
+            Outcome::BadHeader,
+            "the body must not be compressed: send it without Content-Encoding",
+        ));
+    }
     let stated = stated_length(session)?;
     // An early refusal: the client need not send what would not be taken.
     check(limits, stated.unwrap_or(0), 0)?;

@@ -29,6 +29,15 @@ impl Events {
         Ok(())
     }
 
+    /// The engine has sent everything: an event whose end was still in doubt is one now.
+    pub(super) fn finish(&mut self, ready: &mut Vec<Bytes>) {
+        let Events { framer, progress, usage } = self;
+        ready.extend(framer.finish(|event| {
+            progress.note(event);
+            usage.event(event);
+        }));
+    }
+
     /// Whether the answer has begun: from here on a client may have seen part of it.
     pub(super) fn begun(&self) -> bool {
         self.progress.data_events > 0 || self.ended()

@@ -4,7 +4,7 @@
 //! the first byte nothing is tried again: the answer ends whole, or it ends so that no client takes it for whole.
 
 use bytes::Bytes;
-use http::header;
+use http::{Version, header};
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, timeout_at};
 
@@ -59,7 +59,8 @@ impl Relay<'_> {
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         let mut head = headers::incoming(&under.head).map_err(|_| Outcome::Garbage)?;
-        if !session.is_http2() {
+        // To an HTTP/1.0 client the end of the connection is the end of the answer.
+        if session.req_header().version == Version::HTTP_11 {
             head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
         }
         receipt(snapshot, account).write(&mut head);
@@ -115,7 +116,12 @@ impl Relay<'_> {
                     Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
                     None => under.ready.push(chunk),
                 },
-                Ok(Ok(None)) => under.ended = true,
+                Ok(Ok(None)) => {
+                    under.ended = true;
+                    if let Some(events) = &mut under.events {
+                        events.finish(&mut under.ready);
+                    }
+                }
                 Ok(Err(_)) => return Err(Outcome::Cut),
                 Err(_) if idle <= self.total => return Err(Outcome::IdleTimeout),
                 Err(_) => return Err(Outcome::TotalTimeout),

@@ -124,6 +124,8 @@ impl Edge {
         if self.roster.is_draining() {
             session.set_keepalive(None);
         }
+        // A client that stops reading must not hold a replica's place for ever.
+        session.set_write_timeout(Some(snapshot.config.timeouts.idle));
         let mut account = Account::open(&self.metrics, &self.log, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         let dialect = dialect_of(&session);

@@ -123,11 +123,14 @@ impl Live {
     }
 
     /// Takes in one health check. Returns the new side if the replica changed sides.
-    pub fn checked(&self, passed: bool, params: health::Params) -> Option<bool> {
+    pub fn checked(&self, passed: bool, health: health::Params, breaker: breaker::Params) -> Option<bool> {
         let mut state = self.lock();
         let before = state.health.is_healthy();
-        state.health = state.health.after(passed, params);
+        state.health = state.health.after(passed, health);
         let after = state.health.is_healthy();
+        if after && !before {
+            state.breaker = state.breaker.recovered(breaker);
+        }
         (before != after).then_some(after)
     }
 
@@ -242,6 +245,34 @@ mod tests {
             live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Busy, now);
         }
         assert_eq!(live.standing(PARAMS, now), Standing::Usable);
+    }
+
+    #[test]
+    fn a_replica_whose_checks_pass_again_is_used_again_and_trusted_less() {
+        let (live, now) = (live(), Instant::now());
+        let health = health::Params { unhealthy_after: 1, healthy_after: 1 };
+        for _ in 0..2 {
+            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Reset, now);
+        }
+        assert_eq!(live.checked(false, health, PARAMS), Some(false));
+        assert_eq!(live.standing(PARAMS, now), Standing::Unhealthy);
+        assert_eq!(live.checked(true, health, PARAMS), Some(true));
+        assert_eq!(live.standing(PARAMS, now), Standing::Usable);
+        let later = now + Duration::from_secs(1);
+        live.begin(9, PARAMS, false, later).unwrap().end(Outcome::Reset, later);
+        assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "one failure is enough now");
+    }
+
+    #[test]
+    fn a_last_resort_passes_an_open_breaker_and_its_success_closes_it() {
+        let (live, now) = (live(), Instant::now());
+        for _ in 0..2 {
+            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Reset, now);
+        }
+        let later = now + Duration::from_secs(1);
+        assert!(live.begin(9, PARAMS, false, later).is_none());
+        live.begin(9, PARAMS, true, later).unwrap().end(Outcome::Ok, later);
+        assert_eq!(live.standing(PARAMS, later), Standing::Usable);
     }
 
     #[test]
