@@ -198,6 +198,9 @@ impl HttpServerApp for Admin {
         if !is_head {
             session.write_response_body(Bytes::from(body), true).await.ok()?;
         }
+        if !keep {
+            write::discard_rest(&mut session).await;
+        }
         let settings = HttpPersistentSettings::for_session(&session);
         let reusable = session.finish().await.ok().flatten()?;
         Some(ReusedHttpStream::from_reusable_stream(reusable, settings))

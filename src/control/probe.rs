@@ -35,15 +35,22 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The background service.
-#[derive(Debug)]
 pub struct Probe {
     roster: Arc<Roster>,
+    connector: Arc<Connector>,
 }
 
 impl Probe {
     /// Checks the replicas of this roster.
     pub fn new(roster: Arc<Roster>) -> Probe {
-        Probe { roster }
+        // Here and not in the service: root certificates that cannot be read must end the start, not the checks.
+        Probe { roster, connector: Arc::new(Connector::new(None)) }
+    }
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").finish_non_exhaustive()
     }
 }
 
@@ -51,7 +58,6 @@ impl Probe {
 impl BackgroundService for Probe {
     /// Goes on while the edge drains, since it still chooses replicas then; ends with its runtime.
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let connector = Arc::new(Connector::new(None));
         let mut schedule = Schedule::default();
         let mut checks = JoinSet::new();
         let mut next_sweep = Instant::now() + SWEEP_EVERY;
@@ -64,7 +70,7 @@ impl BackgroundService for Probe {
             }
             schedule.follow(&snapshot, now);
             for round in schedule.due(&snapshot, CHECKS_MAX.saturating_sub(checks.len()), now) {
-                let connector = Arc::clone(&connector);
+                let connector = Arc::clone(&self.connector);
                 checks.spawn(async move {
                     let resolved = round.run(&connector).await;
                     (round.live, resolved)

@@ -156,6 +156,8 @@ async fn writes_need_the_token() {
     for headers in ["", "Authorization: Bearer wrong\r\n", "Authorization: s3cret\r\n"] {
         edge.send("PUT", "/config", headers, &text).await.check(401, "www-authenticate: bearer", "unauthorized");
     }
+    let long = "#".repeat(FILE_BYTES_MAX / 2);
+    edge.send("PUT", "/config", "", &long).await.check(401, "", "unauthorized");
     assert_eq!(edge.world.replicas(), 1);
 }
 

@@ -15,6 +15,9 @@ use crate::control::reload::{Applied, ReloadError};
 /// For a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the rest of a refused body is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Whether a request with this `Authorization` may write; else the answer that refuses it.
 pub(super) fn may_write(token: Option<&Secret>, authorization: Option<&HeaderValue>) -> Result<(), Answer> {
     let Some(token) = token else {
@@ -62,6 +65,21 @@ pub(super) async fn body(session: &mut ServerSession) -> Result<Vec<u8>, Answer>
         Ok(read) => read.map_err(|refusal| refusal.unwrap_or_else(late)),
         Err(_elapsed) => Err(late()),
     }
+}
+
+/// Reads what is left of a body that was refused, for a while: a connection that is closed with bytes unread is reset,
+/// and the reset can overtake the answer on its way.
+pub(super) async fn discard_rest(session: &mut ServerSession) {
+    let discard = async {
+        let mut bytes = 0;
+        while let Ok(Some(more)) = session.read_request_body().await {
+            bytes += more.len();
+            if bytes > FILE_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    let _enough = timeout(DISCARD_TIMEOUT, discard).await;
 }
 
 /// One error of a refused config. Places count from 1; `null` where the error has none.
