@@ -1,0 +1,8 @@
+//! The data plane over real sockets: the real binary as a child process, simulated or scripted replicas in this process,
+//! clients that write exact bytes. Nothing here sleeps to wait; what is waited for is an event, and every wait is bounded.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
+
+mod support;
+
+mod harness;

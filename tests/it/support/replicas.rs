@@ -1,0 +1,23 @@
+//! Simulated replicas in this process.
+
+use nearpool::sim::preset::Params;
+use nearpool::sim::server::{ReplicaHandle, ServerParams, spawn};
+
+use super::own_address;
+
+/// The model's name at the replicas.
+pub const SERVED: &str = "meta-llama/Llama-3.1-8B-Instruct";
+
+/// A replica that takes no time.
+pub async fn sim(name: &str) -> ReplicaHandle {
+    sim_with(name, |_| ()).await
+}
+
+/// A replica that takes no time, changed.
+pub async fn sim_with(name: &str, change: impl FnOnce(&mut ServerParams)) -> ReplicaHandle {
+    let mut params = ServerParams::new(name, SERVED);
+    params.engine = Params::instant();
+    params.listen = (own_address(), 8000).into();
+    change(&mut params);
+    spawn(params).await.unwrap()
+}
