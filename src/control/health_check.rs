@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pingora::connectors::http::Connector;
+use pingora::connectors::http::v2::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -78,7 +78,7 @@ impl Check {
     }
 
     async fn exchange(&self, connector: &Connector, at: SocketAddr) -> pingora::Result<u16> {
-        let (mut session, _reused) = connector.get_http_session(&self.peer(at)).await?;
+        let mut session: HttpSession = connector.new_http_session(&self.peer(at)).await?;
         let request = Box::new(self.request()?);
         match &mut session {
             // The common method leaves an h2 stream open for a body.

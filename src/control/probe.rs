@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::connectors::http::Connector;
+use pingora::connectors::http::v2::Connector;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use rand::RngExt;

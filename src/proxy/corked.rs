@@ -37,9 +37,14 @@ impl Corked {
         Corked { inner, held: Vec::with_capacity(1024), sent: 0, corked: true }
     }
 
-    /// The connection itself. Nothing may be held: the request was flushed or failed.
-    pub(super) fn into_inner(self) -> Stream {
-        self.inner
+    /// The connection itself, if this is a corked one, else what was given. Nothing may be held any more: the request
+    /// was flushed.
+    pub(super) fn uncork(stream: Stream) -> Option<Stream> {
+        if (*stream).as_any().is::<Corked>() {
+            stream.into_any().downcast::<Corked>().ok().map(|corked| corked.inner)
+        } else {
+            Some(stream)
+        }
     }
 
     fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

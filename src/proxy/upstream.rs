@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pingora::connectors::http::Connector;
-use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::connectors::ConnectorOptions;
+use pingora::connectors::http::v2::Connector;
 use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
@@ -22,10 +22,9 @@ const POOL_SIZE: usize = 4096;
 /// Streams in one HTTP/2 connection; engines allow 100 or more.
 const H2_STREAMS_MAX: usize = 100;
 
-/// The connections of one edge.
+/// The connections of one edge. One connector for both protocols, since each holds the system's root certificates.
 pub(super) struct Upstream {
-    http1: TransportConnector,
-    http2: Connector,
+    connector: Connector,
 }
 
 /// One exchange with a replica. Dropping it without [`Upstream::release`] closes the connection or resets the stream,
@@ -39,8 +38,7 @@ pub(super) struct Exchange {
 
 impl Upstream {
     pub(super) fn new() -> Upstream {
-        let options = || Some(ConnectorOptions::new(POOL_SIZE));
-        Upstream { http1: TransportConnector::new(options()), http2: Connector::new(options()) }
+        Upstream { connector: Connector::new(Some(ConnectorOptions::new(POOL_SIZE))) }
     }
 
     /// How the framework is told where a replica listens.
@@ -57,16 +55,21 @@ impl Upstream {
         peer
     }
 
-    /// A connection from the pool, or a new one. `fresh` asks for a new one.
+    /// A connection from the pool, or a new one. `fresh` asks for a new one where connections are not shared.
     pub(super) async fn connect(&self, peer: HttpPeer, fresh: bool) -> pingora::Result<Exchange> {
-        if peer.options.alpn.get_max_http_version() > 1 {
-            let (session, reused) = self.http2.get_http_session(&peer).await?;
-            return Ok(Exchange { session, peer, reused });
+        let http1 = self.connector.transport();
+        let http2 = peer.options.alpn.get_max_http_version() > 1;
+        if http2 && let Some(session) = self.connector.reused_http_session(&peer).await? {
+            return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true });
         }
-        let reused = if fresh { None } else { self.http1.reused_stream(&peer).await };
-        let (stream, reused) = match reused {
+        let pooled = if fresh { None } else { http1.reused_stream(&peer).await };
+        if http2 && pooled.is_none() {
+            let session = self.connector.new_http_session(&peer).await?;
+            return Ok(Exchange { session, peer, reused: false });
+        }
+        let (stream, reused) = match pooled {
             Some(stream) => (stream, true),
-            None => (self.http1.new_stream(&peer).await?, false),
+            None => (http1.new_stream(&peer).await?, false),
         };
         let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &peer);
         Ok(Exchange { session: HttpSession::H1(session), peer, reused })
@@ -75,17 +78,15 @@ impl Upstream {
     /// Gives the connection back for the next request, if its answer was read to the end and it may be kept.
     pub(super) async fn release(&self, exchange: Exchange) {
         let Exchange { session, peer, .. } = exchange;
-        if peer.options.alpn.get_max_http_version() > 1 {
-            self.http2.release_http_session(session, &peer, Some(IDLE_MAX)).await;
-            return;
-        }
-        if let HttpSession::H1(mut session) = session {
-            session.respect_keepalive();
-            if let Some(stream) = session.reuse().await
-                && let Ok(corked) = stream.into_any().downcast::<Corked>()
-            {
-                self.http1.release_stream(corked.into_inner(), peer.reuse_hash(), Some(IDLE_MAX));
+        match session {
+            HttpSession::H2(session) => self.connector.release_http_session(session, &peer, Some(IDLE_MAX)),
+            HttpSession::H1(mut session) => {
+                session.respect_keepalive();
+                if let Some(stream) = session.reuse().await.and_then(Corked::uncork) {
+                    self.connector.transport().release_stream(stream, peer.reuse_hash(), Some(IDLE_MAX));
+                }
             }
+            HttpSession::Custom(()) => {}
         }
     }
 }
