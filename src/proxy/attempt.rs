@@ -16,7 +16,7 @@ use super::events::Events;
 use super::upstream::{Exchange, Upstream};
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Again, Outcome};
 use crate::roster::Live;
 use crate::wire::usage::{Meter, Usage};
 
@@ -29,6 +29,11 @@ const FAILED_ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// How long a replica that stopped reading is given to say why: some answer 413 or 503 and close.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// A kept-alive connection that breaks within this time after the request was written may have been closed by the
+/// replica before it saw the request: the word of that takes one round trip, 0.3 s at the far side of the Earth. One that
+/// breaks later broke over the request.
+const STALE_WITHIN: Duration = Duration::from_millis(500);
 
 /// One try at one replica.
 pub(super) struct Attempt<'a> {
@@ -120,7 +125,12 @@ impl Attempt<'_> {
     pub(super) async fn run(&self) -> Result<Began, Failed> {
         let answered = match self.exchange(false).await {
             // Neither the replica's fault nor an attempt: once more, on a new connection.
-            Err(Broke::Stale) => self.exchange(true).await,
+            Err(Broke::Stale) => match self.exchange(true).await {
+                // It took the request and is gone. That must count as a breakdown and not as a refused connection, which
+                // is free: else a request that kills its replica would walk through the whole fleet.
+                Err(Broke::Failed(outcome)) if outcome.facts().again == Again::Free => Err(Broke::Stale),
+                other => other,
+            },
             other => other,
         };
         let answered = answered.map_err(|broke| match broke {
@@ -137,20 +147,22 @@ impl Attempt<'_> {
         let peer = Upstream::peer(self.live.address(), at, self.timeouts.connect);
         let mut exchange =
             self.upstream.connect(peer, fresh).await.map_err(|error| Broke::Failed(connect_outcome(&error)))?;
-        let stale = |exchange: &Exchange, outcome| {
-            if exchange.reused && !fresh { Broke::Stale } else { Broke::Failed(outcome) }
+        let began = Instant::now();
+        let broke = |exchange: &Exchange, since: Instant| {
+            let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
+            if stale { Broke::Stale } else { Broke::Failed(Outcome::Reset) }
         };
         if self.write(&mut exchange).await.is_err() {
             // Some engines answer 413 or 503 and close without reading the rest.
             return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
                 Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
-                _ => Err(stale(&exchange, Outcome::Reset)),
+                _ => Err(broke(&exchange, began)),
             };
         }
-        let deadline = self.deadline();
+        let (deadline, sent) = (self.deadline(), Instant::now());
         match timeout_at(deadline, read_head(&mut exchange)).await {
             Ok(Ok(head)) => Ok(Answered { exchange, head, deadline }),
-            Ok(Err(Outcome::Reset)) => Err(stale(&exchange, Outcome::Reset)),
+            Ok(Err(Outcome::Reset)) => Err(broke(&exchange, sent)),
             Ok(Err(outcome)) => Err(Broke::Failed(outcome)),
             Err(_) => Err(Broke::Failed(self.late())),
         }

@@ -5,4 +5,6 @@
 
 mod support;
 
+mod bodies;
 mod harness;
+mod replay;

@@ -104,6 +104,12 @@ impl EdgeConfig {
         self
     }
 
+    /// Without the model `m`.
+    pub fn without_m(mut self) -> EdgeConfig {
+        self.models.remove("m");
+        self
+    }
+
     /// One more step with its model.
     pub fn step(mut self, name: &str, model: &str) -> EdgeConfig {
         self.steps.push((name.into(), model.into()));

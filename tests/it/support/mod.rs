@@ -20,7 +20,7 @@ pub use config::{EdgeConfig, Pool};
 pub use edge::Edge;
 pub use h2c::{H2, whole};
 pub use http1::{Answer, Http1, Piece, post, post_with, request};
-pub use replicas::{SERVED, sim, sim_with};
+pub use replicas::{SERVED, calls, sim, sim_with};
 pub use scripted::{Exchange, Scripted};
 pub use tls::connect as connect_tls;
 

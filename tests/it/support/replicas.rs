@@ -1,7 +1,7 @@
 //! Simulated replicas in this process.
 
 use nearpool::sim::preset::Params;
-use nearpool::sim::server::{ReplicaHandle, ServerParams, spawn};
+use nearpool::sim::server::{LoggedRequest, ReplicaHandle, ServerParams, spawn};
 
 use super::own_address;
 
@@ -20,4 +20,9 @@ pub async fn sim_with(name: &str, change: impl FnOnce(&mut ServerParams)) -> Rep
     params.listen = (own_address(), 8000).into();
     change(&mut params);
     spawn(params).await.unwrap()
+}
+
+/// The calls that a replica got, without health checks.
+pub fn calls(sim: &ReplicaHandle) -> Vec<LoggedRequest> {
+    sim.requests().into_iter().filter(|request| request.path.starts_with("/v1/")).collect()
 }
