@@ -56,8 +56,10 @@ impl Process {
     /// The edge, with everything on: GeoIP, sessions, steps, health checks, metrics, and the access log in a file.
     pub(crate) fn edge(replicas: &Replicas, threads: usize) -> Result<Process> {
         let (at, admin) = (free_address()?, free_address()?);
+        // The config in a folder of its own, which the edge watches for changes.
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let config = folder.join(format!("bench-{}.toml", at.port()));
+        fs::create_dir_all(folder.join("bench-conf"))?;
+        let config = folder.join("bench-conf/edge.toml");
         fs::write(&config, edge_config(at, admin, replicas))?;
         let mut command = many_files(Path::new(env!("CARGO_BIN_EXE_nearpool")));
         command.args(["run", "--threads", &threads.to_string(), "--config"]).arg(&config);
