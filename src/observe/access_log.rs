@@ -23,6 +23,9 @@ use crate::policy::select::Reason;
 const QUEUE_LINES: usize = 8192;
 /// Bytes gathered into one write.
 const WRITE_BYTES: usize = 64 * 1024;
+/// How long lines are gathered between two writes. Waking the writer for each line took a tenth of a busy edge's CPU
+/// time; so it wakes at most 50 times a second, and the queue holds 40 times what comes meanwhile at 10,000 requests/s.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -208,7 +211,8 @@ impl Drop for AccessLog {
     }
 }
 
-/// The writer: gathers what is queued into large writes, and flushes whenever the queue is empty.
+/// The writer: gathers what is queued into large writes, and flushes whenever the queue is empty. It sleeps before it
+/// waits: a sender need not wake a thread that is not waiting.
 fn write_lines(lines: &Receiver<Message>, sink: impl Write, dropped: &AtomicU64) {
     let mut sink = BufWriter::with_capacity(WRITE_BYTES, sink);
     let mut waiting = None;
@@ -227,6 +231,7 @@ fn write_lines(lines: &Receiver<Message>, sink: impl Write, dropped: &AtomicU64)
         waiting = lines.try_recv().ok();
         if waiting.is_none() {
             let _failed = sink.flush();
+            thread::sleep(GATHER);
         }
     }
 }

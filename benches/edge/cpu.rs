@@ -1,0 +1,121 @@
+//! CPU time per request and per event, edge and peer in turn, and the ratio of the two.
+//!
+//! CPU time and not requests per second: it depends least on what else the machine does. The two are measured in pairs,
+//! one right after the other and in changing order, and the median of the pairs' ratios is judged.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::load::{self, Client};
+use crate::processes::{Process, Replicas};
+use crate::report::{Report, median, micros};
+use crate::requests::request;
+
+/// Connections of the load, as in the published figures of the peers.
+pub(crate) const CONNECTIONS: usize = 64;
+
+/// A body's size with its name, the calls of one measurement on each connection, and the budget of the ratio.
+const SIZES: [(&str, usize, usize, Option<f64>); 3] =
+    [("1 KiB", 1 << 10, 100, Some(1.1)), ("32 KiB", 32 << 10, 40, None), ("1 MiB", 1 << 20, 6, Some(1.3))];
+
+/// Streams at a time, events of each, and the time between two: 50 tokens/s, a usual speed.
+const STREAMS: usize = 100;
+const EVENTS: u32 = 100;
+const EVENT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// One side of a comparison.
+struct Lane<'a> {
+    process: &'a Process,
+    clients: Vec<Client>,
+    cpu: Vec<f64>,
+    rate: Vec<f64>,
+}
+
+impl<'a> Lane<'a> {
+    async fn new(process: &'a Process, connections: usize, request: impl Fn(usize) -> Vec<u8>) -> Result<Lane<'a>> {
+        let clients = load::connect(process.at, connections, request).await?;
+        Ok(Lane { process, clients, cpu: Vec::new(), rate: Vec::new() })
+    }
+
+    async fn requests(&mut self, each: usize) -> Result<()> {
+        let count = (self.clients.len() * each) as f64;
+        let (start, cpu) = (Instant::now(), self.process.cpu()?);
+        (self.clients, _) = load::calls(std::mem::take(&mut self.clients), each).await?;
+        self.cpu.push(micros(self.process.cpu()? - cpu) / count);
+        self.rate.push(count / start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    async fn events(&mut self) -> Result<()> {
+        let cpu = self.process.cpu()?;
+        let (clients, streamed) =
+            load::streams(std::mem::take(&mut self.clients), EVENT_INTERVAL / STREAMS as u32, usize::MAX).await?;
+        self.clients = clients;
+        let events: usize = streamed.iter().map(|streamed| streamed.events).sum();
+        ensure!(events == STREAMS * (EVENTS as usize + 2), "{events} events arrived");
+        self.cpu.push(micros(self.process.cpu()? - cpu) / events as f64);
+        Ok(())
+    }
+}
+
+/// What a pair of measurements said of two lanes.
+fn compare(report: &mut Report, what: &str, unit: &'static str, edge: &Lane<'_>, peer: &Lane<'_>, budget: Option<f64>) {
+    report.note(format!("{what}: edge"), median(edge.cpu.iter().copied()), unit);
+    report.note(format!("{what}: peer"), median(peer.cpu.iter().copied()), unit);
+    let ratios: Vec<f64> = edge.cpu.iter().zip(&peer.cpu).map(|(edge, peer)| edge / peer).collect();
+    let name = format!("{what}: edge / peer, median of {} pairs", ratios.len());
+    match budget {
+        Some(budget) => report.judge(name, median(ratios), "×", budget),
+        None => report.note(name, median(ratios), "×"),
+    }
+}
+
+/// CPU time per request, by size.
+pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: usize, pairs: usize) -> Result<()> {
+    for (name, bytes, each, budget) in SIZES {
+        let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
+        let mut edge = Lane::new(&edge, CONNECTIONS, |n| request(n, bytes, None)).await?;
+        let mut peer = Lane::new(&peer, CONNECTIONS, |n| request(n, bytes, None)).await?;
+        for pair in 0..=pairs {
+            if pair % 2 == 0 {
+                edge.requests(each).await?;
+                peer.requests(each).await?;
+            } else {
+                peer.requests(each).await?;
+                edge.requests(each).await?;
+            }
+            if pair == 0 {
+                // The first round only warms up.
+                for lane in [&mut edge, &mut peer] {
+                    lane.cpu.clear();
+                    lane.rate.clear();
+                }
+            }
+        }
+        compare(report, &format!("CPU per request of {name}"), "µs", &edge, &peer, budget);
+        for (lane, of) in [(&edge, "edge"), (&peer, "peer")] {
+            report.note(format!("rate at {name}: {of}"), median(lane.rate.iter().copied()), "req/s");
+        }
+    }
+    Ok(())
+}
+
+/// CPU time per event of streams.
+pub(crate) async fn events(report: &mut Report, replicas: &Replicas, threads: usize, pairs: usize) -> Result<()> {
+    let ask = |n| request(n, 1 << 10, Some((EVENTS, EVENT_INTERVAL)));
+    let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
+    let (mut edge, mut peer) = (Lane::new(&edge, STREAMS, ask).await?, Lane::new(&peer, STREAMS, ask).await?);
+    for pair in 0..pairs {
+        if pair % 2 == 0 {
+            edge.events().await?;
+            peer.events().await?;
+        } else {
+            peer.events().await?;
+            edge.events().await?;
+        }
+    }
+    let what = format!("CPU per event ({STREAMS} streams)");
+    compare(report, &what, "µs", &edge, &peer, Some(0.8));
+    Ok(())
+}
