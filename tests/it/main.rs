@@ -5,4 +5,8 @@
 
 mod support;
 
+mod bad_input;
+mod bad_input_h2;
+mod deadlines;
 mod harness;
+mod limits;
