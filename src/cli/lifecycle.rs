@@ -1,6 +1,6 @@
 //! How an edge ends: signals, draining, and handing over to a new process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the end of the last request is looked for while draining.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How long connections are given to close after the last request: its last bytes may still be on their way, and a head
+/// that is half there is answered too.
+const LAST_BYTES: Duration = Duration::from_secs(1);
 
 /// Turns signals into endings.
 ///
@@ -47,7 +51,7 @@ impl ShutdownSignalWatch for Signals {
                     }
                 }
                 _ = quit.recv() => {
-                    if self.upgrade_socket.exists() {
+                    if is_listening(&self.upgrade_socket) {
                         self.roster.start_draining();
                         return ShutdownSignal::GracefulUpgrade;
                     }
@@ -56,6 +60,25 @@ impl ShutdownSignalWatch for Signals {
             }
         }
     }
+}
+
+/// Whether a process waits at this socket. The file alone is no sign: it outlives a process that was killed. And to
+/// connect would be taken for the hand-over itself, so the system's list of sockets is asked (unix(7), `/proc`).
+fn is_listening(socket: &Path) -> bool {
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| lists_listener(&sockets, socket))
+}
+
+/// Whether `/proc/net/unix` lists a listener at this path: `Num RefCount Protocol Flags Type St Inode Path`.
+fn lists_listener(sockets: &str, path: &Path) -> bool {
+    /// `__SO_ACCEPTCON` of Linux: `listen` was called.
+    const ACCEPTS: u32 = 1 << 16;
+    let path = path.to_string_lossy();
+    sockets.lines().any(|line| {
+        let flags = line.split_ascii_whitespace().nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok());
+        // The path is the rest of the line, spaces included.
+        let listed = (0..7).try_fold(line, |rest, _| Some(rest.trim_start().split_once(' ')?.1));
+        flags.is_some_and(|flags| flags & ACCEPTS != 0) && listed == Some(&*path)
+    })
 }
 
 /// Ends the process as soon as the last request has ended, instead of at the end of the whole grace period.
@@ -77,6 +100,10 @@ impl BackgroundService for Drainer {
             tokio::time::sleep(POLL).await;
         }
         let cut = self.edge.requests_open();
+        let closed_by = deadline.min(Instant::now() + LAST_BYTES);
+        while self.edge.connections_open() > 0 && Instant::now() < closed_by {
+            tokio::time::sleep(POLL).await;
+        }
         if cut > 0 {
             log::warn!("drained: {cut} requests were still open after timeouts.drain and are cut");
         } else {
@@ -84,5 +111,30 @@ impl BackgroundService for Drainer {
         }
         self.log.flush();
         std::process::exit(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_listener_at_this_very_path_counts() {
+        let sockets = "Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17231 /run/a.sock\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 17240 /run/b.sock\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17250 /other/run/c.sock\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 17251 /run/with space\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 17241\n";
+        for (path, listening) in [
+            ("/run/a.sock", true),
+            ("/run/b.sock", false),
+            ("/run/c.sock", false),
+            ("/run/with space", true),
+            ("space", false),
+            ("/run/absent", false),
+        ] {
+            assert_eq!(lists_listener(sockets, Path::new(path)), listening, "{path}");
+        }
     }
 }

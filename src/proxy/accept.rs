@@ -14,6 +14,7 @@ use pingora::apps::{HttpPersistentSettings, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::reply::Refusal;
@@ -24,16 +25,19 @@ use crate::policy::limits;
 /// How every HTTP/2 connection begins (RFC 9113, 3.4). Its first three bytes begin no HTTP/1.1 method.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How long a connection that is closed is read from after the answer, so that the client reads the answer and not a
+/// reset: a close with bytes unread is one, and may overtake what was sent.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Takes connections and hands their requests to the [`Edge`].
 pub struct Accept {
     edge: Arc<Edge>,
-    connections: AtomicUsize,
 }
 
 impl Accept {
     /// An acceptor for this edge. Listeners that share it share its bound on connections.
     pub fn new(edge: Arc<Edge>) -> Accept {
-        Accept { edge, connections: AtomicUsize::new(0) }
+        Accept { edge }
     }
 }
 
@@ -41,7 +45,7 @@ impl Accept {
 impl ServerApp for Accept {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.edge.limits();
-        let Some(_place) = Place::take(&self.connections, limits.connections_max) else {
+        let Some(_place) = Place::take(self.edge.connections(), limits.connections_max) else {
             log::warn!(
                 "connection refused: {} connections are open, as many as limits.connections",
                 limits.connections_max
@@ -94,11 +98,7 @@ impl Accept {
             match timeout(head_timeout, session.read_request()).await {
                 Ok(Ok(true)) => {}
                 Ok(Ok(false)) => return,
-                Ok(Err(_)) => {
-                    // The framework's error text holds the client's bytes, keys too: it is not for the log.
-                    let refusal = Refusal::new(Outcome::BadHeader, "the request's head is not valid HTTP/1.1");
-                    return self.edge.refuse_unread(session, refusal).await;
-                }
+                Ok(Err(error)) => return self.edge.refuse_unread(session, unreadable(&error)).await,
                 Err(_) => {
                     let message =
                         format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
@@ -106,7 +106,10 @@ impl Accept {
                 }
             }
             session.set_pipelining_enabled(true);
-            if *shutdown.borrow() {
+            // The framework takes an empty line for a chunk's size, and so for the body's end, where others see an error:
+            // after chunks, what follows is not certain to be a request. Agents' SDKs all send a length.
+            let chunked = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
+            if chunked || *shutdown.borrow() {
                 session.set_keepalive(None);
             }
             next = self.edge.serve(session).await;
@@ -126,10 +129,38 @@ pub(super) struct Reusable {
 impl Reusable {
     /// Ends a request. `None` when the connection cannot be used again.
     pub(super) async fn after(session: ServerSession) -> Option<Reusable> {
+        if session.as_http1().is_some_and(|http1| !http1.will_keepalive()) {
+            linger(session).await;
+            return None;
+        }
         let settings = HttpPersistentSettings::for_session(&session);
         let (stream, prefix) = session.finish().await.ok()??.into_parts();
         Some(Reusable { stream, prefix, settings: Some(settings) })
     }
+}
+
+/// Closes an HTTP/1 connection so that its last answer arrives: nothing more is sent, and what still comes is thrown away.
+pub(super) async fn linger(session: ServerSession) {
+    let ServerSession::H1(session) = session else { return };
+    let mut stream = session.into_inner();
+    let discard = async {
+        AsyncWriteExt::shutdown(&mut stream).await.ok()?;
+        let mut buffer = vec![0; 4096];
+        while stream.read(&mut buffer).await.ok()? > 0 {}
+        Some(())
+    };
+    let _enough = timeout(LINGER, discard).await;
+}
+
+/// What a client is told of a head that the framework cannot read. The error's own text holds the client's bytes, keys
+/// too: it is neither for the answer nor for the log.
+fn unreadable(error: &pingora::Error) -> Refusal {
+    let cause = error.cause.as_ref().map(ToString::to_string).unwrap_or_default();
+    let too_long = error.context.as_ref().is_some_and(|context| context.as_str().starts_with("Request header larger"));
+    if too_long || cause == "too many headers" || cause == "uri too long" {
+        return Refusal::new(Outcome::HeadersTooLarge, "the request's head is larger than is taken");
+    }
+    Refusal::new(Outcome::BadHeader, "the request's head is not valid HTTP/1.1")
 }
 
 /// Whether a connection in plain text speaks HTTP/2. No more is waited for than either protocol must send; the framework
@@ -186,6 +217,10 @@ pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Re
     if head.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return ambiguous("the request has more than one Content-Length");
     }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
+        return ambiguous("the only transfer coding that is taken is chunked, once");
+    }
     // The framework has dropped Content-Length by now if Transfer-Encoding came with it; only the raw head still tells.
     if head.headers.contains_key(header::TRANSFER_ENCODING)
         && raw.is_some_and(|raw| has_header_line(&raw, b"content-length"))
@@ -193,7 +228,7 @@ pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Re
         return ambiguous("the request has both Content-Length and Transfer-Encoding");
     }
     if head.method == Method::CONNECT {
-        return Err(Refusal::new(Outcome::MethodNotAllowed, "CONNECT is not served here"));
+        return Err(Refusal::new(Outcome::MethodNotAllowed, "CONNECT is not served here").allow("GET, HEAD, POST"));
     }
     if head.version == Version::HTTP_11 && head.headers.get_all(header::HOST).iter().count() != 1 {
         return ambiguous("an HTTP/1.1 request needs exactly one Host header");

@@ -52,7 +52,7 @@ pub(super) async fn receive<'a>(
     limits: &Params,
     buffered: &'a Buffered,
 ) -> Result<Received<'a>, Refusal> {
-    if session.req_header().headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+    if session.req_header().headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity") {
         return Err(Refusal::new(
             Outcome::BadHeader,
             "the body must not be compressed: send it without Content-Encoding",

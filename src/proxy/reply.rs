@@ -1,12 +1,9 @@
 //! What the edge says itself: errors in the dialect's envelope, and the routing receipt on every answer.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use tokio::time::timeout;
 
 use super::identify::REQUEST_ID;
 use crate::domain::ask::Dialect;
@@ -14,9 +11,6 @@ use crate::domain::outcome::Outcome;
 use crate::domain::topology::Topology;
 use crate::policy::select::{Reason, Selection};
 use crate::wire::reply::{Failure, error_body};
-
-/// How long the rest of a refused body is read and thrown away, so that the client reads the refusal and not a reset.
-const LINGER: Duration = Duration::from_secs(5);
 
 const EDGE: HeaderName = HeaderName::from_static("x-nearpool-edge");
 const REGION: HeaderName = HeaderName::from_static("x-nearpool-region");
@@ -122,7 +116,8 @@ impl Receipt<'_> {
     }
 }
 
-/// Sends a refusal in the dialect's envelope. The connection is kept only if the request was read whole.
+/// Sends a refusal in the dialect's envelope. The connection is kept only if the request was read whole, and there is no
+/// doubt of where it ended: after an ambiguous one, what follows may be part of it (RFC 9112, 6.3).
 pub(super) async fn refuse(
     session: &mut ServerSession,
     dialect: Dialect,
@@ -137,6 +132,9 @@ pub(super) async fn refuse(
     let body = error_body(dialect, &failure);
     let status = StatusCode::from_u16(refusal.outcome.facts().status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut head = ResponseHeader::build(status, Some(16))?;
+    if refusal.outcome == Outcome::AmbiguousFraming || session.req_header().method == http::Method::CONNECT {
+        session.set_keepalive(None);
+    }
     if let Some(seconds) = refusal.retry_after_s {
         head.insert_header(header::RETRY_AFTER, seconds)?;
     }
@@ -154,8 +152,7 @@ pub(super) async fn send(
     body: Bytes,
     receipt: &Receipt<'_>,
 ) -> pingora::Result<usize> {
-    let unread = !session.is_body_done();
-    if unread {
+    if !session.is_body_done() {
         session.set_keepalive(None);
     }
     head.insert_header(header::CONTENT_TYPE, content_type)?;
@@ -167,10 +164,6 @@ pub(super) async fn send(
         session.finish_body().await?;
     } else {
         session.write_response_body(body, true).await?;
-    }
-    if unread && !session.is_http2() {
-        // A close with unread bytes would be a reset, which may overtake the answer.
-        let _ = timeout(LINGER, async { while let Ok(Some(_)) = session.read_request_body().await {} }).await;
     }
     Ok(length)
 }

@@ -73,6 +73,7 @@ pub struct Edge {
     upstream: Upstream,
     buffered: Buffered,
     open: AtomicUsize,
+    connections: AtomicUsize,
     options: HttpServerOptions,
 }
 
@@ -108,6 +109,7 @@ impl Edge {
             upstream: Upstream::new(),
             buffered: Buffered::default(),
             open: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             options,
         }
     }
@@ -117,9 +119,19 @@ impl Edge {
         self.open.load(Ordering::Relaxed)
     }
 
+    /// Connections of clients that are open now. A request's last bytes may still be on their way out of its connection
+    /// when the request has ended.
+    pub fn connections_open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn connections(&self) -> &AtomicUsize {
+        &self.connections
+    }
+
     /// Serves one request whose head has been read. `None` when its connection cannot carry another.
     pub(super) async fn serve(&self, mut session: ServerSession) -> Option<Reusable> {
-        let _open = Open::one_more(&self.open);
+        let open = Open::one_more(&self.open);
         let snapshot = self.roster.snapshot();
         if self.roster.is_draining() {
             session.set_keepalive(None);
@@ -137,6 +149,7 @@ impl Edge {
             account.outcome = outcome;
         }
         drop(account);
+        drop(open);
         match result {
             Ok(()) => Reusable::after(session).await,
             Err(_) => {
@@ -228,6 +241,9 @@ impl Edge {
             let replica = snapshot.live(reached.selection.replica).key();
             self.roster.sessions.remember(key, replica, Instant::now());
         }
+
+        // Nothing is tried again from here on: the body's bytes are given back before the answer, which may be long, goes down.
+        drop(received);
 
         // 8 stream, observe.
         self.relay(session, snapshot, account, reached, total, endpoint.dialect()).await
@@ -335,7 +351,8 @@ impl Edge {
                 account.outcome = Outcome::ClientGone;
             }
         }
-        session.shutdown().await;
+        drop(account);
+        accept::linger(session).await;
     }
 
     pub(super) fn count_attempt(&self, snapshot: &Snapshot, selection: &Selection, outcome: Outcome) {

@@ -5,6 +5,10 @@
 
 mod support;
 
+mod bad_input;
+mod bad_input_h2;
 mod bodies;
+mod deadlines;
 mod harness;
+mod limits;
 mod replay;

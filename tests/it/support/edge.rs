@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,16 +44,42 @@ impl Edge {
 
     /// The same with a file of any text.
     pub async fn start_with_text(address: Ipv4Addr, text: &str) -> Edge {
-        let folder = std::env::temp_dir().join(format!("nearpool-it-{}-{address}", std::process::id()));
+        Edge::start_with(address, text, |_| ()).await
+    }
+
+    /// The same with a change of the command.
+    pub async fn start_with(address: Ipv4Addr, text: &str, change: impl FnOnce(&mut Command)) -> Edge {
+        let folder = Edge::folder_of(address);
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("edge.toml"), text).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_nearpool"))
+        let mut edge = Edge::spawn(address, folder, change);
+        edge.wait_until_it_listens().await;
+        edge
+    }
+
+    /// The folder of the edge at this address; files may be put there before it starts.
+    pub fn folder_of(address: Ipv4Addr) -> PathBuf {
+        std::env::temp_dir().join(format!("nearpool-it-{}-{address}", std::process::id()))
+    }
+
+    /// A second process with the same config, which waits for the listeners of this one.
+    pub fn spawn_successor(&self) -> Edge {
+        Edge::spawn(self.address, self.folder.clone(), |command| {
+            command.arg("--upgrade");
+        })
+    }
+
+    fn spawn(address: Ipv4Addr, folder: PathBuf, change: impl FnOnce(&mut Command)) -> Edge {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nearpool"));
+        command
             .args(["run", "--threads", "2", "--config"])
             .arg(folder.join("edge.toml"))
             .arg("--upgrade-socket")
             .arg(folder.join("upgrade.sock"))
             .env("NEARPOOL_IT_TOKEN", TOKEN)
-            .env("NEARPOOL_IT_KEY", "pools-own-key")
+            .env("NEARPOOL_IT_KEY", "pools-own-key");
+        change(&mut command);
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -75,9 +101,7 @@ impl Edge {
                 to.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..n]));
             }
         });
-        let mut edge = Edge { child, address, folder, log, stderr };
-        edge.wait_until_it_listens().await;
-        edge
+        Edge { child, address, folder, log, stderr }
     }
 
     async fn wait_until_it_listens(&mut self) {
@@ -115,6 +139,25 @@ impl Edge {
     /// Its config file.
     pub fn config_file(&self) -> PathBuf {
         self.folder.join("edge.toml")
+    }
+
+    /// The folder of its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where its listeners are handed over.
+    pub fn upgrade_socket(&self) -> PathBuf {
+        self.folder.join("upgrade.sock")
+    }
+
+    /// Waits until it has written this to stderr.
+    pub async fn wait_for_stderr(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.stderr().contains(text) {
+            assert!(Instant::now() < deadline, "no '{text}' in:\n{}", self.stderr());
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// What it has written to stderr so far.
@@ -187,9 +230,14 @@ impl Edge {
     /// Writes a new config file and has it read by `POST /reload`.
     pub async fn reload_with(&self, text: &str) -> Answer {
         std::fs::write(self.config_file(), text).unwrap();
+        self.admin_write("POST", "/reload", b"").await
+    }
+
+    /// Asks the admin listener to change something, with the right token.
+    pub async fn admin_write(&self, method: &str, path: &str, body: &[u8]) -> Answer {
         let mut client = Http1::connect(self.admin()).await;
         let authorization = format!("Bearer {TOKEN}");
-        client.send(&request("POST", "/reload", &[("authorization", &authorization)], b"")).await;
+        client.send(&request(method, path, &[("authorization", &authorization)], body)).await;
         client.answer().await
     }
 

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "a kit: not every test needs every part")]
 
+mod certs;
 mod config;
 mod edge;
 mod h2c;
 mod http1;
+pub mod raw_h2;
 mod replicas;
 mod scripted;
 mod tls;
@@ -16,13 +18,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use certs::{Pair, pair};
 pub use config::{EdgeConfig, Pool};
-pub use edge::Edge;
+pub use edge::{Edge, TOKEN};
 pub use h2c::{H2, whole};
 pub use http1::{Answer, Http1, Piece, post, post_with, request};
+pub use raw_h2::{Frame, RawH2};
 pub use replicas::{SERVED, calls, sim, sim_with};
 pub use scripted::{Exchange, Scripted};
-pub use tls::connect as connect_tls;
+pub use tls::{connect as connect_tls, connect_to as connect_tls_to};
 
 /// The most that a test waits for one event. Far above what it takes on a busy machine: only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(20);

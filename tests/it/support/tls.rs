@@ -15,6 +15,11 @@ use super::soon;
 
 /// Connects and offers these protocols by ALPN.
 pub async fn connect(to: SocketAddr, alpn: &[&str]) -> TlsStream<TcpStream> {
+    connect_to(to, alpn).await.unwrap()
+}
+
+/// The same, where the handshake may fail.
+pub async fn connect_to(to: SocketAddr, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -25,7 +30,7 @@ pub async fn connect(to: SocketAddr, alpn: &[&str]) -> TlsStream<TcpStream> {
     let stream = soon(TcpStream::connect(to)).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from("edge.test").unwrap();
-    soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
+    soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
 
 #[derive(Debug)]
