@@ -8,3 +8,4 @@ mod support;
 mod bodies;
 mod harness;
 mod replay;
+mod streams;
