@@ -6,6 +6,9 @@
 mod support;
 
 mod bodies;
+mod dialects;
 mod harness;
+mod hygiene;
+mod leaving;
 mod replay;
 mod streams;
