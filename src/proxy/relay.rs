@@ -3,10 +3,12 @@
 //! A stream is relayed in whole events, so that a cut never lands inside one; whatever is complete goes at once. After
 //! the first byte nothing is tried again: the answer ends whole, or it ends so that no client takes it for whole.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Version, header};
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
@@ -20,6 +22,10 @@ use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::roster::Snapshot;
 use crate::wire::reply::{Failure, error_event};
+
+/// How long an HTTP/2 stream that broke is kept before it is reset. A reset discards what was written and not yet sent,
+/// and nothing tells when the error event has left.
+const LAST_EVENT_LEAVES: Duration = Duration::from_millis(500);
 
 /// Sends a whole answer, and returns the length of its body.
 pub(super) async fn whole(
@@ -75,11 +81,17 @@ impl Relay<'_> {
             }
             Err(Outcome::ClientGone) => {}
             Err(outcome) => {
+                // A replica that is merely too late stops at once.
+                drop(under.exchange);
                 if let Some(events) = &under.events {
                     let failure = Failure::new(outcome, "the answer broke off before its end");
                     let event = error_event(self.dialect, &failure, events.count());
                     // The connection is closed next; nothing more can be done for a client that does not take this.
                     let _ = session.write_response_body(event, false).await;
+                    if session.is_http2() {
+                        // The client, once it has read the event, may reset the stream itself: then at once.
+                        let _ = timeout(LAST_EVENT_LEAVES, session.read_body_or_idle(true)).await;
+                    }
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! An HTTP/2 client with prior knowledge: hyper's.
 
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,15 +10,15 @@ use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
-use super::http1::Answer;
+use super::http1::{Answer, Stream};
 use super::soon;
 
 /// One connection.
 pub struct H2 {
     sender: SendRequest<Full<Bytes>>,
-    connection: JoinHandle<()>,
+    /// The same socket once more, to be ended without asking hyper, which keeps it for its streams.
+    socket: Option<std::net::TcpStream>,
 }
 
 impl H2 {
@@ -26,10 +26,18 @@ impl H2 {
     pub async fn connect(to: SocketAddr) -> H2 {
         let stream = soon(TcpStream::connect(to)).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        let stream = stream.into_std().unwrap();
+        let socket = stream.try_clone().unwrap();
+        let client = H2::over(TcpStream::from_std(stream).unwrap()).await;
+        H2 { socket: Some(socket), ..client }
+    }
+
+    /// Speaks over a connection that is there.
+    pub async fn over(stream: impl Stream + 'static) -> H2 {
         let (sender, connection) = soon(handshake(TokioExecutor::new(), TokioIo::new(stream))).await.unwrap();
         // Its error reaches the requests, too.
-        let connection = tokio::spawn(async move { connection.await.unwrap_or(()) });
-        H2 { sender, connection }
+        tokio::spawn(async move { connection.await.unwrap_or(()) });
+        H2 { sender, socket: None }
     }
 
     /// Sends a request; its answer's body is read by the caller. Dropping the future or the answer resets the stream.
@@ -53,9 +61,9 @@ impl H2 {
         whole(answer).await
     }
 
-    /// Ends the connection with every stream.
+    /// Ends a plain connection with every stream.
     pub fn close(self) {
-        self.connection.abort();
+        self.socket.unwrap().shutdown(Shutdown::Both).unwrap();
     }
 }
 

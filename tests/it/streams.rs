@@ -1,0 +1,246 @@
+//! Streams: every event at once, every byte as it came, and no cut that looks like an end.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use nearpool::sim::server::{Fault, FaultPlan};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Edge, EdgeConfig, H2, Http1, Pool, SERVED, Scripted, chat, post, post_with, sim, sim_with, soon, with,
+};
+
+/// The dialects that stream: path, a request that streams, and what the error event of a cut must hold.
+fn dialects() -> [(&'static str, Value); 4] {
+    let messages = json!([{"role": "user", "content": "Hello"}]);
+    let sim = json!({"tokens": 40});
+    [
+        ("/v1/chat/completions", json!({"model": "m", "stream": true, "sim": sim, "messages": messages})),
+        ("/v1/completions", json!({"model": "m", "stream": true, "sim": sim, "prompt": "Hello"})),
+        ("/v1/responses", json!({"model": "m", "stream": true, "sim": sim, "input": "Hello"})),
+        ("/v1/messages", json!({"model": "m", "stream": true, "sim": sim, "messages": messages, "max_tokens": 100})),
+    ]
+}
+
+fn streamed(text: &str, tokens: u64) -> Value {
+    with(chat(text, tokens), json!({"stream": true}))
+}
+
+async fn scripted_edge(replica: &Scripted) -> Edge {
+    let pool = Pool::new("near", "here", "m").replica("scripted", &replica.url());
+    Edge::start(EdgeConfig::new().pool(pool)).await
+}
+
+fn delta(n: usize) -> String {
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"w{n} \"}}}}]}}\n\n")
+}
+
+#[tokio::test]
+async fn each_event_is_there_before_the_next_one_is_made() {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+    let mut upstream = replica.next().await;
+    upstream.begin_stream().await;
+    // A comment is no event: it opens nothing, and goes down with the first event.
+    upstream.chunk(": waiting\n\n").await;
+    upstream.chunk(delta(0)).await;
+    let head = client.head().await;
+    assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
+    assert_eq!(head.header("transfer-encoding"), Some("chunked"));
+    let mut got = String::new();
+    let mut expected = format!(": waiting\n\n{}", delta(0));
+    read_until(&mut client, &mut got, &expected).await;
+    for n in 1..200 {
+        let event = if n % 50 == 0 { format!(": comment {n}\n\n") } else { delta(n) };
+        // Cut in two within the event now and then: the first half alone is held back, the whole goes at once.
+        if n % 7 == 0 {
+            upstream.chunk(&event[..5]).await;
+            upstream.chunk(&event[5..]).await;
+        } else {
+            upstream.chunk(&event).await;
+        }
+        expected.push_str(&event);
+        read_until(&mut client, &mut got, &expected).await;
+    }
+    // Several events in one chunk, in other line ends, and the end.
+    let last = "data: {\"choices\":[]}\r\n\r\nid: 7\nevent: x\ndata: {}\ndata: \n\ndata: [DONE]\n\n";
+    upstream.chunk(last).await;
+    upstream.send("0\r\n\r\n").await;
+    expected.push_str(last);
+    while let Some(piece) = client.chunk().await.unwrap() {
+        got.push_str(std::str::from_utf8(&piece.bytes).unwrap());
+    }
+    assert_eq!(got, expected);
+    let line = edge.wait_for_log(|line| line["outcome"] == "ok").await;
+    assert_eq!(line["bytes_out"], expected.len());
+    // The connection is kept on both sides.
+    client.send(&post("/v1/chat/completions", &chat("again", 1))).await;
+    let mut upstream = upstream.next().await;
+    upstream.answer(200, "", "{}").await;
+    assert_eq!(client.answer().await.status, 200);
+}
+
+/// Reads chunks until all of `expected` is there.
+async fn read_until(client: &mut Http1, got: &mut String, expected: &str) {
+    while got.len() < expected.len() {
+        let piece = client.chunk().await.unwrap().expect("more of the stream");
+        got.push_str(std::str::from_utf8(&piece.bytes).unwrap());
+    }
+    assert_eq!(got, expected);
+}
+
+#[tokio::test]
+async fn a_stream_is_the_same_through_the_edge_as_without_it() {
+    for (path, body) in dialects() {
+        // Two replicas of one name and seed give the same first answer, id and all.
+        let (direct, behind) = (sim("twin").await, sim("twin").await);
+        let edge = Edge::start(EdgeConfig::of(&[&behind])).await;
+        let mut bodies = Vec::new();
+        for (address, model) in [(direct.addr(), SERVED), (edge.agents(), "m")] {
+            let body = with(body.clone(), json!({"model": model, "stream_options": {"include_usage": true}}));
+            let answer = Http1::connect(address).await.call(&post(path, &body)).await;
+            assert_eq!(answer.status, 200);
+            bodies.push(without_time(&answer.body));
+        }
+        assert!(bodies[0].len() > 1000, "{path}");
+        assert_eq!(bodies[0], bodies[1], "{path}");
+    }
+}
+
+/// The text without the seconds of `created` and `created_at`, which may differ.
+fn without_time(body: &Bytes) -> String {
+    let mut text = String::from_utf8(body.to_vec()).unwrap();
+    for key in ["\"created\":", "\"created_at\":"] {
+        let parts: Vec<_> = text.split(key).map(str::to_owned).collect();
+        let rest = parts[1..].iter().map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit()));
+        text = std::iter::once(parts[0].as_str()).chain(rest).collect::<Vec<_>>().join(key);
+    }
+    text
+}
+
+/// A stream that broke must tell so twice: by the dialect's error event as its last, and by its framing.
+fn check_cut(path: &str, text: &str, what: &str) {
+    assert!(!text.contains("[DONE]"), "{what}");
+    assert!(!text.contains("message_stop") && !text.contains("response.completed"), "{what}");
+    assert!(text.ends_with("\n\n"), "{what}: {text:?}");
+    let last = text.trim_end().rsplit("\n\n").next().unwrap();
+    let data: Value = serde_json::from_str(last.rsplit("data: ").next().unwrap()).unwrap();
+    match path {
+        "/v1/messages" => {
+            assert!(last.starts_with("event: error\n"), "{what}: {last}");
+            assert_eq!((&data["type"], &data["error"]["type"]), (&json!("error"), &json!("api_error")), "{what}");
+        }
+        "/v1/responses" => {
+            assert!(last.starts_with("event: error\n"), "{what}: {last}");
+            assert_eq!((&data["type"], &data["code"]), (&json!("error"), &json!("cut")), "{what}");
+        }
+        _ => assert_eq!(data["error"]["code"], "cut", "{what}: {last}"),
+    }
+}
+
+#[tokio::test]
+async fn a_cut_stream_ends_with_an_error_event_and_uncleanly_in_every_dialect() {
+    let replica = sim_with("a", |params| params.engine.max_num_seqs = 64).await;
+    let config = EdgeConfig::of(&[&replica]).set("circuit_breaker", "failure_threshold", "1000");
+    let edge = Edge::start(config).await;
+    let mut cuts = 0;
+    for (path, body) in dialects() {
+        // Cut without an end of the chunked body; and ended as if all were said, which only the missing last event tells.
+        for fault in [Fault::CutMidStream { after_events: 5 }, Fault::TruncatedBody] {
+            let what = format!("{path} {fault:?}");
+            replica.set_fault(FaultPlan::from(fault)).await.unwrap();
+            let mut client = Http1::connect(edge.agents()).await;
+            client.send(&post(path, &body)).await;
+            let head = client.head().await;
+            assert_eq!(head.status, 200, "{what}");
+            let (text, ended) = client.body(&head).await;
+            assert!(ended.is_err(), "{what}: the chunked body must not end regularly");
+            check_cut(path, std::str::from_utf8(&text).unwrap(), &what);
+
+            let mut client = H2::connect(edge.agents()).await;
+            let answer = client.send(path, &[], body.to_string()).await.unwrap();
+            assert_eq!(answer.status(), 200, "{what}");
+            let mut frames = answer.into_body();
+            let (mut text, mut reset) = (Vec::new(), false);
+            while let Some(frame) = soon(frames.frame()).await {
+                match frame {
+                    Ok(frame) => text.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                    Err(_) => {
+                        reset = true;
+                        break;
+                    }
+                }
+            }
+            assert!(reset, "{what}: the stream must be reset");
+            check_cut(path, std::str::from_utf8(&text).unwrap(), &what);
+            cuts += 2;
+        }
+    }
+    let lines = edge.wait_for_logs(cuts, |line| line["outcome"] == "cut").await;
+    assert!(lines.iter().all(|line| line["blame"] == "upstream" && line["status"] == 200));
+    edge.wait_until_idle("near", "a").await;
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_silent_ends_with_an_error_event() {
+    let replica = sim("a").await;
+    let edge = Edge::start(EdgeConfig::of(&[&replica]).set("timeouts", "idle", "\"200ms\"")).await;
+    replica.set_fault(FaultPlan::from(Fault::StallMidStream { after_events: 3 })).await.unwrap();
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 40))).await;
+    let head = client.head().await;
+    let (text, ended) = client.body(&head).await;
+    assert!(ended.is_err());
+    let text = std::str::from_utf8(&text).unwrap();
+    assert!(text.contains("\"code\":\"idle_timeout\"") && !text.contains("[DONE]"), "{text}");
+    edge.wait_for_log(|line| line["outcome"] == "idle_timeout").await;
+    soon(replica.wait_for(|stats| stats.engine.running == 0)).await;
+}
+
+#[tokio::test]
+async fn an_engines_own_error_event_passes_and_is_no_second_error() {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+    let mut upstream = replica.next().await;
+    upstream.begin_stream().await;
+    let events = format!("{}data: {{\"error\":{{\"message\":\"own\"}}}}\n\n", delta(0));
+    upstream.chunk(&events).await;
+    upstream.send("0\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!(answer.body, events);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_with_the_connection_is_whole_only_with_its_last_event() {
+    for (last, whole) in [("data: [DONE]\n\n", true), ("", false)] {
+        let mut replica = Scripted::start().await;
+        let edge = scripted_edge(&replica).await;
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        let mut upstream = replica.next().await;
+        let events = format!("{}{}{last}", delta(0), delta(1));
+        upstream.send(format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{events}")).await;
+        upstream.connection.close().await;
+        let head = client.head().await;
+        let (text, ended) = client.body(&head).await;
+        assert_eq!(ended.is_ok(), whole);
+        assert!(text.starts_with(events.as_bytes()));
+        assert_eq!(text.len() == events.len(), whole);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_stream_although_one_was_asked_for_passes_as_it_is() {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post_with("/v1/chat/completions", &[("accept", "text/event-stream")], &streamed("x", 1))).await;
+    let mut upstream = replica.next().await;
+    upstream.answer(200, "x-engine: 1\r\n", "{\"object\":\"chat.completion\"}").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.header("x-engine"), &answer.body[..]), (Some("1"), &b"{\"object\":\"chat.completion\"}"[..]));
+    assert_eq!(answer.header("content-length"), Some("28"));
+}
