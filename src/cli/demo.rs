@@ -1,11 +1,126 @@
-//! `nearpool demo`.
+//! `nearpool demo`: the whole system on this machine.
+//!
+//! Simulated replicas in four regions, one edge in front of them as `nearpool run` would put it together, and agents on
+//! six continents, all talking real HTTP over loopback. Replicas and a region die and come back; then the same traffic
+//! without session names shows what affinity is worth. What the agents saw is added up at the end.
+
+mod config_file;
+mod scrape;
+mod screen;
+mod script;
+mod show;
+mod stage;
+mod table;
+mod tally;
+
 use std::process::ExitCode;
+use std::time::Duration;
+
+use self::screen::Screen;
+use self::show::{Ended, Show, Shown, Signals};
+use self::stage::Stage;
+
+/// Failed health checks are what the demo is about; `RUST_LOG` brings them back.
+const LOG: &str = "error,nearpool=warn,nearpool::control::probe=error";
+
 #[derive(clap::Args, Debug)]
 pub(super) struct DemoArgs {
-    /// x
-    #[arg(long)]
+    /// Show everything in so many seconds (10 to 3600) and end; without it the show takes 75 s, and the demo then goes
+    /// on serving until Ctrl-C.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(script::SECONDS_MIN..=script::SECONDS_MAX))]
     seconds: Option<u64>,
+    /// What the agents say and how long they pause follows from it.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
 }
-pub(super) fn run(_args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not yet")
+
+pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    super::start_log(LOG);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(demo(args));
+    // Agents may still be in mid-call; nobody waits for them.
+    runtime.shutdown_background();
+    done
+}
+
+async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::watch()?;
+    let mut screen = Screen::new();
+    let stage = tokio::select! {
+        stage = Stage::set(args.seed) => stage?,
+        () = signals.told() => return Ok(ExitCode::SUCCESS),
+    };
+    screen.print(&opening(&stage, screen.paint()));
+    let played = play(args, &stage, &mut screen, &mut signals).await;
+    stage.strike().await;
+    let errors: u64 = played?.iter().map(|shown| shown.tally.errors).sum();
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The script, the table, and what comes after it.
+async fn play(
+    args: &DemoArgs,
+    stage: &Stage,
+    screen: &mut Screen,
+    signals: &mut Signals,
+) -> anyhow::Result<Vec<Shown>> {
+    let whole = Duration::from_secs(args.seconds.unwrap_or(script::SECONDS_DEFAULT));
+    let mut show = Show::new(stage, screen, signals, args.seed);
+    show.whole = Some(whole);
+    let mut shown = Vec::new();
+    for (phase, title) in script::phases(whole).iter().zip([
+        "phase 1, with affinity: every session says its name in x-session-id",
+        "phase 2, without: the same traffic, no session named",
+    ]) {
+        show.tell(title);
+        shown.push(show.play(phase).await?);
+        if shown.last().is_some_and(|shown| shown.ended == Ended::Told) {
+            break;
+        }
+    }
+    let paint = show.screen.paint();
+    show.screen.print(&table::table(&shown, &stage.world, paint));
+    show.screen.print(&format!("\n{}", table::verdict(&shown, paint)));
+    let told = shown.iter().any(|shown| shown.ended == Ended::Told);
+    if args.seconds.is_none() && !told {
+        show.screen.print("\nThe demo goes on serving, with light traffic. Ctrl-C ends it.");
+        show.whole = None;
+        let after = show.play(&script::afterwards()).await?;
+        show.screen.print(&format!("\nAfter the show: {}", table::verdict(std::slice::from_ref(&after), paint)));
+        shown.push(after);
+    }
+    Ok(shown)
+}
+
+/// What the demo is, and where to look and try meanwhile.
+fn opening(stage: &Stage, paint: screen::Paint) -> String {
+    let (agents, admin, config) = (stage.agents, stage.admin, stage.config_path().display());
+    let title = format!(
+        "Nearpool demo: one edge, {} regions, {} simulated replicas, HTTP on loopback",
+        stage.world.regions().len(),
+        stage.world.replicas().count()
+    );
+    // As it was started, so that it can be started again.
+    let nearpool = std::env::args().next().unwrap_or_else(|| "nearpool".to_owned());
+    format!(
+        "{}
+
+  agents    http://{agents}/v1
+  status    http://{admin}/status
+  metrics   http://{admin}/metrics
+  config    {config}
+
+  A call of your own, as from Tokyo; x-nearpool-* headers say where it went:
+    curl -iN http://{agents}/v1/chat/completions \\
+      -H 'content-type: application/json' -H 'x-forwarded-for: 13.112.1.1' \\
+      -H 'x-session-id: mine' -H 'x-agent-step: planner' \\
+      -d '{{\"model\":\"auto\",\"stream\":true,
+           \"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'
+  And why there:
+    {nearpool} explain \\
+      --config {config} \\
+      --ip 13.112.1.1 --session mine --model auto --step planner
+",
+        paint.bold(&title)
+    )
 }

@@ -60,6 +60,15 @@ impl Listening {
         self.addr
     }
 
+    /// Closes the listener alone; new connections are refused when this returns.
+    pub(super) async fn refuse(&mut self) {
+        if !self.accepting.is_finished() {
+            self.accepting.abort();
+            // The only error is the cancellation just asked for.
+            let _ = (&mut self.accepting).await;
+        }
+    }
+
     /// Closes the listener and every connection, with RST when told; all are gone when this returns.
     pub(super) async fn close(mut self, reset: bool) {
         self.accepting.abort();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::driver::Driver;
 use super::fault::{Fault, FaultPlan, Faults};
@@ -135,6 +135,20 @@ impl ReplicaHandle {
         self.replica.stop().await;
     }
 
+    /// Kills many at once: none can be connected to any more when the first connection breaks, so that a retry does not
+    /// walk from one death into the next.
+    pub(in crate::sim) async fn stop_all(handles: impl Iterator<Item = &Self>) -> usize {
+        let mut dying = JoinSet::new();
+        let replicas: Vec<_> = handles.map(|handle| Arc::clone(&handle.replica)).collect();
+        for replica in &replicas {
+            replica.refuse().await;
+        }
+        for replica in replicas {
+            dying.spawn(async move { replica.stop().await });
+        }
+        dying.join_all().await.len()
+    }
+
     /// Starts it again on the same address, without faults and with an empty cache. Nothing happens when it runs.
     pub async fn restart(&self) -> io::Result<()> {
         self.replica.start().await
@@ -238,6 +252,12 @@ impl Replica {
         life.engine = Some(task);
         life.listening = Some(listening);
         Ok(())
+    }
+
+    async fn refuse(&self) {
+        if let Some(listening) = &mut self.life.lock().await.listening {
+            listening.refuse().await;
+        }
     }
 
     async fn stop(&self) {

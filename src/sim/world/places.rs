@@ -28,24 +28,31 @@ pub struct Place {
     pub address: String,
 }
 
-/// Well-known public addresses of universities, whose place is beyond doubt: name, address.
-pub const PLACES: [(&str, &str); 10] = [
-    ("Berkeley", "128.32.0.1"),
-    ("Boston", "18.9.22.69"),
-    ("Toronto", "128.100.1.1"),
-    ("São Paulo", "143.107.1.1"),
-    ("Oxford", "163.1.0.1"),
-    ("Munich", "129.187.0.1"),
-    ("Cape Town", "137.158.1.1"),
-    ("Singapore", "137.132.0.1"),
-    ("Tokyo", "133.11.0.1"),
-    ("Melbourne", "128.250.0.1"),
+/// Public addresses of large clouds, where agents live: city, continent, address. The providers publish where their ranges
+/// stand, so a database can tell; one that is made of registries' lists alone knows of a university no more than its
+/// country, which is not enough to tell the coasts of a continent apart.
+pub const PLACES: [(&str, &str, &str); 12] = [
+    ("Oregon", "North America", "52.10.0.1"),
+    ("Seattle", "North America", "20.190.0.1"),
+    ("Virginia", "North America", "3.80.0.1"),
+    ("London", "Europe", "3.8.1.1"),
+    ("Singapore", "Asia", "13.228.1.1"),
+    ("São Paulo", "South America", "18.230.0.1"),
+    ("Los Angeles", "North America", "35.236.0.1"),
+    ("Frankfurt", "Europe", "3.120.1.1"),
+    ("Tokyo", "Asia", "13.112.1.1"),
+    ("Cape Town", "Africa", "13.245.0.1"),
+    ("Sydney", "Oceania", "3.104.1.1"),
+    ("Paris", "Europe", "35.180.1.1"),
 ];
 
 impl Place {
     /// All of [`PLACES`].
     pub fn all() -> Vec<Self> {
-        PLACES.iter().map(|(name, address)| Self { name: (*name).to_owned(), address: (*address).to_owned() }).collect()
+        PLACES
+            .iter()
+            .map(|(name, _, address)| Self { name: (*name).to_owned(), address: (*address).to_owned() })
+            .collect()
     }
 }
 

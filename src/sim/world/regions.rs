@@ -133,14 +133,9 @@ impl World {
         }
     }
 
-    /// Kills every replica of a region. Returns how many there are.
+    /// Kills every replica of a region at once. Returns how many there are.
     pub async fn kill_region(&self, name: &str) -> usize {
-        let mut killed = 0;
-        for replica in self.in_region(name) {
-            replica.stop().await;
-            killed += 1;
-        }
-        killed
+        ReplicaHandle::stop_all(self.in_region(name)).await
     }
 
     /// Starts every replica of a region again. Returns how many there are.

@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use std::time::Duration;
 
+use super::session::ERROR_EVENT;
+
 /// The kind of a call within a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
@@ -41,6 +43,8 @@ pub struct Receipt {
     pub pool: Option<String>,
     /// `x-nearpool-replica`.
     pub replica: Option<String>,
+    /// `x-nearpool-model`.
+    pub model: Option<String>,
     /// `x-nearpool-reason`.
     pub reason: Option<String>,
     /// `x-nearpool-attempts`.
@@ -54,6 +58,7 @@ impl Receipt {
             region: text("x-nearpool-region"),
             pool: text("x-nearpool-pool"),
             replica: text("x-nearpool-replica"),
+            model: text("x-nearpool-model"),
             reason: text("x-nearpool-reason"),
             attempts: text("x-nearpool-attempts"),
         }
@@ -97,5 +102,10 @@ impl CallReport {
     /// Whether the answer is whole.
     pub fn ok(&self) -> bool {
         self.error.is_none()
+    }
+
+    /// Whether the answer had begun and was then ended by an error event: the agent knows that it is not whole.
+    pub fn cut(&self) -> bool {
+        self.status == Some(200) && self.error.as_ref().is_some_and(|error| error.starts_with(ERROR_EVENT))
     }
 }

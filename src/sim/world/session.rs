@@ -16,6 +16,9 @@ const EVENT_BYTES_MAX: usize = 1 << 20;
 /// Tokens of the system prompt that all sessions share.
 const SHARED_TOKENS: u64 = 1_000;
 
+/// How an answer's error begins when the stream itself told it.
+pub(super) const ERROR_EVENT: &str = "error event: ";
+
 /// A conversation so far.
 pub(super) struct Session {
     pub(super) id: String,
@@ -98,7 +101,8 @@ pub(super) async fn read_stream(mut body: Incoming) -> Answered {
         let data = match frame {
             Ok(frame) => frame.into_data().unwrap_or_default(),
             Err(error) => {
-                answered.error = Some(format!("the stream broke: {error}"));
+                // An error event says more than the broken connection that follows it.
+                answered.error.get_or_insert_with(|| format!("the stream broke: {error}"));
                 return answered;
             }
         };
@@ -131,7 +135,7 @@ fn read_line(answered: &mut Answered, line: &[u8]) -> bool {
         return false;
     };
     if let Some(error) = chunk.get("error") {
-        answered.error = Some(format!("error event: {}", error["message"].as_str().unwrap_or_default()));
+        answered.error = Some(format!("{ERROR_EVENT}{}", error["message"].as_str().unwrap_or_default()));
     }
     if let Some(usage) = chunk.get("usage").filter(|usage| !usage.is_null()) {
         answered.usage = Usage::deserialize(usage).ok();

@@ -1,0 +1,123 @@
+//! What the edge says of itself, asked as any monitoring would: `GET /metrics`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Limited};
+use nearpool::sim::client::Client;
+use tokio::time::timeout;
+
+/// An edge of some dozen replicas shows some hundred KiB.
+const BODY_BYTES_MAX: usize = 16 << 20;
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Gets a page of the admin listener; anything but 200 is an error.
+pub(super) async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<String> {
+    let ask = async {
+        let mut client = Client::new(&format!("http://{admin}")).map_err(|error| anyhow!(error))?;
+        let response = client.send(Request::get(path).body(Bytes::new())?).await?;
+        let status = response.status();
+        ensure!(status.is_success(), "{path} answered {status}");
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow!("{path}: {error}"))?.to_bytes();
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    };
+    timeout(ASK_TIMEOUT, ask).await.with_context(|| format!("{path} took more than {ASK_TIMEOUT:?}"))?
+}
+
+/// The edge's own time per request and its retries, as they stood at one moment.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Scrape {
+    /// Upper bound in seconds as it is written, and the requests at or below it.
+    buckets: Vec<(String, f64)>,
+    retries: BTreeMap<String, f64>,
+}
+
+impl Scrape {
+    pub(super) async fn take(admin: SocketAddr) -> anyhow::Result<Scrape> {
+        Ok(Scrape::read(&get(admin, "/metrics").await?))
+    }
+
+    fn read(text: &str) -> Scrape {
+        let mut scrape = Scrape::default();
+        for line in text.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let Ok(value) = value.parse::<f64>() else { continue };
+            if let Some(bound) = label(series, "nearpool_overhead_seconds_bucket{le=\"") {
+                scrape.buckets.push((bound.to_owned(), value));
+            } else if let Some(reason) = label(series, "nearpool_retries_total{reason=\"") {
+                scrape.retries.insert(reason.to_owned(), value);
+            }
+        }
+        scrape
+    }
+
+    /// What was counted after `before`.
+    pub(super) fn since(mut self, before: &Scrape) -> Scrape {
+        for ((_, now), (_, then)) in self.buckets.iter_mut().zip(&before.buckets) {
+            *now -= then;
+        }
+        for (reason, now) in &mut self.retries {
+            *now -= before.retries.get(reason).unwrap_or(&0.0);
+        }
+        self.retries.retain(|_, count| *count > 0.0);
+        self
+    }
+
+    /// The least bucket bound, in seconds, that so large a share of the requests kept to; infinite when they were above
+    /// the last, `None` without any request.
+    pub(super) fn overhead_at_most(&self, share: f64) -> Option<f64> {
+        let (_, total) = self.buckets.last().filter(|(_, total)| *total > 0.0)?;
+        let (bound, _) = self.buckets.iter().find(|(_, count)| *count >= share * total)?;
+        Some(bound.parse().unwrap_or(f64::INFINITY))
+    }
+
+    /// Further attempts by what caused them, most frequent first.
+    pub(super) fn retries(&self) -> Vec<(&str, u64)> {
+        let mut retries: Vec<_> = self.retries.iter().map(|(reason, count)| (reason.as_str(), *count as u64)).collect();
+        retries.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        retries
+    }
+}
+
+/// The value of a series' only label, `start` being everything before it.
+fn label<'a>(series: &'a str, start: &str) -> Option<&'a str> {
+    series.strip_prefix(start)?.strip_suffix("\"}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scrape(low: u64, middle: u64, total: u64, retries: u64) -> Scrape {
+        Scrape::read(&format!(
+            "# TYPE nearpool_overhead_seconds histogram\n\
+             nearpool_overhead_seconds_bucket{{le=\"0.0001\"}} {low}\n\
+             nearpool_overhead_seconds_bucket{{le=\"0.001\"}} {middle}\n\
+             nearpool_overhead_seconds_bucket{{le=\"+Inf\"}} {total}\n\
+             nearpool_overhead_seconds_sum 1.5\n\
+             nearpool_retries_total{{reason=\"reset\"}} {retries}\n"
+        ))
+    }
+
+    #[test]
+    fn a_quantile_is_the_bucket_that_holds_it() {
+        let scrape = scrape(60, 99, 100, 0);
+        assert_eq!(scrape.overhead_at_most(0.5), Some(0.0001));
+        assert_eq!(scrape.overhead_at_most(0.99), Some(0.001));
+        assert_eq!(scrape.overhead_at_most(1.0), Some(f64::INFINITY));
+        assert_eq!(Scrape::default().overhead_at_most(0.5), None);
+    }
+
+    #[test]
+    fn a_phase_is_what_was_counted_in_it() {
+        let phase = scrape(60, 199, 200, 7).since(&scrape(60, 99, 100, 5));
+        assert_eq!(phase.overhead_at_most(0.5), Some(0.001));
+        assert_eq!(phase.retries(), [("reset", 2)]);
+        assert!(scrape(1, 1, 1, 5).since(&scrape(1, 1, 1, 5)).retries().is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! What happens when. The times are shares of the whole, so that a short demo shows the same as a long one.
+
+use std::time::Duration;
+
+/// The whole when nobody says how long: enough sessions in each part for steady figures.
+pub(super) const SECONDS_DEFAULT: u64 = 75;
+/// Below, failures and recoveries would run into each other.
+pub(super) const SECONDS_MIN: u64 = 10;
+/// Nothing new would be seen after an hour.
+pub(super) const SECONDS_MAX: u64 = 3_600;
+
+/// Something that befalls the world.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Cue {
+    KillReplica,
+    HealReplica,
+    KillRegion,
+    HealRegion,
+}
+
+/// A stretch of time in which the agents behave alike.
+#[derive(Clone, Debug)]
+pub(super) struct Phase {
+    pub(super) agents: usize,
+    /// Whether calls carry `x-session-id`.
+    pub(super) named: bool,
+    /// Shortest and longest pause between two calls of an agent.
+    pub(super) think: (Duration, Duration),
+    /// When it ends, since the start; `None` for never.
+    pub(super) until: Option<Duration>,
+    /// What happens in it, since the start, in order.
+    pub(super) cues: Vec<(Duration, Cue)>,
+    /// How often a log gets a line of progress.
+    pub(super) line_every: Duration,
+}
+
+/// Enough to keep some calls under way in every region, and two cores not busy.
+const AGENTS: usize = 24;
+/// For a look around after the show.
+const AGENTS_LIGHT: usize = 6;
+const THINK_MS: (u64, u64) = (50, 500);
+const THINK_LIGHT_MS: (u64, u64) = (500, 2_500);
+
+/// With affinity: warm up, lose a replica and get it back, lose a region and get it back.
+const CUES: [(f64, Cue); 4] =
+    [(0.16, Cue::KillReplica), (0.28, Cue::HealReplica), (0.36, Cue::KillRegion), (0.54, Cue::HealRegion)];
+/// Where the second phase begins.
+const PHASE_2: f64 = 0.66;
+
+/// The phase with affinity and failures, then the one without either.
+pub(super) fn phases(whole: Duration) -> [Phase; 2] {
+    let line_every = (whole / 15).max(Duration::from_secs(2));
+    let phase = |named, until| Phase {
+        agents: AGENTS,
+        named,
+        think: milliseconds(THINK_MS),
+        until: Some(until),
+        cues: Vec::new(),
+        line_every,
+    };
+    let cues = CUES.map(|(share, cue)| (whole.mul_f64(share), cue)).to_vec();
+    [Phase { cues, ..phase(true, whole.mul_f64(PHASE_2)) }, phase(false, whole)]
+}
+
+/// After the show: light traffic without end.
+pub(super) fn afterwards() -> Phase {
+    Phase {
+        agents: AGENTS_LIGHT,
+        named: true,
+        think: milliseconds(THINK_LIGHT_MS),
+        until: None,
+        cues: Vec::new(),
+        line_every: Duration::from_secs(60),
+    }
+}
+
+fn milliseconds((least, most): (u64, u64)) -> (Duration, Duration) {
+    (Duration::from_millis(least), Duration::from_millis(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_killed_is_healed_before_its_phase_ends() {
+        for seconds in [SECONDS_MIN, SECONDS_DEFAULT, SECONDS_MAX] {
+            let [first, second] = phases(Duration::from_secs(seconds));
+            assert!(first.cues.is_sorted_by_key(|(at, _)| *at));
+            assert!(first.cues.last().unwrap().0 + Duration::from_secs(1) <= first.until.unwrap());
+            assert_eq!(second.until, Some(Duration::from_secs(seconds)));
+            assert!(second.cues.is_empty() && first.named && !second.named);
+        }
+    }
+}

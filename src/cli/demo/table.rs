@@ -1,0 +1,164 @@
+//! The end: what both phases showed, side by side.
+
+use nearpool::sim::preset::{Params, Preset};
+use nearpool::sim::world::World;
+
+use super::scrape::Scrape;
+use super::screen::{Paint, count, thousands};
+use super::show::Shown;
+use super::tally::{Tally, Warmth};
+
+const LABEL: usize = 38;
+const COLUMN: usize = 20;
+
+/// Reasons of the receipt, strongest last, in words.
+const REASONS: [(&str, &str); 7] = [
+    ("session", "stayed at its warm replica"),
+    ("new", "first call of a session"),
+    ("moved", "its replica was unusable"),
+    ("spill", "nearest region full"),
+    ("failover", "nearest region down"),
+    ("fallback", "another model"),
+    ("none", "no session known"),
+];
+
+/// The table. A phase that did not begin is an empty column.
+pub(super) fn table(phases: &[Shown], world: &World, paint: Paint) -> String {
+    let tallies: Vec<&Tally> = phases.iter().map(|phase| &phase.tally).collect();
+    let row = |label: &str, cell: &dyn Fn(&Shown) -> Option<String>| line(label, phases.iter().map(cell));
+    let mut lines = vec![
+        String::new(),
+        paint.bold(&heading()),
+        row("time", &|shown| Some(format!("{:.0} s", shown.took.as_secs_f64()))),
+        row("calls", &|shown| Some(thousands(shown.tally.calls))),
+        row("errors", &|shown| Some(thousands(shown.tally.errors))),
+        row("cut in mid-stream [1]", &|shown| Some(thousands(shown.tally.cuts))),
+        row("sessions run to their end", &|shown| Some(thousands(shown.tally.sessions))),
+        row("prompt tokens found in KV caches [2]", &|shown| {
+            Some(format!("{:.1} %", shown.tally.cached_share()? * 100.0))
+        }),
+        row("TTFT of all calls, p50 / p99", &|shown| milliseconds(shown.tally.ttft_ms_all())),
+    ];
+    for model in sorted(tallies.iter().flat_map(|tally| tally.models())) {
+        for warmth in [Warmth::Warm, Warmth::Cold] {
+            let label = format!("  {model}, {}", warmth.name());
+            lines.push(row(&label, &|shown| milliseconds(shown.tally.ttft_ms(model, warmth))));
+        }
+    }
+    lines.push("calls by x-nearpool-reason".to_owned());
+    for (reason, said) in REASONS.iter().filter(|(reason, _)| tallies.iter().any(|tally| tally.reason(reason) > 0)) {
+        lines.push(row(&format!("  {reason}: {said}"), &|shown| Some(thousands(shown.tally.reason(reason)))));
+    }
+    lines.push(row("attempts made again", &|shown| {
+        Some(thousands(shown.edge.as_ref()?.retries().iter().map(|(_, times)| times).sum()))
+    }));
+    lines.push(row("the edge's own time, p50 / p99 [3]", &|shown| overhead(shown.edge.as_ref()?)));
+    lines.push(String::new());
+    lines.extend(served(&tallies, world, paint));
+    lines.push(String::new());
+    lines.push(notes(phases));
+    lines.push(basis(world));
+    lines.join("\n")
+}
+
+fn milliseconds(times: Option<(f64, f64)>) -> Option<String> {
+    times.map(|(p50, p99)| format!("{p50:.0} / {p99:.0} ms"))
+}
+
+fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn heading() -> String {
+    line("", ["with affinity", "without"].map(|text| Some(text.to_owned())))
+}
+
+fn line(label: &str, cells: impl IntoIterator<Item = Option<String>>) -> String {
+    let mut line = format!("{label:<LABEL$}");
+    for cell in cells {
+        line += &format!("{:>COLUMN$}", cell.unwrap_or_else(|| "–".to_owned()));
+    }
+    line
+}
+
+fn overhead(edge: &Scrape) -> Option<String> {
+    let at_most = |share| {
+        let us = edge.overhead_at_most(share)? * 1e6;
+        Some(if us.is_finite() { format!("≤ {}", thousands(us.round() as u64)) } else { "> 100,000".to_owned() })
+    };
+    Some(format!("{} / {} µs", at_most(0.5)?, at_most(0.99)?))
+}
+
+/// Calls of both phases by continent and region.
+fn served(tallies: &[&Tally], world: &World, paint: Paint) -> Vec<String> {
+    let regions: Vec<&str> = world.regions().iter().map(|region| region.spec.name).collect();
+    let mut heading = format!("{:<22}", "calls from, served by");
+    heading.extend(regions.iter().map(|region| format!("{region:>14}")));
+    let mut lines = vec![paint.bold(&heading)];
+    for continent in sorted(tallies.iter().flat_map(|tally| tally.served.keys().map(|(continent, _)| *continent))) {
+        let mut line = format!("{continent:<22}");
+        for region in &regions {
+            let calls = |tally: &&Tally| tally.served.get(&(continent, (*region).to_owned())).copied();
+            let calls: u64 = tallies.iter().filter_map(calls).sum();
+            line += &format!("{:>14}", if calls > 0 { thousands(calls) } else { "·".to_owned() });
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn notes(phases: &[Shown]) -> String {
+    let retries: Vec<String> = phases
+        .iter()
+        .filter_map(|phase| phase.edge.as_ref())
+        .flat_map(Scrape::retries)
+        .map(|(reason, times)| format!("{reason} {times}"))
+        .collect();
+    let retries =
+        if retries.is_empty() { String::new() } else { format!("\nMade again after: {}.", retries.join(", ")) };
+    let build =
+        if cfg!(debug_assertions) { "\n    This is a debug build; a release build takes a fraction." } else { "" };
+    format!(
+        "[1] A replica that dies in mid-answer cuts its streams. The agent gets an error\n    \
+         event, never half an answer that looks whole. The edge cannot resume streams\n    \
+         yet, so these cuts do not count as errors here.\n\
+         [2] Of a session's six calls, the first to each of its two models finds little:\n    \
+         two thirds is about the most.\n\
+         [3] By nearpool_overhead_seconds: upper bounds of its buckets. Edge, agents and\n    \
+         replicas share this machine's cores.{build}{retries}"
+    )
+}
+
+/// What the figures stand on.
+fn basis(world: &World) -> String {
+    let speed = |params: &Params| thousands((1e9 / params.prefill_token_ns).round() as u64);
+    let measured = Preset::Measured.params();
+    let pools = world.regions().first().map(|region| region.pools.as_slice()).unwrap_or_default();
+    let models = pools.iter().map(|pool| {
+        let factor = measured.prefill_token_ns / pool.model.engine.prefill_token_ns;
+        format!("{} at {}/s ({factor:.1} ×)", pool.model.short.to_uppercase(), speed(&pool.model.engine))
+    });
+    format!(
+        "Replicas are simulated: preset {} ({} uncached prompt tokens/s), made\n\
+         faster for a short demo: {}.\n\
+         No network distance is simulated. Only the first phase had failures.",
+        Preset::Measured,
+        speed(&measured),
+        models.collect::<Vec<_>>().join(", "),
+    )
+}
+
+/// The last line: did the agents notice anything?
+pub(super) fn verdict(phases: &[Shown], paint: Paint) -> String {
+    let errors: u64 = phases.iter().map(|phase| phase.tally.errors).sum();
+    let calls: u64 = phases.iter().map(|phase| phase.tally.calls).sum();
+    if errors == 0 {
+        return paint.green(&format!("No agent saw an error in {}.", count(calls, "call")));
+    }
+    let mut lines = vec![paint.red(&format!("Agents saw {} in {}:", count(errors, "error"), count(calls, "call")))];
+    lines.extend(phases.iter().flat_map(|phase| &phase.tally.messages).map(|message| format!("  {message}")));
+    lines.join("\n")
+}
