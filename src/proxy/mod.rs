@@ -1,6 +1,6 @@
 //! Floor 3, the data plane: one request's way from the client's connection to a replica's and back.
 //!
-//! [`serve`] walks the stations in order and is the file to read first; each station is a file of its own.
+//! `serve` walks the stations in order and is the file to read first; each station is a file of its own.
 
 mod accept;
 mod account;
