@@ -7,6 +7,10 @@ mod support;
 
 mod bad_input;
 mod bad_input_h2;
+mod command;
 mod deadlines;
+mod ending;
 mod harness;
 mod limits;
+mod reload;
+mod tls;
