@@ -29,6 +29,10 @@ use prometheus::Registry;
 /// buffer that holds a head and a small answer saves a system call for each.
 const CONNECTION_BUFFERS: (usize, usize) = (16 * 1024, 8 * 1024);
 
+/// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
+/// reload sets, since the drainer ends the process.
+const GRACE_S: u64 = 25 * 60 * 60;
+
 /// An edge that needs only to be run.
 pub(super) struct Assembled {
     pub(super) server: Server,
@@ -82,11 +86,18 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         ServerConf {
             threads,
             upgrade_sock: upgrade_socket.display().to_string(),
-            grace_period_seconds: Some(config.timeouts.drain.as_secs().max(1)),
+            grace_period_seconds: Some(GRACE_S),
             graceful_shutdown_timeout_seconds: Some(1),
             ..ServerConf::default()
         },
     );
+    if upgrade {
+        // The framework waits for a few seconds, and ends the process if nothing comes.
+        log::info!(
+            "waiting for the listeners at {}: send SIGQUIT to the running process now",
+            upgrade_socket.display()
+        );
+    }
     server.bootstrap();
     server.add_service(agents(&config, Arc::clone(&edge), certificates)?);
     if let Some(address) = config.admin {

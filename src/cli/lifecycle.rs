@@ -52,13 +52,44 @@ impl ShutdownSignalWatch for Signals {
                 }
                 _ = quit.recv() => {
                     if is_listening(&self.upgrade_socket) {
-                        self.roster.start_draining();
+                        self.roster.start_handing_over();
+                        log::info!("handing over to the process at {}", self.upgrade_socket.display());
                         return ShutdownSignal::GracefulUpgrade;
                     }
                     log::error!("no process waits at {}: start one with `nearpool run --upgrade` first", self.upgrade_socket.display());
                 }
             }
         }
+    }
+}
+
+impl Drainer {
+    /// Waits until every request has ended, or as long as it may.
+    async fn last_request(&self) {
+        let deadline = Instant::now() + self.roster.snapshot().config.timeouts.drain;
+        while self.edge.requests_open() > 0 && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+        let cut = self.edge.requests_open();
+        let closed_by = deadline.min(Instant::now() + LAST_BYTES);
+        while self.edge.connections_open() > 0 && Instant::now() < closed_by {
+            tokio::time::sleep(POLL).await;
+        }
+        if cut > 0 {
+            log::warn!("drained: {cut} requests were still open after timeouts.drain and are cut");
+        } else {
+            log::info!("drained: every request has ended");
+        }
+    }
+}
+
+/// A signal to end, while the framework sleeps through the grace period and hears none.
+async fn another_signal() {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 
@@ -95,19 +126,9 @@ impl BackgroundService for Drainer {
             return;
         }
         self.roster.start_draining();
-        let deadline = Instant::now() + self.roster.snapshot().config.timeouts.drain;
-        while self.edge.requests_open() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-        }
-        let cut = self.edge.requests_open();
-        let closed_by = deadline.min(Instant::now() + LAST_BYTES);
-        while self.edge.connections_open() > 0 && Instant::now() < closed_by {
-            tokio::time::sleep(POLL).await;
-        }
-        if cut > 0 {
-            log::warn!("drained: {cut} requests were still open after timeouts.drain and are cut");
-        } else {
-            log::info!("drained: every request has ended");
+        tokio::select! {
+            () = self.last_request() => {}
+            () = another_signal() => log::warn!("ended by another signal: {} requests are cut", self.edge.requests_open()),
         }
         self.log.flush();
         std::process::exit(0);

@@ -157,7 +157,7 @@ pub(super) async fn linger(session: ServerSession) {
 fn unreadable(error: &pingora::Error) -> Refusal {
     let cause = error.cause.as_ref().map(ToString::to_string).unwrap_or_default();
     let too_long = error.context.as_ref().is_some_and(|context| context.as_str().starts_with("Request header larger"));
-    if too_long || cause == "too many headers" || cause == "uri too long" {
+    if too_long || cause == "too many headers" {
         return Refusal::new(Outcome::HeadersTooLarge, "the request's head is larger than is taken");
     }
     Refusal::new(Outcome::BadHeader, "the request's head is not valid HTTP/1.1")
@@ -218,7 +218,9 @@ pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Re
         return ambiguous("the request has more than one Content-Length");
     }
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) || codings.next().is_some() {
+    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || codings.next().is_some()
+    {
         return ambiguous("the only transfer coding that is taken is chunked, once");
     }
     // The framework has dropped Content-Length by now if Transfer-Encoding came with it; only the raw head still tells.

@@ -133,7 +133,7 @@ impl Edge {
     pub(super) async fn serve(&self, mut session: ServerSession) -> Option<Reusable> {
         let open = Open::one_more(&self.open);
         let snapshot = self.roster.snapshot();
-        if self.roster.is_draining() {
+        if self.roster.closes_connections() {
             session.set_keepalive(None);
         }
         // A client that stops reading must not hold a replica's place for ever.

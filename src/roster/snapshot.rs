@@ -94,13 +94,19 @@ pub struct Roster {
     /// Where sessions are warm.
     pub sessions: SessionTable,
     draining: AtomicBool,
+    handing_over: AtomicBool,
 }
 
 impl Roster {
     /// A roster that starts with this snapshot.
     pub fn new(snapshot: Snapshot, start: Instant) -> Roster {
         let sessions = SessionTable::new(snapshot.config.sessions.capacity, start);
-        Roster { current: ArcSwap::from_pointee(snapshot), sessions, draining: AtomicBool::new(false) }
+        Roster {
+            current: ArcSwap::from_pointee(snapshot),
+            sessions,
+            draining: AtomicBool::new(false),
+            handing_over: AtomicBool::new(false),
+        }
     }
 
     /// The snapshot of now.
@@ -120,6 +126,17 @@ impl Roster {
     /// Says that the edge is about to end.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on connections are closed after their answer, since a successor takes the next ones. The edge as a whole
+    /// stays ready: both processes answer at the same address for a while.
+    pub fn start_handing_over(&self) {
+        self.handing_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether clients should make their next request on another connection.
+    pub fn closes_connections(&self) -> bool {
+        self.is_draining() || self.handing_over.load(Ordering::Relaxed)
     }
 
     /// Whether the edge is about to end.

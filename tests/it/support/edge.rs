@@ -79,12 +79,7 @@ impl Edge {
             .env("NEARPOOL_IT_TOKEN", TOKEN)
             .env("NEARPOOL_IT_KEY", "pools-own-key");
         change(&mut command);
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = watch::channel(Vec::new());
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {

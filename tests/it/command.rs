@@ -1,0 +1,149 @@
+//! What a person at the command line meets.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::support::{EdgeConfig, Pool, own_address};
+
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Folder {
+        let path = std::env::temp_dir().join(format!("nearpool-cli-{}-{}", std::process::id(), own_address()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn file(&self, text: &str) -> String {
+        let path = self.0.join("edge.toml");
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn nearpool(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nearpool"));
+    command.args(arguments).env("NEARPOOL_IT_TOKEN", "t").env_remove("RUST_LOG").output().unwrap()
+}
+
+/// It fails with this code, says this on stderr, and nothing on stdout. Returns stderr.
+#[track_caller]
+fn fails(arguments: &[&str], code: i32, says: &[&str]) -> String {
+    let output = nearpool(arguments);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    for text in says {
+        assert!(stderr.contains(text), "no '{text}' in: {stderr}");
+    }
+    assert!(output.stdout.is_empty() && !stderr.contains("panicked"), "{stderr}");
+    stderr
+}
+
+fn good(name: &str) -> String {
+    let far = Pool::new("far", "there", "m").replica("b", "http://127.0.0.1:1002");
+    let near = Pool::new("near", "here", "m").replica("a", "http://127.0.0.1:1001");
+    let config = EdgeConfig::new().named(name).region("there", 53.35, -6.26).pool(near).pool(far).step("planner", "m");
+    config.toml(own_address())
+}
+
+#[test]
+fn a_config_that_is_missing_or_broken_is_told_with_its_place() {
+    let folder = Folder::new();
+    for command in ["run", "check"] {
+        let code = if command == "run" { 1 } else { 2 };
+        fails(&[command, "--config", "/nowhere/edge.toml"], code, &["/nowhere/edge.toml"]);
+        let broken = folder.file(&good("it").replace("region = \"here\"", "region = \"her\""));
+        let said = fails(&[command, "--config", &broken], code, &["edge.toml:3:", "^", "here"]);
+        assert!(said.lines().count() < 40, "{said}");
+        fails(&[command, "--config", folder.0.to_str().unwrap()], code, &["nearpool-cli"]);
+    }
+}
+
+#[test]
+fn a_port_in_use_is_one_clear_line() {
+    let folder = Folder::new();
+    let taken = TcpListener::bind((own_address(), 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let text = good("it");
+    let listen = text.lines().find(|line| line.starts_with("listen")).unwrap().to_owned();
+    let file = folder.file(&text.replace(&listen, &format!("listen = [\"{address}\"]")));
+    let said = fails(&["run", "--config", &file], 1, &[&format!("cannot listen at {address}"), "in use"]);
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn unknown_words_are_told_with_the_known_ones() {
+    fails(&["serve"], 2, &["unrecognized subcommand 'serve'"]);
+    fails(&["run"], 2, &["--config <FILE>"]);
+    fails(&["run", "--confg", "x"], 2, &["--confg", "--config"]);
+    fails(&[], 2, &["run", "check", "explain", "simulate"]);
+    let help = nearpool(&["--help"]);
+    assert!(help.status.success() && !help.stdout.is_empty());
+}
+
+#[test]
+fn a_good_config_is_told_so_in_one_line() {
+    let folder = Folder::new();
+    let file = folder.file(&good("it"));
+    let output = nearpool(&["check", "--config", &file]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(said.contains(": ok (2 regions, 2 pools, 2 replicas, 1 models") && said.lines().count() == 1, "{said}");
+    let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/edge.toml");
+    assert_eq!(nearpool(&["check", "--config", reference]).status.code(), Some(0));
+}
+
+#[test]
+fn explain_says_where_a_call_would_go() {
+    let folder = Folder::new();
+    let file = folder.file(&good("it"));
+    let ask = |more: &[&str]| nearpool(&[&["explain", "--config", &file], more].concat());
+    let text = ask(&["--ip", "127.0.0.1", "--model", "m", "--session", "s"]);
+    let said = String::from_utf8(text.stdout).unwrap();
+    assert_eq!(text.status.code(), Some(0));
+    for part in ["client   127.0.0.1", "near ", "far ", "pick     a in near (new)"] {
+        assert!(said.contains(part), "no '{part}' in: {said}");
+    }
+    let json = ask(&["--ip", "::1", "--model", "planner", "--json"]);
+    let said: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&said["model"], &said["step"]), (&"m".into(), &"planner".into()));
+    assert_eq!((&said["pick"]["pool"], &said["pools"][1]["pool"]), (&"near".into(), &"far".into()));
+    fails(&["explain", "--config", &file, "--ip", "127.0.0.1", "--model", "gpt"], 1, &["gpt", "known names", "m"]);
+    fails(&["explain", "--config", &file, "--ip", "here", "--model", "m"], 2, &["--ip"]);
+    fails(&["explain", "--config", &file, "--ip", "::1", "--model", "m", "--dialect", "x"], 2, &["known are", "chat"]);
+}
+
+#[tokio::test]
+async fn an_edge_without_an_admin_listener_serves() {
+    use crate::support::{Http1, request, soon};
+    let folder = Folder::new();
+    let at = own_address();
+    let text = EdgeConfig::new().pool(Pool::new("near", "here", "m").replica("a", "http://127.0.0.1:1")).toml(at);
+    let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("admin")).collect();
+    let file = folder.file(&text.join("\n"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nearpool")).args(["run", "--config", &file]).spawn().unwrap();
+    let mut client = soon(async {
+        loop {
+            match tokio::net::TcpStream::connect((at, 8080)).await {
+                Ok(stream) => return Http1::over(stream),
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await;
+    let answer = client.call(&request("GET", "/health", &[], b"")).await;
+    let admin = tokio::net::TcpStream::connect((at, 9901)).await;
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(answer.status == 200 && admin.is_err());
+}
