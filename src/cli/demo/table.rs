@@ -153,10 +153,15 @@ fn basis(world: &World) -> String {
 
 /// The last line: did the agents notice anything?
 pub(super) fn verdict(phases: &[Shown], paint: Paint) -> String {
-    let errors: u64 = phases.iter().map(|phase| phase.tally.errors).sum();
-    let calls: u64 = phases.iter().map(|phase| phase.tally.calls).sum();
-    if errors == 0 {
+    let sum = |of: fn(&Tally) -> u64| phases.iter().map(|phase| of(&phase.tally)).sum::<u64>();
+    let (calls, errors, cuts) = (sum(|tally| tally.calls), sum(|tally| tally.errors), sum(|tally| tally.cuts));
+    if errors == 0 && cuts == 0 {
         return paint.green(&format!("No agent saw an error in {}.", count(calls, "call")));
+    }
+    if errors == 0 {
+        let cut = count(cuts, "stream");
+        return paint
+            .green(&format!("No error in {}, but for {cut} cut with their replica [1].", count(calls, "call")));
     }
     let mut lines = vec![paint.red(&format!("Agents saw {} in {}:", count(errors, "error"), count(calls, "call")))];
     lines.extend(phases.iter().flat_map(|phase| &phase.tally.messages).map(|message| format!("  {message}")));
