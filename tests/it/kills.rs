@@ -51,11 +51,11 @@ async fn client(n: usize, edge: std::net::SocketAddr, over: Arc<AtomicBool>, ret
         if over.load(Ordering::Relaxed) {
             return call;
         }
-        let stream = (n + call) % 2 == 0;
+        let stream = (n + call).is_multiple_of(2);
         let pace = json!({"tokens": 3, "prefill_ms": 20 + n % 20, "itl_ms": 0});
         let body = with(chat("x", 3), json!({"stream": stream, "sim": pace}));
         // Some with a session, which is at home at one replica; some without.
-        let headers: Vec<_> = (n % 3 == 0).then_some(("x-session-id", session.as_str())).into_iter().collect();
+        let headers: Vec<_> = n.is_multiple_of(3).then_some(("x-session-id", session.as_str())).into_iter().collect();
         let answer = client.call(&post_with("/v1/chat/completions", &headers, &body)).await;
         assert_eq!(answer.status, 200, "client {n}: {answer:?}");
         let end = if stream { &b"data: [DONE]\n\n"[..] } else { b"}" };

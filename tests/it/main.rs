@@ -21,5 +21,6 @@ mod limits;
 mod regions;
 mod reload;
 mod replay;
+mod robust;
 mod streams;
 mod tls;

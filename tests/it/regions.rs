@@ -29,14 +29,12 @@ impl World {
         let pool = |region: &str, sim: &ReplicaHandle| {
             Pool::new(&format!("p-{region}"), region, "m").sims(&[sim]).line(pool_line)
         };
-        let database = concat!("\"", env!("CARGO_MANIFEST_DIR"), "/tests/data/mini-city.mmdb\"");
         let config = EdgeConfig::new()
             .region("ireland", 53.35, -6.26)
             .region("singapore", 1.35, 103.82)
             .pool(pool("here", &here))
             .pool(pool("ireland", &ireland))
             .pool(pool("singapore", &singapore))
-            .set("geo", "database", database)
             .set("edge", "trusted_proxies", "[\"127.200.0.0/24\"]");
         World { edge: Edge::start(config).await, here, ireland, singapore }
     }
