@@ -5,6 +5,7 @@
 
 mod support;
 
+mod affinity;
 mod bad_input;
 mod bad_input_h2;
 mod bodies;
@@ -14,9 +15,12 @@ mod dialects;
 mod ending;
 mod harness;
 mod hygiene;
+mod kills;
 mod leaving;
 mod limits;
+mod regions;
 mod reload;
 mod replay;
+mod robust;
 mod streams;
 mod tls;

@@ -118,16 +118,13 @@ async fn a_request_that_kills_replicas_stops_at_the_second_one() {
         }
         assert_eq!(client.call(&post("/v1/chat/completions", &chat("warm up", 1))).await.status, 200);
     }
-    let killers = sims.into_iter().map(|sim| async move {
+    let mut tasks = Vec::new();
+    for sim in sims {
         sim.set_fault(FaultPlan::from(Fault::Stall)).await.unwrap();
-        tokio::spawn(async move {
+        tasks.push(tokio::spawn(async move {
             sim.wait_for(|stats| stats.faults_total > 0).await;
             sim.stop().await;
-        })
-    });
-    let mut tasks = Vec::new();
-    for killer in killers {
-        tasks.push(killer.await);
+        }));
     }
     let answer = client.call(&post("/v1/chat/completions", &chat("query of death", 1))).await;
     assert_eq!((answer.status, json_body(&answer)["error"]["code"].as_str()), (502, Some("upstream_crashed")));

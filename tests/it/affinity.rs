@@ -1,0 +1,141 @@
+//! A session stays where its cache is.
+
+use std::collections::HashMap;
+
+use nearpool::sim::server::ReplicaHandle;
+use serde_json::json;
+
+use crate::support::{Answer, Edge, EdgeConfig, H2, Http1, chat, post_with, sim};
+
+const SESSIONS: usize = 40;
+
+async fn four() -> [ReplicaHandle; 4] {
+    [sim("a").await, sim("b").await, sim("c").await, sim("d").await]
+}
+
+fn config(sims: &[ReplicaHandle; 4]) -> EdgeConfig {
+    EdgeConfig::of(&sims.each_ref()).set("circuit_breaker", "reset_timeout", "\"50ms\"")
+}
+
+async fn call(client: &mut Http1, key: &str, session: &str) -> Answer {
+    let authorization = format!("Bearer {key}");
+    let headers = [("authorization", authorization.as_str()), ("x-session-id", session)];
+    let answer = client.call(&post_with("/v1/chat/completions", &headers, &chat("x", 1))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer
+}
+
+/// Where each session's call goes now, with its reason.
+async fn homes(edge: &Edge, key: &str) -> Vec<(String, String)> {
+    let mut client = Http1::connect(edge.agents()).await;
+    let mut homes = Vec::new();
+    for n in 0..SESSIONS {
+        let answer = call(&mut client, key, &format!("session-{n}")).await;
+        let header = |name| answer.header(name).unwrap().to_owned();
+        homes.push((header("x-nearpool-replica"), header("x-nearpool-reason")));
+    }
+    homes
+}
+
+fn replicas(homes: &[(String, String)]) -> Vec<&str> {
+    homes.iter().map(|(replica, _)| replica.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_session_stays_at_one_replica_over_calls_connections_and_protocols() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let first = homes(&edge, "key").await;
+    assert!(first.iter().all(|(_, reason)| reason == "new"));
+    for _ in 0..3 {
+        let again = homes(&edge, "key").await;
+        assert_eq!(replicas(&again), replicas(&first));
+        assert!(again.iter().all(|(_, reason)| reason == "session"));
+    }
+    let mut client = H2::connect(edge.agents()).await;
+    for (n, (replica, _)) in first.iter().enumerate() {
+        let session = format!("session-{n}");
+        let headers = [("authorization", "Bearer key"), ("x-session-id", session.as_str())];
+        let answer = client.call("/v1/chat/completions", &headers, &chat("x", 1)).await;
+        assert_eq!(answer.header("x-nearpool-replica"), Some(replica.as_str()));
+    }
+    assert_eq!(edge.metric("nearpool_sessions").await, SESSIONS as f64);
+    assert_eq!(edge.metric("nearpool_affinity_total{reason=\"session\"}").await, 4.0 * SESSIONS as f64);
+    let used: std::collections::HashSet<_> = replicas(&first).into_iter().collect();
+    assert_eq!(used.len(), 4, "sessions spread");
+}
+
+#[tokio::test]
+async fn the_same_session_id_under_another_key_is_another_session() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let mine = homes(&edge, "key").await;
+    let theirs = homes(&edge, "other").await;
+    assert!(theirs.iter().all(|(_, reason)| reason == "new"));
+    assert_ne!(replicas(&mine), replicas(&theirs));
+    assert_eq!(edge.metric("nearpool_sessions").await, 2.0 * SESSIONS as f64);
+}
+
+#[tokio::test]
+async fn two_edges_start_sessions_at_the_same_replicas_and_so_does_one_that_was_restarted() {
+    let sims = four().await;
+    let one = Edge::start(config(&sims)).await;
+    let two = Edge::start(config(&sims).named("two")).await;
+    let first = homes(&one, "key").await;
+    let elsewhere = homes(&two, "key").await;
+    assert_eq!(replicas(&first), replicas(&elsewhere));
+    assert!(elsewhere.iter().all(|(_, reason)| reason == "new"));
+    let address = one.address();
+    drop(one);
+    let again = Edge::start_at(address, config(&sims)).await;
+    assert_eq!(replicas(&homes(&again, "key").await), replicas(&first));
+}
+
+#[tokio::test]
+async fn a_dead_replica_moves_only_its_own_sessions_and_they_stay_at_their_new_homes() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let first = homes(&edge, "key").await;
+    let dead = &sims[1];
+    dead.stop().await;
+    let moved = homes(&edge, "key").await;
+    for ((before, _), (after, reason)) in first.iter().zip(&moved) {
+        if before == dead.name() {
+            assert!(after != before && reason == "moved", "{before} {after} {reason}");
+        } else {
+            assert_eq!((after, reason.as_str()), (before, "session"));
+        }
+    }
+    let targets: HashMap<&str, usize> = first
+        .iter()
+        .zip(replicas(&moved))
+        .filter(|((before, _), _)| before == dead.name())
+        .fold(HashMap::new(), |mut all, (_, to)| {
+            *all.entry(to).or_default() += 1;
+            all
+        });
+    assert!(targets.len() > 1, "they spread over the others: {targets:?}");
+    dead.restart().await.unwrap();
+    edge.wait_for_metric("nearpool_breaker_state{pool=\"near\",replica=\"b\"}", |state| state < 2.0).await;
+    let healed = homes(&edge, "key").await;
+    assert_eq!(replicas(&healed), replicas(&moved), "no session flaps back to a cold cache");
+    assert!(healed.iter().all(|(_, reason)| reason == "session"));
+    // New sessions use it again.
+    let fresh = homes(&edge, "another key").await;
+    assert!(replicas(&fresh).contains(&dead.name()));
+}
+
+#[tokio::test]
+async fn calls_without_a_session_and_embeddings_carry_the_reason_none() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    let session = [("x-session-id", "s")];
+    let embeddings = post_with("/v1/embeddings", &session, &json!({"model": "m", "input": "x"}));
+    assert_eq!(client.call(&embeddings).await.header("x-nearpool-reason"), Some("none"));
+    let bare = post_with("/v1/chat/completions", &[], &chat("x", 1));
+    assert_eq!(client.call(&bare).await.header("x-nearpool-reason"), Some("none"));
+    // The embeddings did not begin the session.
+    let first = post_with("/v1/chat/completions", &session, &chat("x", 1));
+    assert_eq!(client.call(&first).await.header("x-nearpool-reason"), Some("new"));
+}

@@ -1,0 +1,182 @@
+//! Where a call goes: places, regions, models, steps.
+
+use std::net::Ipv4Addr;
+
+use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle, ServerParams};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Answer, Edge, EdgeConfig, Http1, Pool, SERVED, chat, json_body, post, post_with, sim, sim_with, soon, with,
+};
+
+/// A client in Ireland, and one whose network is in no database, as `mini-city.mmdb` has it.
+const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
+const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 200, 7, 7);
+/// A peer whose `X-Forwarded-For` is believed.
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
+
+/// Three regions with one replica each, named as its region. The edge stands in `here`, in California.
+struct World {
+    edge: Edge,
+    here: ReplicaHandle,
+    ireland: ReplicaHandle,
+    singapore: ReplicaHandle,
+}
+
+impl World {
+    async fn start(pool_line: &str) -> World {
+        let (here, ireland, singapore) = (sim("here").await, sim("ireland").await, sim("singapore").await);
+        let pool = |region: &str, sim: &ReplicaHandle| {
+            Pool::new(&format!("p-{region}"), region, "m").sims(&[sim]).line(pool_line)
+        };
+        let config = EdgeConfig::new()
+            .region("ireland", 53.35, -6.26)
+            .region("singapore", 1.35, 103.82)
+            .pool(pool("here", &here))
+            .pool(pool("ireland", &ireland))
+            .pool(pool("singapore", &singapore))
+            .set("edge", "trusted_proxies", "[\"127.200.0.0/24\"]");
+        World { edge: Edge::start(config).await, here, ireland, singapore }
+    }
+
+    /// A call from this address; with an address in `X-Forwarded-For` if there is one.
+    async fn call(&self, from: Ipv4Addr, forwarded: Option<&str>) -> Answer {
+        let mut client = Http1::connect_from(from, self.edge.agents()).await;
+        let headers: Vec<_> = forwarded.iter().map(|address| ("x-forwarded-for", *address)).collect();
+        client.call(&post_with("/v1/chat/completions", &headers, &chat("x", 1))).await
+    }
+
+    async fn check(&self, from: Ipv4Addr, forwarded: Option<&str>, region: &str, reason: &str) {
+        let answer = self.call(from, forwarded).await;
+        let told = ["region", "replica", "reason"].map(|name| answer.header(&format!("x-nearpool-{name}")).unwrap());
+        assert_eq!((answer.status, told), (200, [region, region, reason]), "{from} {forwarded:?}");
+    }
+
+    /// Occupies the only place of a replica with a call from `from`; it is given back when the client is dropped.
+    async fn occupy(&self, replica: &ReplicaHandle, from: Ipv4Addr) -> Http1 {
+        let mut client = Http1::connect_from(from, self.edge.agents()).await;
+        let body = with(chat("x", 1), json!({"sim": {"tokens": 2, "prefill_ms": 600_000}}));
+        client.send(&post("/v1/chat/completions", &body)).await;
+        soon(replica.wait_for(|stats| stats.engine.running == 1)).await;
+        client
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_served_in_the_region_nearest_to_its_place() {
+    let world = World::start("").await;
+    world.check(IRELAND, None, "ireland", "none").await;
+    world.check(NOWHERE, None, "here", "none").await; // nearest to the edge
+    world.check(PROXY, Some("127.3.9.9"), "ireland", "none").await;
+    world.check(PROXY, Some("2001:db8:4::1"), "singapore", "none").await;
+    world.check(PROXY, Some("127.3.9.9, 2001:db8:4::1, 127.200.0.9"), "singapore", "none").await;
+    world.check(PROXY, None, "here", "none").await;
+    // A peer that is not trusted cannot claim a place.
+    world.check(IRELAND, Some("2001:db8:4::1"), "ireland", "none").await;
+    let line = world.edge.wait_for_log(|line| line["region"] == "ireland").await;
+    assert_eq!((&line["client"], &line["country"]), (&json!("127.3.0.1"), &json!("IE")));
+}
+
+#[tokio::test]
+async fn a_region_that_is_down_fails_over_to_the_next_nearest() {
+    let world = World::start("").await;
+    world.ireland.stop().await;
+    for _ in 0..8 {
+        world.check(IRELAND, None, "here", "failover").await; // California is nearer than Singapore
+    }
+    world.here.stop().await;
+    world.check(IRELAND, None, "singapore", "failover").await;
+    world.ireland.restart().await.unwrap();
+    world.here.restart().await.unwrap();
+    world.singapore.set_fault(FaultPlan::from(Fault::Refuse)).await.unwrap();
+    assert_eq!(world.edge.metric("nearpool_affinity_total{reason=\"failover\"}").await, 9.0);
+}
+
+#[tokio::test]
+async fn a_region_that_is_full_spills_and_when_all_are_full_clients_are_told_to_wait() {
+    let world = World::start("max_in_flight = 1").await;
+    let first = world.occupy(&world.ireland, IRELAND).await;
+    world.check(IRELAND, None, "here", "spill").await;
+    let second = world.occupy(&world.here, NOWHERE).await;
+    world.check(IRELAND, None, "singapore", "spill").await;
+    let third = world.occupy(&world.singapore, IRELAND).await;
+    let answer = world.call(IRELAND, None).await;
+    assert_eq!((answer.status, code(&answer)), (429, json!("at_capacity")));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    drop((first, second, third));
+    for replica in ["here", "ireland", "singapore"] {
+        world.edge.wait_until_idle(&format!("p-{replica}"), replica).await;
+    }
+    world.check(IRELAND, None, "ireland", "none").await;
+}
+
+fn code(answer: &Answer) -> Value {
+    json_body(answer)["error"]["code"].clone()
+}
+
+#[tokio::test]
+async fn when_no_replica_is_usable_clients_are_told_so() {
+    let replica = sim("a").await;
+    let config = EdgeConfig::of(&[&replica])
+        .set("health", "interval", "\"20ms\"")
+        .set("health", "timeout", "\"20ms\"")
+        .set("health", "unhealthy_after", "1")
+        .set("health", "healthy_after", "1");
+    let edge = Edge::start(config).await;
+    replica.set_fault(FaultPlan::from(Fault::Status { status: 503, retry_after_s: None }).everywhere()).await.unwrap();
+    edge.wait_for_metric("nearpool_replica_up{pool=\"near\",replica=\"a\"}", |up| up == 0.0).await;
+    assert_eq!(edge.admin_get("/readyz").await.status, 503);
+    let mut client = Http1::connect(edge.agents()).await;
+    let answer = client.call(&post("/v1/chat/completions", &chat("x", 1))).await;
+    assert_eq!((answer.status, code(&answer)), (503, json!("no_replica")));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    replica.set_fault(None).await.unwrap();
+    edge.wait_for_metric("nearpool_replica_up{pool=\"near\",replica=\"a\"}", |up| up == 1.0).await;
+    assert_eq!(client.call(&post("/v1/chat/completions", &chat("x", 1))).await.status, 200);
+    assert_eq!(edge.admin_get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn steps_choose_models_and_fallbacks_answer_when_the_model_cannot() {
+    let named = |model: &'static str| move |params: &mut ServerParams| params.model = model.into();
+    let (big, small) = (sim_with("big", named("served/70b")).await, sim("small").await);
+    let config = EdgeConfig::new()
+        .without_m()
+        .model("llama-70b", &["served_as = \"served/70b\"", "aliases = [\"large\"]", "fallbacks = [\"llama-8b\"]"])
+        .model("llama-8b", &[&format!("served_as = \"{SERVED}\"")])
+        .step("planner", "large")
+        .step("tool_caller", "llama-8b")
+        .pool(Pool::new("big", "here", "llama-70b").sims(&[&big]))
+        .pool(Pool::new("small", "here", "llama-8b").sims(&[&small]));
+    let edge = Edge::start(config).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    for (model, step, expected) in [
+        ("llama-70b", None, "llama-70b"),
+        ("large", None, "llama-70b"),
+        ("planner", None, "llama-70b"),
+        ("tool_caller", None, "llama-8b"),
+        ("auto", Some("planner"), "llama-70b"),
+        ("auto", Some("tool_caller"), "llama-8b"),
+        // A model that is named wins over the step.
+        ("llama-8b", Some("planner"), "llama-8b"),
+    ] {
+        let headers: Vec<_> = step.iter().map(|step| ("x-agent-step", *step)).collect();
+        let body = with(chat("x", 1), json!({"model": model}));
+        let answer = client.call(&post_with("/v1/chat/completions", &headers, &body)).await;
+        assert_eq!(answer.status, 200, "{model} {step:?}");
+        assert_eq!(answer.header("x-nearpool-model"), Some(expected), "{model} {step:?}");
+        let served = if expected == "llama-8b" { SERVED } else { "served/70b" };
+        assert_eq!(json_body(&answer)["model"], served);
+    }
+    let lines = edge.wait_for_logs(7, |line| line["status"] == 200).await;
+    let steps: Vec<_> = lines.iter().map(|line| line["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, ["none", "none", "planner", "tool_caller", "planner", "tool_caller", "planner"]);
+    let auto = client.call(&post("/v1/chat/completions", &with(chat("x", 1), json!({"model": "auto"})))).await;
+    assert_eq!((auto.status, code(&auto)), (404, json!("model_not_found")));
+
+    big.stop().await;
+    let answer = client.call(&post("/v1/chat/completions", &with(chat("x", 1), json!({"model": "planner"})))).await;
+    assert_eq!((answer.status, answer.header("x-nearpool-reason")), (200, Some("fallback")));
+    assert_eq!(answer.header("x-nearpool-model"), Some("llama-8b"));
+    assert_eq!(json_body(&answer)["model"], SERVED);
+}
