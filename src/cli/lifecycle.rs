@@ -125,7 +125,10 @@ impl BackgroundService for Drainer {
         if shutdown.wait_for(|ending| *ending).await.is_err() {
             return;
         }
-        self.roster.start_draining();
+        // After a hand-over the successor answers to who asks whether the edge is ready; what still comes in here agrees.
+        if !self.roster.closes_connections() {
+            self.roster.start_draining();
+        }
         tokio::select! {
             () = self.last_request() => {}
             () = another_signal() => log::warn!("ended by another signal: {} requests are cut", self.edge.requests_open()),

@@ -341,7 +341,13 @@ impl Edge {
         account.status = refusal.outcome.facts().status;
         account.request_id = new_request_id(self.next_seed());
         session.set_keepalive(None);
-        let body = error_body(Dialect::Chat, &Failure::new(refusal.outcome, &refusal.message));
+        // `METHOD PATH, Host: HOST`, as far as they could be read: the head itself may be missing, and must not be asked for.
+        let summary = session.request_summary();
+        let path = summary.split([' ', ',', '?']).nth(1).unwrap_or_default();
+        let dialect = Endpoint::of_path(path).map_or(Dialect::Chat, |endpoint| endpoint.dialect());
+        let failure =
+            Failure { request_id: Some(&account.request_id), ..Failure::new(refusal.outcome, &refusal.message) };
+        let body = error_body(dialect, &failure);
         if let Ok(mut head) = ResponseHeader::build_no_case(account.status, Some(8)) {
             receipt(&snapshot, &account).write(&mut head);
             let sized = head.insert_header("content-type", "application/json").is_ok()
