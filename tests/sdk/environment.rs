@@ -61,7 +61,5 @@ fn run(command: &mut Command) -> Result<(), String> {
         return Ok(());
     }
     let said = [&output.stdout[..], &output.stderr[..]].concat();
-    let said = String::from_utf8_lossy(&said);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("").trim().to_owned();
-    Err(format!("`{}` failed: {last}", line.trim()))
+    Err(format!("`{}` failed:\n{}", line.trim(), String::from_utf8_lossy(&said).trim()))
 }
