@@ -17,8 +17,8 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::edge::Edge;
 use super::reply::Refusal;
-use super::serve::Edge;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits;
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::reply::Route;
+use super::reply::{Receipt, Route};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::ids::{ModelIx, SessionKey};
 use crate::domain::outcome::Outcome;
@@ -139,6 +139,12 @@ impl<'a> Account<'a> {
     /// The names of where it went.
     pub(super) fn route(&self) -> Option<Route<'_>> {
         self.selection.as_ref().map(|selection| Route::of(&self.snapshot.config.topology, selection))
+    }
+
+    /// What the answer says of how it came about.
+    pub(super) fn receipt(&self) -> Receipt<'_> {
+        let edge = &self.snapshot.config.topology.edge;
+        Receipt { request_id: &self.request_id, edge, route: self.route(), attempts: self.attempts }
     }
 
     /// The model that answered, else the one asked for.

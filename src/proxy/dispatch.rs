@@ -12,9 +12,9 @@ use rand::rngs::SmallRng;
 use super::account::Account;
 use super::attempt::{Answer, Attempt, Began, Failed};
 use super::body::Received;
+use super::edge::Edge;
 use super::headers::Outgoing;
 use super::reply::Refusal;
-use super::serve::Edge;
 use crate::domain::ask::Endpoint;
 use crate::domain::ids::ModelIx;
 use crate::domain::outcome::Outcome;
@@ -93,7 +93,7 @@ impl Dispatch<'_> {
             match retry::after(&tried, params, &mut rng) {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
                 Next::Again(pause) => {
-                    self.edge.metrics().retry(failed.outcome);
+                    self.edge.metrics.retry(failed.outcome);
                     if !self.pause(session, pause).await {
                         return Err(Stopped::Gone);
                     }
@@ -141,7 +141,7 @@ impl Dispatch<'_> {
         };
         account.leaving();
         let attempt = Attempt {
-            upstream: self.edge.upstream(),
+            upstream: &self.edge.upstream,
             live: self.snapshot.live(selection.replica),
             head,
             segments,

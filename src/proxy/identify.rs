@@ -1,6 +1,7 @@
 //! Station 2, identify: who calls, in which session, at which step? Read from the head alone.
 
 use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
@@ -101,6 +102,23 @@ fn parse_hop(hop: &str) -> Option<IpAddr> {
         .or_else(|| hop.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
         .or_else(|| hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok())
         .map(|address| address.to_canonical())
+}
+
+/// Longest request id that is kept.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// The client's request id if it can be kept, else a new one.
+pub(super) fn request_id(session: &ServerSession, seed: impl FnOnce() -> u64) -> String {
+    let given = session.req_header().headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match given {
+        Some(id) if (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) => id.to_owned(),
+        _ => new_request_id(seed()),
+    }
+}
+
+pub(super) fn new_request_id(seed: u64) -> String {
+    let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_micros() as u64;
+    format!("{time:016x}{seed:016x}")
 }
 
 /// Whether an address can have a place on Earth at all.

@@ -2,20 +2,28 @@
 //!
 //! `serve` walks the stations in order and is the file to read first; each station is a file of its own.
 
+mod serve;
+
 mod accept;
-mod account;
-mod attempt;
 mod body;
-mod corked;
+mod identify;
+mod route;
+
 mod dispatch;
+
+mod attempt;
+mod corked;
 mod events;
 mod headers;
-mod identify;
-mod relay;
-mod reply;
-mod serve;
-pub mod tls;
 mod upstream;
 
+mod relay;
+mod reply;
+
+mod account;
+
+mod edge;
+pub mod tls;
+
 pub use accept::Accept;
-pub use serve::{Edge, Parts};
+pub use edge::{Edge, Parts};

@@ -14,36 +14,35 @@ use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::events::Events;
 use super::headers;
-use super::reply::Receipt;
-use super::serve::receipt;
 use super::upstream::Upstream;
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
-use crate::roster::Snapshot;
 use crate::wire::reply::{Failure, error_event};
 
 /// How long an HTTP/2 stream that broke is kept before it is reset. A reset discards what was written and not yet sent,
 /// and nothing tells when the error event has left.
 const LAST_EVENT_LEAVES: Duration = Duration::from_millis(500);
 
-/// Sends a whole answer, and returns the length of its body.
+/// Sends a whole answer.
 pub(super) async fn whole(
     session: &mut ServerSession,
     answer: Box<Answer>,
-    receipt: &Receipt<'_>,
-) -> Result<usize, Outcome> {
+    account: &mut Account<'_>,
+) -> Result<(), Outcome> {
     let bytes = answer.body_bytes();
+    account.status = answer.head.status.as_u16();
     let gone = |_| Outcome::ClientGone;
     let mut head = headers::incoming(&answer.head).map_err(|_| Outcome::Garbage)?;
     head.insert_header(header::CONTENT_LENGTH, bytes).map_err(|_| Outcome::Garbage)?;
-    receipt.write(&mut head);
+    account.receipt().write(&mut head);
     session.write_response_header(Box::new(head)).await.map_err(gone)?;
     for chunk in answer.body {
         session.write_response_body(chunk, false).await.map_err(gone)?;
     }
     session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
-    Ok(bytes)
+    account.sent(bytes);
+    Ok(())
 }
 
 /// Relays an answer that is under way, to its end.
@@ -61,15 +60,15 @@ impl Relay<'_> {
         &self,
         session: &mut ServerSession,
         mut under: UnderWay,
-        snapshot: &Snapshot,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
+        account.status = under.head.status.as_u16();
         let mut head = headers::incoming(&under.head).map_err(|_| Outcome::Garbage)?;
         // To an HTTP/1.0 client the end of the connection is the end of the answer.
         if session.req_header().version == Version::HTTP_11 {
             head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
         }
-        receipt(snapshot, account).write(&mut head);
+        account.receipt().write(&mut head);
         session.write_response_header(Box::new(head)).await.map_err(|_| Outcome::ClientGone)?;
         account.first_event();
         let result = self.body(session, &mut under, account).await;

@@ -1,0 +1,152 @@
+//! What one edge is made of, shared by all of its requests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::server::ShutdownWatch;
+
+use super::body::Buffered;
+use super::upstream::Upstream;
+use crate::domain::outcome::Outcome;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::Metrics;
+use crate::policy::limits;
+use crate::policy::select::Selection;
+use crate::roster::{Roster, Snapshot};
+
+/// Streams of one client connection at a time; h2's own default is no bound.
+const H2_STREAMS_MAX: u32 = 100;
+
+/// Flow-control window of one stream: a megabyte of body in a few round trips and not in sixteen.
+const H2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Flow-control window of one connection.
+const H2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// What an edge is made of.
+pub struct Parts {
+    /// The replicas, the sessions and the configuration of now.
+    pub roster: Arc<Roster>,
+    /// Where requests are counted.
+    pub metrics: Arc<Metrics>,
+    /// Where requests are logged.
+    pub log: Arc<AccessLog>,
+    /// Any number; seeds what is random about choices.
+    pub seed: u64,
+}
+
+/// The data plane of one edge.
+pub struct Edge {
+    pub(super) roster: Arc<Roster>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) log: Arc<AccessLog>,
+    seed: AtomicU64,
+    pub(super) upstream: Upstream,
+    pub(super) buffered: Buffered,
+    open: AtomicUsize,
+    connections: AtomicUsize,
+    options: HttpServerOptions,
+}
+
+impl Edge {
+    /// An edge of these parts.
+    pub fn new(parts: Parts) -> Edge {
+        let Parts { roster, metrics, log, seed } = parts;
+        let mut options = HttpServerOptions::default();
+        options.h2c = true;
+        options.h2_idle_timeout = Some(roster.snapshot().config.limits.keepalive_timeout);
+        Edge {
+            roster,
+            metrics,
+            log,
+            seed: AtomicU64::new(seed),
+            upstream: Upstream::new(),
+            buffered: Buffered::default(),
+            open: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            options,
+        }
+    }
+
+    /// Requests that are being served now.
+    pub fn requests_open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Connections of clients that are open now. A request's last bytes may still be on their way out of its connection
+    /// when the request has ended.
+    pub fn connections_open(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn connections(&self) -> &AtomicUsize {
+        &self.connections
+    }
+
+    /// Counts a request in until the guard is dropped.
+    pub(super) fn one_more(&self) -> Open<'_> {
+        Open::one_more(&self.open)
+    }
+
+    pub(super) fn count_attempt(&self, snapshot: &Snapshot, selection: &Selection, outcome: Outcome) {
+        let topology = &snapshot.config.topology;
+        let (pool, replica) = (topology.pool(selection.pool.pool), topology.replica(selection.replica));
+        self.metrics.attempt(&pool.name, &replica.name, outcome);
+    }
+
+    pub(super) fn limits(&self) -> limits::Params {
+        self.roster.snapshot().config.limits
+    }
+
+    /// A different number for each request. Spread by a multiplication, so that neighbours share no bits.
+    pub(super) fn next_seed(&self) -> u64 {
+        // Odd constant of the golden ratio (Knuth, Fibonacci hashing).
+        self.seed.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+/// Counts a request while it is served.
+pub(super) struct Open<'a>(&'a AtomicUsize);
+
+impl<'a> Open<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Open<'a> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Open(count)
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// HTTP/2: the framework accepts the streams and calls this once for each.
+#[async_trait]
+impl HttpServerApp for Edge {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        session: ServerSession,
+        _shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.serve(session).await;
+        None
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        let mut options = default_h2_options();
+        options
+            .max_concurrent_streams(H2_STREAMS_MAX)
+            .initial_window_size(H2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
+        Some(options)
+    }
+}

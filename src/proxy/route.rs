@@ -1,0 +1,84 @@
+//! Station 2, identify, continued: which endpoint is called, and what a client is told that asks for what is not there.
+
+use http::Method;
+use pingora::protocols::http::ServerSession;
+
+use super::reply::Refusal;
+use crate::domain::ask::{Dialect, Endpoint};
+use crate::domain::outcome::Outcome;
+use crate::domain::topology::Model;
+use crate::policy::pool::NoPool;
+use crate::policy::resolve;
+use crate::wire::reply::ModelEntry;
+
+/// Where a request is going.
+pub(super) enum Target {
+    Endpoint(Endpoint),
+    Health,
+    Models,
+}
+
+pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
+    let head = session.req_header();
+    let (method, path) = (&head.method, head.uri.path());
+    let (target, allow) = match path {
+        "/health" => (Target::Health, "GET, HEAD"),
+        "/v1/models" => (Target::Models, "GET, HEAD"),
+        _ => match Endpoint::of_path(path) {
+            Some(endpoint) => (Target::Endpoint(endpoint), "POST"),
+            None => {
+                let message = format!("there is no {}; see GET /v1/models for what is served", printable(path));
+                return Err(Refusal::new(Outcome::NotFound, message));
+            }
+        },
+    };
+    let allowed = match allow {
+        "POST" => *method == Method::POST,
+        _ => *method == Method::GET || *method == Method::HEAD,
+    };
+    if allowed {
+        return Ok(target);
+    }
+    let message = format!("{path} takes {allow}, not {}", printable(method.as_str()));
+    Err(Refusal::new(Outcome::MethodNotAllowed, message).allow(allow))
+}
+
+/// The dialect of a refusal: by the path, and where that does not tell, by the header that Anthropic's clients send.
+pub(super) fn dialect_of(session: &ServerSession) -> Dialect {
+    let head = session.req_header();
+    match Endpoint::of_path(head.uri.path()) {
+        Some(endpoint) => endpoint.dialect(),
+        None if head.headers.contains_key("anthropic-version") => Dialect::Messages,
+        None => Dialect::Chat,
+    }
+}
+
+pub(super) fn entry(model: &Model) -> ModelEntry<'_> {
+    ModelEntry { id: &model.name, created_s: 0, context_tokens: model.context_tokens }
+}
+
+/// A client's own text in an error message: short, and nothing that a terminal would act on.
+fn printable(text: &str) -> String {
+    text.chars().take(100).filter(|c| !c.is_control()).collect()
+}
+
+pub(super) fn unknown_model(asked: &str, unknown: &resolve::UnknownModel<'_>) -> Refusal {
+    let known = unknown.known.join(", ");
+    let message = if unknown.auto_without_step {
+        format!("the model 'auto' needs a known step in the header x-agent-step; known names: {known}")
+    } else {
+        format!("the model '{}' does not exist; known names: {known}", printable(asked))
+    };
+    Refusal::new(Outcome::ModelNotFound, message).param("model")
+}
+
+pub(super) fn no_pool(no: NoPool, asked: &str, endpoint: Endpoint) -> Refusal {
+    let asked = printable(asked);
+    match no {
+        NoPool::NotServed => Refusal::new(Outcome::NoReplica, format!("no pool serves the model '{asked}'")),
+        NoPool::Dialect => {
+            let message = format!("no engine of the model '{asked}' serves {}", endpoint.path());
+            Refusal::new(Outcome::DialectNotServed, message).param("model")
+        }
+    }
+}
