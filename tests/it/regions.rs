@@ -115,23 +115,28 @@ fn code(answer: &Answer) -> Value {
 }
 
 #[tokio::test]
-async fn when_no_replica_is_usable_clients_are_told_so() {
+async fn a_replica_that_should_not_be_used_is_the_last_resort_and_a_dead_one_is_told_of() {
     let replica = sim("a").await;
     let config = EdgeConfig::of(&[&replica])
-        .set("health", "interval", "\"20ms\"")
-        .set("health", "timeout", "\"20ms\"")
+        .set("health", "interval", "\"200ms\"")
+        .set("health", "timeout", "\"200ms\"")
         .set("health", "unhealthy_after", "1")
         .set("health", "healthy_after", "1");
     let edge = Edge::start(config).await;
-    replica.set_fault(FaultPlan::from(Fault::Status { status: 503, retry_after_s: None }).everywhere()).await.unwrap();
-    edge.wait_for_metric("nearpool_replica_up{pool=\"near\",replica=\"a\"}", |up| up == 0.0).await;
-    assert_eq!(edge.admin_get("/readyz").await.status, 503);
+    let up = "nearpool_replica_up{pool=\"near\",replica=\"a\"}";
     let mut client = Http1::connect(edge.agents()).await;
+    replica.set_fault(FaultPlan::from(Fault::Loading)).await.unwrap();
+    edge.wait_for_metric(up, |up| up == 0.0).await;
+    assert_eq!(edge.admin_get("/readyz").await.status, 503);
+    // It was asked all the same, and its own words pass.
     let answer = client.call(&post("/v1/chat/completions", &chat("x", 1))).await;
-    assert_eq!((answer.status, code(&answer)), (503, json!("no_replica")));
+    assert_eq!((answer.status, &json_body(&answer)["error"]["message"]), (503, &json!("Loading model")));
+    replica.stop().await;
+    let answer = client.call(&post("/v1/chat/completions", &chat("x", 1))).await;
+    assert_eq!((answer.status, code(&answer)), (502, json!("connect_failed")));
     assert_eq!(answer.header("retry-after"), Some("1"));
-    replica.set_fault(None).await.unwrap();
-    edge.wait_for_metric("nearpool_replica_up{pool=\"near\",replica=\"a\"}", |up| up == 1.0).await;
+    replica.restart().await.unwrap();
+    edge.wait_for_metric(up, |up| up == 1.0).await;
     assert_eq!(client.call(&post("/v1/chat/completions", &chat("x", 1))).await.status, 200);
     assert_eq!(edge.admin_get("/readyz").await.status, 200);
 }
