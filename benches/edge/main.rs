@@ -4,7 +4,7 @@
 //! `-- requests events delay memory syscalls`, shorter with `--quick`. Linux only: CPU time and memory come from /proc.
 //!
 //! Load, replicas, edge and peer are processes of their own on this machine's loopback. The edge is the real binary with
-//! every feature on. The peer has the edge's allocator, so that what is compared is the proxies' own work.
+//! every feature on; the peer is the framework's own proxy as it comes, with the system's allocator.
 
 mod cpu;
 mod delay;
@@ -23,9 +23,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use processes::Replicas;
 use report::Report;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PARTS: [&str; 5] = ["requests", "events", "delay", "memory", "syscalls"];
 

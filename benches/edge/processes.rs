@@ -63,7 +63,7 @@ impl Process {
         fs::write(&config, edge_config(at, admin, replicas))?;
         let mut command = many_files(Path::new(env!("CARGO_BIN_EXE_nearpool")));
         command.args(["run", "--threads", &threads.to_string(), "--config"]).arg(&config);
-        command.stdout(File::create(folder.join("bench-access.log"))?).env("RUST_LOG", "warn");
+        command.stdout(File::create(folder.join("bench-access.log"))?).env("RUST_LOG", "warn,pingora_core=off");
         started(command.spawn()?, at)
     }
 

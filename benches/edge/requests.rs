@@ -29,7 +29,7 @@ pub(crate) fn request(session: usize, body_bytes: usize, stream: Option<(u32, Du
     [head.into_bytes(), body].concat()
 }
 
-/// Prose and code in turn, so an escape every 60–80 bytes; the model's name at the end, where some clients write it.
+/// Prose and code in turn, so an escape every 20 to 50 bytes; the model's name at the end, where some clients write it.
 fn chat_body(bytes: usize, stream: bool) -> Vec<u8> {
     let text = "The function below keeps one counter for each replica and gives the least loaded back to the caller.\n\
         It says \"none\" when every one of them is at its bound, so that the request is shed early and not queued.\n\

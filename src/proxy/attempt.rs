@@ -13,6 +13,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::events::Events;
+use super::headers;
 use super::upstream::{Exchange, Upstream};
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
@@ -262,7 +263,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Reads an answer's head, passing over informational ones. A 101 was not asked for and ends the exchange.
+/// Reads an answer's head, as the client gets it, passing over informational ones. A 101 was not asked for and ends the
+/// exchange.
 async fn read_head(exchange: &mut Exchange) -> Result<ResponseHeader, Outcome> {
     loop {
         exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
@@ -271,7 +273,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHeader, Outcome> {
             return Err(Outcome::Garbage);
         }
         if !head.status.is_informational() {
-            return Ok(head.clone());
+            return headers::incoming(head).map_err(|_| Outcome::Garbage);
         }
     }
 }

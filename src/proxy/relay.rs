@@ -8,12 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Version, header};
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::events::Events;
-use super::headers;
 use super::upstream::Upstream;
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
@@ -33,11 +32,11 @@ pub(super) async fn whole(
     let bytes = answer.body_bytes();
     account.status = answer.head.status.as_u16();
     let gone = |_| Outcome::ClientGone;
-    let mut head = headers::incoming(&answer.head).map_err(|_| Outcome::Garbage)?;
+    let Answer { mut head, body } = *answer;
     head.insert_header(header::CONTENT_LENGTH, bytes).map_err(|_| Outcome::Garbage)?;
     account.receipt().write(&mut head);
     session.write_response_header(Box::new(head)).await.map_err(gone)?;
-    for chunk in answer.body {
+    for chunk in body {
         session.write_response_body(chunk, false).await.map_err(gone)?;
     }
     session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
@@ -63,7 +62,7 @@ impl Relay<'_> {
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         account.status = under.head.status.as_u16();
-        let mut head = headers::incoming(&under.head).map_err(|_| Outcome::Garbage)?;
+        let mut head = under.head.clone();
         // To an HTTP/1.0 client the end of the connection is the end of the answer.
         if session.req_header().version == Version::HTTP_11 {
             head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
@@ -104,6 +103,10 @@ impl Relay<'_> {
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         let mut first = true;
+        // One timer for the whole stream, looked at when it fires: to set one for each event costs more than the rest
+        // of what is done here.
+        let idle_timer = sleep_until((Instant::now() + self.timeouts.idle).min(self.total));
+        tokio::pin!(idle_timer);
         loop {
             if !std::mem::take(&mut first) {
                 account.next_event();
@@ -116,26 +119,32 @@ impl Relay<'_> {
                 return self.ending(under);
             }
             let idle = Instant::now() + self.timeouts.idle;
-            let read = timeout_at(idle.min(self.total), under.exchange.session.read_response_body());
-            let chunk = tokio::select! {
-                biased;
-                chunk = read => chunk,
-                _ = session.read_body_or_idle(true) => return Err(Outcome::ClientGone),
+            let chunk = loop {
+                tokio::select! {
+                    biased;
+                    chunk = under.exchange.session.read_response_body() => break chunk,
+                    _ = session.read_body_or_idle(true) => return Err(Outcome::ClientGone),
+                    () = idle_timer.as_mut() => match Instant::now() {
+                        now if now >= self.total => return Err(Outcome::TotalTimeout),
+                        now if now >= idle => return Err(Outcome::IdleTimeout),
+                        _ => idle_timer.as_mut().reset(idle.min(self.total)),
+                    },
+                }
             };
             match chunk {
-                Ok(Ok(Some(chunk))) => match &mut under.events {
+                Ok(Some(chunk)) => match &mut under.events {
                     Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
                     None => under.ready.push(chunk),
                 },
-                Ok(Ok(None)) => {
+                Ok(None) => {
                     under.ended = true;
                     if let Some(events) = &mut under.events {
                         events.finish(&mut under.ready);
                     }
                 }
-                Ok(Err(_)) => return Err(Outcome::Cut),
-                Err(_) if idle <= self.total => return Err(Outcome::IdleTimeout),
-                Err(_) => return Err(Outcome::TotalTimeout),
+                // The engine had said that this was all: what broke was no part of the answer.
+                Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
+                Err(_) => return Err(Outcome::Cut),
             }
         }
     }
