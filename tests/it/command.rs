@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -131,7 +131,12 @@ async fn an_edge_without_an_admin_listener_serves() {
     let text = EdgeConfig::new().pool(Pool::new("near", "here", "m").replica("a", "http://127.0.0.1:1")).toml(at);
     let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("admin")).collect();
     let file = folder.file(&text.join("\n"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_nearpool")).args(["run", "--config", &file]).spawn().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nearpool"))
+        .args(["run", "--config", &file])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut client = soon(async {
         loop {
             match tokio::net::TcpStream::connect((at, 8080)).await {

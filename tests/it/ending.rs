@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::support::{
-    Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, json_body, post, request, sim, soon, whole, with,
-};
+use crate::support::{Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, json_body, post, request, sim, whole, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -52,12 +50,7 @@ async fn a_terminated_edge_goes_on_accepting_then_finishes_what_it_has() {
         assert!(client.until_closed().await.is_empty());
     }
     // After the delay nothing is accepted any more, and the streams go on.
-    soon(async {
-        while tokio::net::TcpStream::connect(edge.agents()).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    edge.wait_until_closed().await;
     for exchange in [&mut first, &mut second] {
         exchange.chunk("data: 2\n\n").await;
     }
@@ -134,12 +127,7 @@ async fn while_streams_drain_an_interrupt_still_ends_at_once() {
         client.head().await;
         edge.signal("TERM");
         // No listener: the delay is over, and the streams have the drain.
-        soon(async {
-            while tokio::net::TcpStream::connect(edge.agents()).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        edge.wait_until_closed().await;
         edge.signal(second);
         edge.wait_for_end().await;
     }
@@ -155,12 +143,7 @@ async fn a_quit_with_no_successor_changes_nothing() {
     drop(UnixListener::bind(edge.upgrade_socket()).unwrap());
     assert!(edge.upgrade_socket().exists());
     edge.signal("QUIT");
-    soon(async {
-        while edge.stderr().matches("no process waits").count() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    edge.wait_until(|| edge.stderr().matches("no process waits").count() == 2).await;
     assert_eq!(edge.admin_get("/readyz").await.status, 200);
     let mut client = Http1::connect(edge.agents()).await;
     let answer = client.call(&post(CHAT, &chat("hi", 1))).await;
@@ -207,11 +190,9 @@ async fn a_hand_over_loses_no_request() {
     let head = long.head().await;
     let successor = old.spawn_successor();
     // It listens at the socket; until then the signal is refused.
-    soon(async {
-        while !old.stderr().contains("handing over") {
-            old.signal("QUIT");
-            tokio::task::yield_now().await;
-        }
+    old.wait_until(|| {
+        old.signal("QUIT");
+        old.stderr().contains("handing over")
     })
     .await;
     let (body, ended) = long.body(&head).await;
@@ -219,12 +200,7 @@ async fn a_hand_over_loses_no_request() {
     assert!(body.ends_with(b"data: [DONE]\n\n"));
     assert_eq!(old.wait_for_end().await.code(), Some(0), "{}", old.stderr());
     let before = calls.load(Ordering::Relaxed);
-    soon(async {
-        while calls.load(Ordering::Relaxed) < before + 50 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    successor.wait_until(|| calls.load(Ordering::Relaxed) >= before + 50).await;
     stop.store(true, Ordering::Relaxed);
     agents.join_all().await;
     assert_eq!(successor.admin_get("/readyz").await.status, 200);

@@ -148,9 +148,23 @@ impl Edge {
 
     /// Waits until it has written this to stderr.
     pub async fn wait_for_stderr(&self, text: &str) {
+        self.wait_until(|| self.stderr().contains(text)).await;
+    }
+
+    /// Waits for something that nobody tells of.
+    pub async fn wait_until(&self, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.stderr().contains(text) {
-            assert!(Instant::now() < deadline, "no '{text}' in:\n{}", self.stderr());
+        while !holds() {
+            assert!(Instant::now() < deadline, "waited in vain; stderr:\n{}", self.stderr());
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits until agents are not accepted any more.
+    pub async fn wait_until_closed(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(self.agents()).await.is_ok() {
+            assert!(Instant::now() < deadline, "it still listens; stderr:\n{}", self.stderr());
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
