@@ -121,6 +121,13 @@ fn every_known_key_stands_in_the_reference_with_its_bounds() {
 }
 
 #[test]
+fn an_alias_belongs_to_its_model_and_leads_to_it() {
+    let config = good(&SMALL.replace("[models.m]", "[models.m]\naliases = [\"small\", \"tiny\"]"));
+    assert_eq!(config.topology.models[0].aliases, ["small", "tiny"]);
+    assert_eq!(config.topology.model_names["tiny"], config.topology.model_names["m"]);
+}
+
+#[test]
 fn secrets_come_from_outside_and_are_never_printed() {
     let text = SMALL.replace("listen =", "admin_token = { env = \"TOKEN\" }\nlisten =");
     let config = good(&format!("{text}api_key = {{ env = \"KEY\" }}\n"));

@@ -52,10 +52,11 @@ pub(super) fn check(root: &Table<'_>) -> Models {
     for (name, value) in &entries {
         let table = value.table();
         fallbacks.push(table.as_ref().and_then(|table| table.texts("fallbacks")).unwrap_or_default());
-        let (model, gpu) = model(name, table.as_ref());
+        let (mut model, gpu) = model(name, table.as_ref());
         models.drafts.push((name.span.clone(), gpu));
         for alias in table.and_then(|table| table.texts("aliases")).unwrap_or_default() {
             declare_alias(&mut models, &mut aliases, &alias, report);
+            model.aliases.push(alias.value.to_owned());
         }
         models.list.push(model);
     }
