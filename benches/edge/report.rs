@@ -18,8 +18,7 @@ struct Line {
 
 impl Line {
     fn fails(&self) -> bool {
-        // Not `>`: what is no number fails too.
-        self.budget.is_some_and(|budget| !(self.value <= budget))
+        self.budget.is_some_and(|budget| self.value.is_nan() || self.value > budget)
     }
 }
 
