@@ -27,7 +27,7 @@ use prometheus::Registry;
 
 /// Read and write buffer of a client's connection, in bytes. They are most of what an idle connection costs; a write
 /// buffer that holds a head and a small answer saves a system call for each.
-const CONNECTION_BUFFERS: (usize, usize) = (16 * 1024, 8 * 1024);
+const CONNECTION_BUFFERS: (usize, usize) = (8 * 1024, 8 * 1024);
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.

@@ -67,54 +67,74 @@ impl ServerApp for Accept {
 }
 
 impl Accept {
+    /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 16 KiB
+    /// while a request is served, and little while it is idle.
     async fn serve_http1(&self, stream: Stream, tls: bool, mut shutdown: ShutdownWatch) {
         let mut next = Some(Reusable { stream, prefix: None, settings: None });
         let mut first = true;
-        while let Some(Reusable { mut stream, prefix, settings }) = next.take() {
-            let limits = self.edge.limits();
-            let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
-            // TLS cannot be peeked into: there the pause and the head share one deadline.
-            let mut head_timeout = limits.header_timeout;
-            if tls {
-                head_timeout += pause;
-            } else if prefix.is_none() {
-                let mut byte = [0; 1];
-                tokio::select! {
-                    biased;
-                    began = timeout(pause, stream.try_peek(&mut byte)) => {
-                        if !matches!(began, Ok(Ok(_))) { return }
-                    }
-                    _ = shutdown.wait_for(|ending| *ending), if !first => return,
-                }
-            }
-            let mut session = ServerSession::new_http1(stream);
-            if let Some(settings) = settings {
-                settings.apply_to_session(&mut session);
-            }
-            if let Some(prefix) = prefix {
-                session.set_pipelined_prefix(prefix);
-            }
-            session.set_keepalive(Some(seconds(head_timeout)));
-            match timeout(head_timeout, session.read_request()).await {
-                Ok(Ok(true)) => {}
-                Ok(Ok(false)) => return,
-                Ok(Err(error)) => return self.edge.refuse_unread(session, unreadable(&error)).await,
-                Err(_) => {
-                    let message =
-                        format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
-                    return self.edge.refuse_unread(session, Refusal::new(Outcome::BodyTimeout, message)).await;
-                }
-            }
-            session.set_pipelining_enabled(true);
-            // The framework takes an empty line for a chunk's size, and so for the body's end, where others see an error:
-            // after chunks, what follows is not certain to be a request. Agents' SDKs all send a length.
-            let chunked = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
-            if chunked || *shutdown.borrow() {
-                session.set_keepalive(None);
-            }
-            next = self.edge.serve(session).await;
+        while let Some(connection) = next.take() {
+            let Some(session) = Box::pin(self.next_request(connection, tls, first, &mut shutdown)).await else {
+                return;
+            };
+            next = Box::pin(self.edge.serve(session)).await;
             first = false;
         }
+    }
+
+    /// Waits for the next request and reads its head. `None` when the connection has ended, or was ended with a refusal.
+    async fn next_request(
+        &self,
+        connection: Reusable,
+        tls: bool,
+        first: bool,
+        shutdown: &mut ShutdownWatch,
+    ) -> Option<ServerSession> {
+        let Reusable { mut stream, prefix, settings } = connection;
+        let limits = self.edge.limits();
+        let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
+        // TLS cannot be peeked into: there the pause and the head share one deadline.
+        let mut head_timeout = limits.header_timeout;
+        if tls {
+            head_timeout += pause;
+        } else if prefix.is_none() {
+            let mut byte = [0; 1];
+            tokio::select! {
+                biased;
+                began = timeout(pause, stream.try_peek(&mut byte)) => {
+                    began.ok()?.ok()?;
+                }
+                _ = shutdown.wait_for(|ending| *ending), if !first => return None,
+            }
+        }
+        let mut session = ServerSession::new_http1(stream);
+        if let Some(settings) = settings {
+            settings.apply_to_session(&mut session);
+        }
+        if let Some(prefix) = prefix {
+            session.set_pipelined_prefix(prefix);
+        }
+        session.set_keepalive(Some(seconds(head_timeout)));
+        let refusal = match timeout(head_timeout, session.read_request()).await {
+            Ok(Ok(true)) => None,
+            Ok(Ok(false)) => return None,
+            Ok(Err(error)) => Some(unreadable(&error)),
+            Err(_) => {
+                let message = format!("the request's head did not arrive within {} s", limits.header_timeout.as_secs());
+                Some(Refusal::new(Outcome::BodyTimeout, message))
+            }
+        };
+        if let Some(refusal) = refusal {
+            self.edge.refuse_unread(session, refusal).await;
+            return None;
+        }
+        session.set_pipelining_enabled(true);
+        // The framework takes an empty line for a chunk's size, and so for the body's end, where others see an error:
+        // after chunks, what follows is not certain to be a request. Agents' SDKs all send a length.
+        let chunked = session.req_header().headers.contains_key(header::TRANSFER_ENCODING);
+        if chunked || *shutdown.borrow() {
+            session.set_keepalive(None);
+        }
+        Some(session)
     }
 }
 

@@ -54,12 +54,12 @@ pub(super) enum Began {
     /// A whole answer.
     Whole(Box<Answer>),
     /// An answer under way.
-    Under(Box<UnderWay>),
+    Under(Box<ResponseHeader>, Box<UnderWay>),
 }
 
 /// A whole answer.
 pub(super) struct Answer {
-    pub(super) head: ResponseHeader,
+    pub(super) head: Box<ResponseHeader>,
     pub(super) body: Vec<Bytes>,
 }
 
@@ -83,7 +83,6 @@ impl Answer {
 /// An answer whose beginning is here and whose rest is still to come.
 pub(super) struct UnderWay {
     pub(super) exchange: Exchange,
-    pub(super) head: ResponseHeader,
     /// What has come so far, ready to be sent.
     pub(super) ready: Vec<Bytes>,
     /// Tells events apart; `None` when the answer is no event stream.
@@ -116,7 +115,7 @@ enum Broke {
 /// An exchange whose answer has begun.
 struct Answered {
     exchange: Exchange,
-    head: ResponseHeader,
+    head: Box<ResponseHeader>,
     /// When the first event, or the whole answer, is due.
     deadline: Instant,
 }
@@ -218,14 +217,14 @@ impl Attempt<'_> {
                 Err(_) => return Err(Outcome::Cut.into()),
             }
             if bytes > HELD_ANSWER_BYTES_MAX {
-                let under = UnderWay { exchange, head, ready: body, events: None, ended: false };
-                return Ok(Began::Under(Box::new(under)));
+                let under = UnderWay { exchange, ready: body, events: None, ended: false };
+                return Ok(Began::Under(head, Box::new(under)));
             }
         }
     }
 
     /// Waits for the first data event; comments before it are no sign of life.
-    async fn begin_stream(&self, mut exchange: Exchange, head: ResponseHeader) -> Result<Began, Failed> {
+    async fn begin_stream(&self, mut exchange: Exchange, head: Box<ResponseHeader>) -> Result<Began, Failed> {
         let mut events = Events::new(self.dialect);
         let mut ready = Vec::new();
         loop {
@@ -234,8 +233,8 @@ impl Attempt<'_> {
                     events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
                     if events.begun() {
                         let ended = exchange.session.response_done();
-                        let under = UnderWay { exchange, head, ready, events: Some(events), ended };
-                        return Ok(Began::Under(Box::new(under)));
+                        let under = UnderWay { exchange, ready, events: Some(events), ended };
+                        return Ok(Began::Under(head, Box::new(under)));
                     }
                 }
                 Ok(None) | Err(_) => return Err(Outcome::Cut.into()),
@@ -244,7 +243,7 @@ impl Attempt<'_> {
     }
 
     /// What a replica says of its failure, as far as it says it soon and in few words.
-    async fn failed_answer(&self, mut exchange: Exchange, head: ResponseHeader) -> Option<Box<Answer>> {
+    async fn failed_answer(&self, mut exchange: Exchange, head: Box<ResponseHeader>) -> Option<Box<Answer>> {
         let mut body = Vec::new();
         let read = timeout(LAST_WORDS, async {
             let mut bytes = 0;
@@ -265,7 +264,7 @@ impl Attempt<'_> {
 
 /// Reads an answer's head, as the client gets it, passing over informational ones. A 101 was not asked for and ends the
 /// exchange.
-async fn read_head(exchange: &mut Exchange) -> Result<ResponseHeader, Outcome> {
+async fn read_head(exchange: &mut Exchange) -> Result<Box<ResponseHeader>, Outcome> {
     loop {
         exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
         let head = exchange.session.response_header().ok_or(Outcome::Garbage)?;
@@ -273,7 +272,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<ResponseHeader, Outcome> {
             return Err(Outcome::Garbage);
         }
         if !head.status.is_informational() {
-            return headers::incoming(head).map_err(|_| Outcome::Garbage);
+            return headers::incoming(head).map(Box::new).map_err(|_| Outcome::Garbage);
         }
     }
 }

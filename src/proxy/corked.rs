@@ -47,6 +47,12 @@ impl Corked {
         }
     }
 
+    /// What was held is sent. Its memory is given back too: a stream may stay open for minutes.
+    fn forget_held(&mut self) {
+        self.held = Vec::new();
+        self.sent = 0;
+    }
+
     fn poll_send_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.held.len() {
             let n = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held[self.sent..]))?;
@@ -55,8 +61,7 @@ impl Corked {
             }
             self.sent += n;
         }
-        self.held.clear();
-        self.sent = 0;
+        self.forget_held();
         Poll::Ready(Ok(()))
     }
 }
@@ -80,8 +85,7 @@ impl AsyncWrite for Corked {
             ready!(this.poll_send_held(cx))?;
             return Pin::new(&mut this.inner).poll_write(cx, buf);
         }
-        this.held.clear();
-        this.sent = 0;
+        this.forget_held();
         if n == held_bytes {
             return Pin::new(&mut this.inner).poll_write(cx, buf);
         }

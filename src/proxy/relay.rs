@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Version, header};
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -35,7 +36,7 @@ pub(super) async fn whole(
     let Answer { mut head, body } = *answer;
     head.insert_header(header::CONTENT_LENGTH, bytes).map_err(|_| Outcome::Garbage)?;
     account.receipt().write(&mut head);
-    session.write_response_header(Box::new(head)).await.map_err(gone)?;
+    session.write_response_header(head).await.map_err(gone)?;
     for chunk in body {
         session.write_response_body(chunk, false).await.map_err(gone)?;
     }
@@ -58,17 +59,17 @@ impl Relay<'_> {
     pub(super) async fn run(
         &self,
         session: &mut ServerSession,
-        mut under: UnderWay,
+        mut head: Box<ResponseHeader>,
+        mut under: Box<UnderWay>,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        account.status = under.head.status.as_u16();
-        let mut head = under.head.clone();
+        account.status = head.status.as_u16();
         // To an HTTP/1.0 client the end of the connection is the end of the answer.
         if session.req_header().version == Version::HTTP_11 {
             head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
         }
         account.receipt().write(&mut head);
-        session.write_response_header(Box::new(head)).await.map_err(|_| Outcome::ClientGone)?;
+        session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
         account.first_event();
         let result = self.body(session, &mut under, account).await;
         account.used(under.events.as_ref().and_then(Events::usage));

@@ -189,7 +189,8 @@ impl Serving<'_, '_> {
             model,
             total,
         };
-        let reached = match dispatch.run(self.session, self.account).await {
+        // Boxed, so that a stream under way does not hold what its attempts took.
+        let reached = match Box::pin(dispatch.run(self.session, self.account)).await {
             Ok(reached) => reached,
             Err(Stopped::Gone) => return Err(Ended::Broken(Outcome::ClientGone)),
             Err(Stopped::Refused(refusal)) => return Err(refusal.into()),
@@ -217,10 +218,10 @@ impl Serving<'_, '_> {
                 self.account.used(answer.usage());
                 relay::whole(self.session, answer, self.account).await.map(|()| outcome)
             }
-            Began::Under(under) => {
+            Began::Under(head, under) => {
                 let timeouts = &self.snapshot.config.timeouts;
                 let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, total };
-                relay.run(self.session, *under, self.account).await.map(|()| Outcome::Ok)
+                relay.run(self.session, head, under, self.account).await.map(|()| Outcome::Ok)
             }
         };
         let outcome = result.unwrap_or_else(|outcome| outcome);
