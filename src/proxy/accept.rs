@@ -29,6 +29,9 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// reset: a close with bytes unread is one, and may overtake what was sent.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Room for a request's head, and a small body, to be read at once.
+const HEAD_BYTES: usize = 4096;
+
 /// Takes connections and hands their requests to the [`Edge`].
 pub struct Accept {
     edge: Arc<Edge>,
@@ -89,7 +92,7 @@ impl Accept {
         first: bool,
         shutdown: &mut ShutdownWatch,
     ) -> Option<ServerSession> {
-        let Reusable { mut stream, prefix, settings } = connection;
+        let Reusable { mut stream, mut prefix, settings } = connection;
         let limits = self.edge.limits();
         let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
         // TLS cannot be peeked into: there the pause and the head share one deadline.
@@ -97,14 +100,19 @@ impl Accept {
         if tls {
             head_timeout += pause;
         } else if prefix.is_none() {
-            let mut byte = [0; 1];
+            // The first bytes are read here, so that the head's time counts from them, and handed on as a prefix: the
+            // framework then parses them at once.
+            let mut begun = BytesMut::with_capacity(HEAD_BYTES);
             tokio::select! {
                 biased;
-                began = timeout(pause, stream.try_peek(&mut byte)) => {
-                    began.ok()?.ok()?;
+                read = timeout(pause, stream.read_buf(&mut begun)) => {
+                    if read.ok()?.ok()? == 0 {
+                        return None;
+                    }
                 }
                 _ = shutdown.wait_for(|ending| *ending), if !first => return None,
             }
+            prefix = Some(begun);
         }
         let mut session = ServerSession::new_http1(stream);
         if let Some(settings) = settings {

@@ -40,7 +40,6 @@ const STALE_WITHIN: Duration = Duration::from_millis(500);
 pub(super) struct Attempt<'a> {
     pub(super) upstream: &'a Upstream,
     pub(super) live: &'a Live,
-    pub(super) head: RequestHeader,
     pub(super) segments: &'a [Bytes],
     pub(super) dialect: Dialect,
     pub(super) stream: bool,
@@ -104,12 +103,19 @@ impl From<Outcome> for Failed {
     }
 }
 
-/// How an exchange broke before its answer's head.
-enum Broke {
-    /// The replica had closed the kept-alive connection; it saw nothing of the request.
+/// Why an attempt shows nothing.
+pub(super) enum Missed {
+    /// The replica had closed the kept-alive connection; it saw nothing of the request. Neither the replica's fault nor
+    /// an attempt: to be run once more, with a fresh connection.
     Stale,
     /// As told.
-    Failed(Outcome),
+    Failed(Failed),
+}
+
+impl From<Outcome> for Missed {
+    fn from(outcome: Outcome) -> Missed {
+        Missed::Failed(outcome.into())
+    }
 }
 
 /// An exchange whose answer has begun.
@@ -121,38 +127,31 @@ struct Answered {
 }
 
 impl Attempt<'_> {
-    /// Runs it. Dropping the future at any point closes the connection or resets the stream.
-    pub(super) async fn run(&self) -> Result<Began, Failed> {
-        let answered = match self.exchange(false).await {
-            // Neither the replica's fault nor an attempt: once more, on a new connection.
-            Err(Broke::Stale) => match self.exchange(true).await {
-                // It took the request and is gone. That must count as a breakdown and not as a refused connection, which
-                // is free: else a request that kills its replica would walk through the whole fleet.
-                Err(Broke::Failed(outcome)) if outcome.facts().again == Again::Free => Err(Broke::Stale),
-                other => other,
-            },
-            other => other,
-        };
-        let answered = answered.map_err(|broke| match broke {
-            Broke::Stale => Outcome::Reset,
-            Broke::Failed(outcome) => outcome,
-        })?;
+    /// Runs it. `fresh` says that it was [`Missed::Stale`] before. Dropping the future at any point closes the connection
+    /// or resets the stream.
+    pub(super) async fn run(&self, head: Box<RequestHeader>, fresh: bool) -> Result<Began, Missed> {
+        let answered = self.exchange(head, fresh).await?;
         let deadline = answered.deadline;
-        timeout_at(deadline, self.begin(answered)).await.unwrap_or_else(|_| Err(self.late().into()))
+        let begun = timeout_at(deadline, self.begin(answered)).await.unwrap_or_else(|_| Err(self.late().into()));
+        begun.map_err(Missed::Failed)
     }
 
     /// Sends the request and reads the answer's head.
-    async fn exchange(&self, fresh: bool) -> Result<Answered, Broke> {
-        let at = self.live.resolved().ok_or(Broke::Failed(Outcome::ConnectFailed))?;
+    async fn exchange(&self, head: Box<RequestHeader>, fresh: bool) -> Result<Answered, Missed> {
+        let at = self.live.resolved().ok_or(Outcome::ConnectFailed)?;
         let peer = Upstream::peer(self.live.address(), at, self.timeouts.connect);
-        let mut exchange =
-            self.upstream.connect(peer, fresh).await.map_err(|error| Broke::Failed(connect_outcome(&error)))?;
+        let mut exchange = self.upstream.connect(peer, fresh).await.map_err(|error| match connect_outcome(&error) {
+            // It took the request and is gone. That must count as a breakdown and not as a refused connection, which is
+            // free: else a request that kills its replica would walk through the whole fleet.
+            outcome if fresh && outcome.facts().again == Again::Free => Outcome::Reset,
+            outcome => outcome,
+        })?;
         let began = Instant::now();
         let broke = |exchange: &Exchange, since: Instant| {
             let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
-            if stale { Broke::Stale } else { Broke::Failed(Outcome::Reset) }
+            if stale { Missed::Stale } else { Outcome::Reset.into() }
         };
-        if self.write(&mut exchange).await.is_err() {
+        if self.write(&mut exchange, head).await.is_err() {
             // Some engines answer 413 or 503 and close without reading the rest.
             return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
                 Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
@@ -163,15 +162,15 @@ impl Attempt<'_> {
         match timeout_at(deadline, read_head(&mut exchange)).await {
             Ok(Ok(head)) => Ok(Answered { exchange, head, deadline }),
             Ok(Err(Outcome::Reset)) => Err(broke(&exchange, sent)),
-            Ok(Err(outcome)) => Err(Broke::Failed(outcome)),
-            Err(_) => Err(Broke::Failed(self.late())),
+            Ok(Err(outcome)) => Err(outcome.into()),
+            Err(_) => Err(self.late().into()),
         }
     }
 
-    async fn write(&self, exchange: &mut Exchange) -> pingora::Result<()> {
+    async fn write(&self, exchange: &mut Exchange, head: Box<RequestHeader>) -> pingora::Result<()> {
         let session = &mut exchange.session;
         session.set_write_timeout(Some(self.timeouts.idle));
-        session.write_request_header(Box::new(self.head.clone())).await?;
+        session.write_request_header(head).await?;
         for segment in self.segments {
             session.write_request_body(segment.clone(), false).await?;
         }

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::account::Account;
-use super::attempt::{Answer, Attempt, Began, Failed};
+use super::attempt::{Answer, Attempt, Began, Failed, Missed};
 use super::body::Received;
 use super::edge::Edge;
 use super::headers::Outgoing;
@@ -134,26 +134,33 @@ impl Dispatch<'_> {
         selection: &Selection,
         segments: &[Bytes],
     ) -> Option<Result<Began, Failed>> {
-        let head = match self.head(session.req_header(), account, selection, segments) {
-            Ok(head) => head,
-            // Only a header that was taken in cannot be sent on: not the replica's fault, but nothing to send either.
-            Err(_) => return Some(Err(Outcome::BadHeader.into())),
-        };
         account.leaving();
         let attempt = Attempt {
             upstream: &self.edge.upstream,
             live: self.snapshot.live(selection.replica),
-            head,
             segments,
             dialect: self.endpoint.dialect(),
             stream: self.stream,
             timeouts: &self.snapshot.config.timeouts,
             total: self.total,
         };
-        tokio::select! {
-            biased;
-            result = attempt.run() => Some(result),
-            _ = session.read_body_or_idle(true) => None,
+        let mut fresh = false;
+        loop {
+            let Ok(head) = self.head(session.req_header(), account, selection, segments) else {
+                // A header that was taken in cannot be sent on: not the replica's fault, but nothing to send either.
+                return Some(Err(Outcome::BadHeader.into()));
+            };
+            let result = tokio::select! {
+                biased;
+                result = attempt.run(Box::new(head), fresh) => result,
+                _ = session.read_body_or_idle(true) => return None,
+            };
+            match result {
+                Ok(began) => return Some(Ok(began)),
+                Err(Missed::Failed(failed)) => return Some(Err(failed)),
+                Err(Missed::Stale) if fresh => return Some(Err(Outcome::Reset.into())),
+                Err(Missed::Stale) => fresh = true,
+            }
         }
     }
 

@@ -71,8 +71,9 @@ impl Meter {
 
     fn json(&mut self, json: &[u8]) {
         let end = end_of(json);
-        let whole = if end.len() == json.len() { serde_json::from_slice(json).ok() } else { None };
-        if let Some(report) = whole.or_else(|| from_end(end)) {
+        let whole = || if end.len() == json.len() { serde_json::from_slice(json).ok() } else { None };
+        // Usage stands at the end nearly always, and to look there first saves reading the rest.
+        if let Some(report) = from_end(end).or_else(whole) {
             self.take(report);
         }
     }
