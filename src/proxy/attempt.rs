@@ -152,6 +152,7 @@ impl Attempt<'_> {
             if stale { Missed::Stale } else { Outcome::Reset.into() }
         };
         if self.write(&mut exchange, head).await.is_err() {
+            exchange.unfinished = true;
             // Some engines answer 413 or 503 and close without reading the rest.
             return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
                 Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),

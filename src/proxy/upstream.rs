@@ -34,6 +34,8 @@ pub(super) struct Exchange {
     pub(super) peer: HttpPeer,
     /// Whether the connection had served requests before, and may have been closed by the replica in the meantime.
     pub(super) reused: bool,
+    /// Whether the request may have gone out in part only. The replica would take the next one for the rest of it.
+    pub(super) unfinished: bool,
 }
 
 impl Upstream {
@@ -60,24 +62,28 @@ impl Upstream {
         let http1 = self.connector.transport();
         let http2 = peer.options.alpn.get_max_http_version() > 1;
         if http2 && let Some(session) = self.connector.reused_http_session(&peer).await? {
-            return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true });
+            return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true, unfinished: false });
         }
         let pooled = if fresh { None } else { http1.reused_stream(&peer).await };
         if http2 && pooled.is_none() {
             let session = self.connector.new_http_session(&peer).await?;
-            return Ok(Exchange { session, peer, reused: false });
+            return Ok(Exchange { session, peer, reused: false, unfinished: false });
         }
         let (stream, reused) = match pooled {
             Some(stream) => (stream, true),
             None => (http1.new_stream(&peer).await?, false),
         };
         let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &peer);
-        Ok(Exchange { session: HttpSession::H1(session), peer, reused })
+        Ok(Exchange { session: HttpSession::H1(session), peer, reused, unfinished: false })
     }
 
-    /// Gives the connection back for the next request, if its answer was read to the end and it may be kept.
+    /// Gives the connection back for the next request, if the request went out whole, its answer was read to the end and
+    /// it may be kept.
     pub(super) async fn release(&self, exchange: Exchange) {
-        let Exchange { session, peer, .. } = exchange;
+        let Exchange { session, peer, unfinished, .. } = exchange;
+        if unfinished {
+            return;
+        }
         match session {
             HttpSession::H2(session) => self.connector.release_http_session(session, &peer, Some(IDLE_MAX)),
             HttpSession::H1(mut session) => {

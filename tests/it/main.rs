@@ -22,5 +22,6 @@ mod regions;
 mod reload;
 mod replay;
 mod robust;
+mod slow;
 mod streams;
 mod tls;

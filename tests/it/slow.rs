@@ -1,0 +1,60 @@
+//! Those who are slow on purpose or by fault: replicas that do not read a request.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use crate::support::{Edge, EdgeConfig, Http1, Pool, chat, own_address, post, soon};
+
+const PATH: &str = "/v1/chat/completions";
+
+/// A replica that answers 413 to the first few bytes of a request, reads nothing for a while, and then reads on. It tells
+/// for each connection how many requests came over it.
+async fn late_reader(pause: Duration) -> (String, mpsc::UnboundedReceiver<usize>) {
+    let listener = TcpListener::bind((own_address(), 8000)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, counts) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(read_late(stream, pause, tell.clone()));
+        }
+    });
+    (format!("http://{address}"), counts)
+}
+
+async fn read_late(mut stream: TcpStream, pause: Duration, tell: mpsc::UnboundedSender<usize>) {
+    let mut seen = vec![0; 4];
+    stream.read_exact(&mut seen).await.unwrap();
+    if seen == b"GET " {
+        // The answer to a health check; whoever asked may be gone.
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        return;
+    }
+    stream.write_all(b"HTTP/1.1 413 X\r\ncontent-length: 3\r\n\r\nbig").await.unwrap();
+    tokio::time::sleep(pause).await;
+    let requests = |seen: &[u8]| seen.windows(PATH.len()).filter(|window| *window == PATH.as_bytes()).count();
+    // What a cut connection gives as an error is an end like any other here.
+    while stream.read_buf(&mut seen).await.is_ok_and(|bytes| bytes > 0) {
+        let tail = seen.len().saturating_sub(64 << 10);
+        if requests(&seen[tail..]) > usize::from(tail == 0) {
+            break;
+        }
+    }
+    // The test may be over.
+    let _ = tell.send(requests(&seen));
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_went_out_in_part_carries_no_other_request() {
+    let (url, mut counts) = late_reader(Duration::from_millis(450)).await;
+    let pool = Pool::new("near", "here", "m").replica("late", &url);
+    let edge = Edge::start(EdgeConfig::new().pool(pool).set("timeouts", "idle", "\"300ms\"")).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    // More than fits into the sockets between the two.
+    let answer = client.call(&post(PATH, &chat(&"x".repeat(24 << 20), 1))).await;
+    assert_eq!((answer.status, &answer.body[..]), (413, &b"big"[..]));
+    client.send(&post(PATH, &chat("x", 1))).await;
+    assert_eq!(soon(counts.recv()).await, Some(1), "the second request was taken for the rest of the first one");
+}
