@@ -151,7 +151,11 @@ impl Attempt<'_> {
             let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
             if stale { Missed::Stale } else { Outcome::Reset.into() }
         };
-        if self.write(&mut exchange, head).await.is_err() {
+        let written = timeout_at(self.total, self.write(&mut exchange, head)).await;
+        if written.is_err() {
+            return Err(Outcome::TotalTimeout.into());
+        }
+        if !matches!(written, Ok(Ok(()))) {
             exchange.unfinished = true;
             // Some engines answer 413 or 503 and close without reading the rest.
             return match timeout(LAST_WORDS, read_head(&mut exchange)).await {

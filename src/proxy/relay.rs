@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Version, header};
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
@@ -24,11 +24,12 @@ use crate::wire::reply::{Failure, error_event};
 /// and nothing tells when the error event has left.
 const LAST_EVENT_LEAVES: Duration = Duration::from_millis(500);
 
-/// Sends a whole answer.
+/// Sends a whole answer, to a client that takes it by `total`.
 pub(super) async fn whole(
     session: &mut ServerSession,
     answer: Box<Answer>,
     account: &mut Account<'_>,
+    total: Instant,
 ) -> Result<(), Outcome> {
     let bytes = answer.body_bytes();
     account.status = answer.head.status.as_u16();
@@ -38,11 +39,21 @@ pub(super) async fn whole(
     account.receipt().write(&mut head);
     session.write_response_header(head).await.map_err(gone)?;
     for chunk in body {
-        session.write_response_body(chunk, false).await.map_err(gone)?;
+        send(session, chunk, total).await?;
     }
     session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
     account.sent(bytes);
     Ok(())
+}
+
+/// Sends a piece of a body. The write timeout begins anew with each piece (over HTTP/2 with each bit of window), so it
+/// alone would let a client that reads slowly have a replica's place for ever.
+async fn send(session: &mut ServerSession, piece: Bytes, total: Instant) -> Result<(), Outcome> {
+    match timeout_at(total, session.write_response_body(piece, false)).await {
+        Ok(Ok(())) => Ok(()),
+        // Part of the piece may be out, so no other can follow.
+        Ok(Err(_)) | Err(_) => Err(Outcome::ClientGone),
+    }
 }
 
 /// Relays an answer that is under way, to its end.
@@ -114,12 +125,17 @@ impl Relay<'_> {
             }
             for piece in under.ready.drain(..) {
                 account.sent(piece.len());
-                session.write_response_body(piece, false).await.map_err(|_| Outcome::ClientGone)?;
+                send(session, piece, self.total).await?;
             }
             if under.ended {
                 return self.ending(under);
             }
-            let idle = Instant::now() + self.timeouts.idle;
+            // A replica that is always ahead leaves the timer no turn.
+            let now = Instant::now();
+            if now >= self.total {
+                return Err(Outcome::TotalTimeout);
+            }
+            let idle = now + self.timeouts.idle;
             let chunk = loop {
                 tokio::select! {
                     biased;

@@ -196,7 +196,7 @@ impl Serving<'_, '_> {
             Err(Stopped::Refused(refusal)) => return Err(refusal.into()),
             Err(Stopped::Answered(outcome, answer)) => {
                 self.account.outcome = outcome;
-                return relay::whole(self.session, answer, self.account).await.map_err(Ended::Broken);
+                return relay::whole(self.session, answer, self.account, total).await.map_err(Ended::Broken);
             }
         };
         if let (Some(session), false) = (session, reached.selection.pool.fallback) {
@@ -212,22 +212,27 @@ impl Serving<'_, '_> {
 
     async fn relay(&mut self, reached: Reached, dialect: Dialect, total: tokio::time::Instant) -> Result<(), Ended> {
         let Reached { began, selection, booking } = reached;
+        let attempt_ended = |outcome| {
+            booking.end(outcome, Instant::now());
+            self.edge.count_attempt(self.snapshot, &selection, outcome);
+        };
         let result = match began {
             Began::Whole(answer) => {
                 let outcome = Outcome::of_status(answer.head.status.as_u16(), false);
+                // The replica has done its part: a client that is slow to take the answer holds no place there.
+                attempt_ended(outcome);
                 self.account.used(answer.usage());
-                relay::whole(self.session, answer, self.account).await.map(|()| outcome)
+                relay::whole(self.session, answer, self.account, total).await.map(|()| outcome)
             }
             Began::Under(head, under) => {
                 let timeouts = &self.snapshot.config.timeouts;
                 let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, total };
-                relay.run(self.session, head, under, self.account).await.map(|()| Outcome::Ok)
+                let result = relay.run(self.session, head, under, self.account).await.map(|()| Outcome::Ok);
+                attempt_ended(result.unwrap_or_else(|outcome| outcome));
+                result
             }
         };
-        let outcome = result.unwrap_or_else(|outcome| outcome);
-        self.account.outcome = outcome;
-        booking.end(outcome, Instant::now());
-        self.edge.count_attempt(self.snapshot, &selection, outcome);
+        self.account.outcome = result.unwrap_or_else(|outcome| outcome);
         result.map(|_| ()).map_err(Ended::Broken)
     }
 

@@ -1,12 +1,13 @@
-//! Those who are slow on purpose or by fault: replicas that do not read a request.
+//! Those who are slow on purpose or by fault: clients that do not read their answer, replicas that do not read a request.
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::support::{Edge, EdgeConfig, Http1, Pool, chat, own_address, post, soon};
+use crate::support::{Edge, EdgeConfig, Http1, Pool, Scripted, chat, own_address, post, soon, with};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -57,4 +58,49 @@ async fn a_connection_whose_request_went_out_in_part_carries_no_other_request() 
     assert_eq!((answer.status, &answer.body[..]), (413, &b"big"[..]));
     client.send(&post(PATH, &chat("x", 1))).await;
     assert_eq!(soon(counts.recv()).await, Some(1), "the second request was taken for the rest of the first one");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_holds_no_place_at_the_replica() {
+    let mut replica = Scripted::start().await;
+    let pool = Pool::new("near", "here", "m").replica("a", &replica.url()).line("max_in_flight = 1");
+    let edge = Edge::start(EdgeConfig::new().pool(pool)).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = Http1::over(soon(socket.connect(edge.agents())).await.unwrap());
+    slow.send(&post(PATH, &chat("x", 1))).await;
+    let mut upstream = replica.next().await;
+    // Held back whole by the edge, and more than the sockets towards the client take.
+    upstream.answer(200, "", &format!("\"{}\"", "y".repeat(7 << 20))).await;
+    edge.wait_until_idle("near", "a").await;
+    let mut other = Http1::connect(edge.agents()).await;
+    other.send(&post(PATH, &chat("x", 1))).await;
+    upstream.next().await.answer(200, "", "{}").await;
+    assert_eq!(other.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_has_no_more_time_than_any_other() {
+    let mut replica = Scripted::start().await;
+    let pool = Pool::new("near", "here", "m").replica("a", &replica.url());
+    let config = EdgeConfig::new().pool(pool).set("timeouts", "connect", "\"1s\"").set("timeouts", "total", "\"1s\"");
+    let edge = Edge::start(config).await;
+    let mut client = soon(TcpStream::connect(edge.agents())).await.unwrap();
+    client.write_all(&post(PATH, &with(chat("x", 1), json!({"stream": true})))).await.unwrap();
+    let mut upstream = replica.next().await;
+    upstream.begin_stream().await;
+    let event = format!("data: {{\"x\":\"{}\"}}\n\n", "y".repeat(4000));
+    let chunk = format!("{:x}\r\n{event}\r\n", event.len()).repeat(100);
+    // It is ahead of the client all the time, until the edge has enough.
+    let ahead = tokio::spawn(async move { while upstream.connection.try_send(chunk.as_bytes()).await.is_ok() {} });
+    let mut buffer = vec![0; 64 << 10];
+    for _ in 0..150 {
+        if matches!(soon(client.read(&mut buffer)).await, Ok(0) | Err(_)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let in_flight = edge.metric("nearpool_replica_in_flight{pool=\"near\",replica=\"a\"}").await;
+    assert_eq!(in_flight, 0.0, "the place is held for as long as the client pleases");
+    soon(ahead).await.unwrap();
 }
