@@ -269,8 +269,11 @@ impl Reloader {
     fn push_locked(&self, state: &mut State, text: &str) -> Result<Applied, ReloadError> {
         let running = self.parts.roster.snapshot();
         let env = &*self.parts.env;
+        // As in `read`: the stamps come first, and the same text is another config once a secret was rotated.
+        let same_secrets = Stamps::of(&running.config).secrets == state.in_force.secrets;
         let config = config::parse_push("pushed config", text, Path::new(""), env, &running.config)?;
-        let config = if config.hash == running.config.hash { Arc::clone(&running.config) } else { Arc::new(config) };
+        let same = same_secrets && config.hash == running.config.hash;
+        let config = if same { Arc::clone(&running.config) } else { Arc::new(config) };
         let ready = self.ready(&running, state, config)?;
         if self.hash_on_disk().as_ref() != Some(&ready.config.hash) {
             files::replace(&self.parts.path, text.as_bytes())

@@ -168,6 +168,20 @@ fn a_rotated_secret_is_taken_though_the_config_says_the_same() {
 }
 
 #[test]
+fn a_push_of_what_runs_takes_a_rotated_secret_too() {
+    let directory = Directory::new();
+    directory.write("token", "first");
+    let edge = r#"admin_token = { file = "{dir}/token" }"#;
+    let world = World::with(edge, directory, Box::new(|_| Ok(Box::new(|| ()))));
+    let text = fs::read_to_string(world.directory.path().join("edge.toml")).unwrap();
+    world.directory.swap_in("token", "second");
+    // Before the watcher looks.
+    assert!(world.reloader.push(&text).unwrap().changed);
+    assert!(world.reloader.reload_if_new().is_none());
+    assert_eq!(world.roster.snapshot().config.admin_token.clone().unwrap().0, "second");
+}
+
+#[test]
 fn what_belongs_to_a_config_is_prepared_first_and_committed_with_it() {
     let committed = Arc::new(AtomicUsize::new(0));
     let broken = Arc::new(AtomicBool::new(false));
