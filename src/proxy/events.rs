@@ -53,6 +53,11 @@ impl Events {
         self.progress.done || self.progress.error
     }
 
+    /// Whether the engine has reported a failure, and no whole answer.
+    pub(super) fn failed(&self) -> bool {
+        self.progress.error
+    }
+
     /// What the engine says it used, once it has said so.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.usage.usage()

@@ -66,14 +66,15 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Sends the head, then everything. An error means that the connection must be closed, not ended.
+    /// Sends the head, then everything. An error means that the connection must be closed, not ended; what the engine
+    /// itself reported as a failure is told and ended as the engine did.
     pub(super) async fn run(
         &self,
         session: &mut ServerSession,
         mut head: Box<ResponseHeader>,
         mut under: Box<UnderWay>,
         account: &mut Account<'_>,
-    ) -> Result<(), Outcome> {
+    ) -> Result<Outcome, Outcome> {
         account.status = head.status.as_u16();
         // To an HTTP/1.0 client the end of the connection is the end of the answer.
         if session.req_header().version == Version::HTTP_11 {
@@ -84,6 +85,7 @@ impl Relay<'_> {
         account.first_event();
         let result = self.body(session, &mut under, account).await;
         account.used(under.events.as_ref().and_then(Events::usage));
+        let failed = under.events.as_ref().is_some_and(Events::failed);
         match result {
             Ok(()) => {
                 session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
@@ -105,7 +107,7 @@ impl Relay<'_> {
                 }
             }
         }
-        result
+        result.map(|()| if failed { Outcome::ServerError } else { Outcome::Ok })
     }
 
     async fn body(

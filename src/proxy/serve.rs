@@ -213,7 +213,12 @@ impl Serving<'_, '_> {
     async fn relay(&mut self, reached: Reached, dialect: Dialect, total: tokio::time::Instant) -> Result<(), Ended> {
         let Reached { began, selection, booking } = reached;
         let attempt_ended = |outcome| {
-            booking.end(outcome, Instant::now());
+            match outcome {
+                // An engine's own report within a stream: it may be the client's fault (a prompt that is too long), which
+                // only its words tell. So it speaks neither for nor against the replica.
+                Outcome::ServerError => drop(booking),
+                _ => booking.end(outcome, Instant::now()),
+            }
             self.edge.count_attempt(self.snapshot, &selection, outcome);
         };
         let result = match began {
@@ -227,7 +232,7 @@ impl Serving<'_, '_> {
             Began::Under(head, under) => {
                 let timeouts = &self.snapshot.config.timeouts;
                 let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, total };
-                let result = relay.run(self.session, head, under, self.account).await.map(|()| Outcome::Ok);
+                let result = relay.run(self.session, head, under, self.account).await;
                 attempt_ended(result.unwrap_or_else(|outcome| outcome));
                 result
             }

@@ -211,6 +211,13 @@ async fn an_engines_own_error_event_passes_and_is_no_second_error() {
     upstream.send("0\r\n\r\n").await;
     let answer = client.answer().await;
     assert_eq!(answer.body, events);
+    // No whole answer, and nothing that tells whose fault it is.
+    edge.wait_for_log(|line| line["outcome"] == "server_error" && line["status"] == 200).await;
+    assert_eq!(
+        edge.metric("agent_step_errors_total{model=\"m\",outcome=\"server_error\",step_type=\"none\"}").await,
+        1.0
+    );
+    assert_eq!(edge.metric("nearpool_breaker_state{pool=\"near\",replica=\"scripted\"}").await, 0.0);
 }
 
 #[tokio::test]
