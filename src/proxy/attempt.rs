@@ -237,6 +237,9 @@ impl Attempt<'_> {
                     events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
                     if events.begun() {
                         let ended = exchange.session.response_done();
+                        if ended {
+                            events.finish(&mut ready);
+                        }
                         let under = UnderWay { exchange, ready, events: Some(events), ended };
                         return Ok(Began::Under(head, Box::new(under)));
                     }

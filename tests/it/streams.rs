@@ -221,6 +221,19 @@ async fn an_engines_own_error_event_passes_and_is_no_second_error() {
 }
 
 #[tokio::test]
+async fn a_stream_that_comes_in_one_piece_is_whole_also_if_its_lines_end_in_a_carriage_return() {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+    let events = "data: {\"choices\":[]}\r\rdata: [DONE]\r\r";
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n", events.len());
+    replica.next().await.send(format!("{head}{events}")).await;
+    assert_eq!(client.answer().await.body, events);
+}
+
+#[tokio::test]
 async fn a_stream_that_ends_with_the_connection_is_whole_only_with_its_last_event() {
     for (last, whole) in [("data: [DONE]\n\n", true), ("", false)] {
         let mut replica = Scripted::start().await;
