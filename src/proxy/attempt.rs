@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::client::HttpSession;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::events::Events;
@@ -19,6 +20,7 @@ use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::{Again, Outcome};
 use crate::roster::Live;
+use crate::wire::body::is_whole_json;
 use crate::wire::usage::{Meter, Usage};
 
 /// An answer that is not streamed is held back up to this many bytes, so that a replica that dies over it can be
@@ -214,6 +216,10 @@ impl Attempt<'_> {
                     bytes += chunk.len();
                     body.push(chunk);
                 }
+                // Where the connection's end is the body's, it ends in the same way when the replica dies.
+                Ok(None) if head.status == StatusCode::OK && is_cut(&exchange, &head, &body) => {
+                    return Err(Outcome::Cut.into());
+                }
                 Ok(None) => {
                     self.upstream.release(exchange).await;
                     return Ok(Began::Whole(Box::new(Answer { head, body })));
@@ -299,6 +305,23 @@ fn head_outcome(error: &pingora::Error) -> Outcome {
 }
 
 fn is_event_stream(head: &ResponseHeader) -> bool {
+    has_type(head, b"text/event-stream")
+}
+
+fn has_type(head: &ResponseHeader, name: &[u8]) -> bool {
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    content_type.get(..17).is_some_and(|start| start.eq_ignore_ascii_case(b"text/event-stream"))
+    content_type.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+}
+
+/// Whether a body that ended in good order by its framing is but the beginning of one.
+fn is_cut(exchange: &Exchange, head: &ResponseHeader, body: &[Bytes]) -> bool {
+    ends_with_connection(exchange) && has_type(head, b"application/json") && !is_whole_json(body)
+}
+
+/// Whether nothing but the end of the connection tells where the answer's body ends (RFC 9112, 6.3).
+fn ends_with_connection(exchange: &Exchange) -> bool {
+    let HttpSession::H1(session) = &exchange.session else { return false };
+    session.resp_header().is_some_and(|head| {
+        !head.headers.contains_key(header::CONTENT_LENGTH) && !head.headers.contains_key(header::TRANSFER_ENCODING)
+    })
 }

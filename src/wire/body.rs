@@ -121,6 +121,11 @@ impl From<Bytes> for Body {
     }
 }
 
+/// Whether these pieces together are one JSON value.
+pub fn is_whole_json(pieces: &[Bytes]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(&pieces.concat()).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

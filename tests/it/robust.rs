@@ -124,6 +124,26 @@ async fn a_huge_answer_goes_down_as_it_comes_and_a_cut_one_ends_uncleanly() {
 }
 
 #[tokio::test]
+async fn an_answer_that_ends_with_the_connection_is_whole_only_if_it_is_whole_json() {
+    let other = sim("other").await;
+    for (body, whole) in [("{\"choices\":[{\"message\":{}}]}", true), ("{\"choices\":[{\"message\":{}}", false)] {
+        let mut replica = Scripted::start().await;
+        let near = Pool::new("near", "here", "m").replica("scripted", &replica.url());
+        let config =
+            EdgeConfig::new().region("far", 1.0, 1.0).pool(near).pool(Pool::new("far", "far", "m").sims(&[&other]));
+        let edge = Edge::start(config).await;
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post(PATH, &chat("x", 1))).await;
+        let mut upstream = replica.next().await;
+        upstream.send(format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n{body}")).await;
+        upstream.connection.close().await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.header("x-sim-replica").is_none()), (200, whole), "{body}");
+        assert_eq!(answer.body == body, whole);
+    }
+}
+
+#[tokio::test]
 async fn a_client_of_http10_gets_no_chunks() {
     let replica = sim("a").await;
     let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
