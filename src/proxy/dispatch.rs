@@ -22,7 +22,7 @@ use crate::policy::pool::PoolCandidate;
 use crate::policy::replica::{NoReplica, SessionView};
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Selection, select};
-use crate::roster::{InFlight, Snapshot};
+use crate::roster::{Doubt, InFlight, Snapshot};
 use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
 
@@ -70,6 +70,18 @@ pub(super) enum Stopped {
 impl Dispatch<'_> {
     /// Tries replicas until one has something to show.
     pub(super) async fn run(&self, session: &mut ServerSession, account: &mut Account<'_>) -> Result<Reached, Stopped> {
+        let mut doubts = Vec::new();
+        let result = self.walk(session, account, &mut doubts).await;
+        judge(doubts, result.is_ok());
+        result
+    }
+
+    async fn walk(
+        &self,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+        doubts: &mut Vec<Doubt>,
+    ) -> Result<Reached, Stopped> {
         let mut rng = SmallRng::seed_from_u64(self.edge.next_seed());
         let params = self.snapshot.config.retry;
         let mut tried: Vec<Tried> = Vec::new();
@@ -86,7 +98,10 @@ impl Dispatch<'_> {
                 Some(Ok(began)) => return Ok(Reached { began, selection, booking }),
                 Some(Err(failed)) => failed,
             };
-            booking.end(failed.outcome, Instant::now());
+            match failed.outcome {
+                Outcome::ServerError => doubts.push(booking.end_in_doubt(failed.outcome)),
+                outcome => booking.end(outcome, Instant::now()),
+            }
             self.edge.count_attempt(self.snapshot, &selection, failed.outcome);
             last_answer = failed.answer;
             tried.push(Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome });
@@ -219,6 +234,16 @@ impl Dispatch<'_> {
             }
             _ => Stopped::Refused(Refusal::new(outcome, explain(outcome)).retry_after_s(RETRY_AFTER_S)),
         }
+    }
+}
+
+/// Whose fault the 5xx of one request were. Engines answer so to some requests too (llama.cpp to a tool call that
+/// `max_tokens` cut): when two replicas did and none did better it was the request, and a client that repeats it must not
+/// open the breakers of a whole fleet.
+fn judge(doubts: Vec<Doubt>, answered: bool) {
+    if answered || doubts.len() == 1 {
+        let now = Instant::now();
+        doubts.into_iter().for_each(|doubt| doubt.blame_replica(now));
     }
 }
 

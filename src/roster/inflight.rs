@@ -40,6 +40,40 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Gives the place back, and leaves it open whose fault the ending was.
+    pub fn end_in_doubt(mut self, outcome: Outcome) -> Doubt {
+        Doubt { live: Arc::clone(&self.live), params: self.params, sent: self.sent.take(), outcome }
+    }
+}
+
+/// An attempt that failed by the replica's fault or by the request's. Dropped without
+/// [`blame_replica`](Doubt::blame_replica), it counts as neither success nor failure.
+#[derive(Debug)]
+pub struct Doubt {
+    live: Arc<Live>,
+    params: breaker::Params,
+    sent: Option<Instant>,
+    outcome: Outcome,
+}
+
+impl Doubt {
+    /// It was the replica's.
+    pub fn blame_replica(mut self, now: Instant) {
+        if let Some(sent) = self.sent.take() {
+            self.live.report(self.outcome, sent, self.params, now);
+        }
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        if let Some(sent) = self.sent.take() {
+            self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(sent) = self.sent.take() {

@@ -8,7 +8,7 @@ mod live;
 mod sessions;
 mod snapshot;
 
-pub use inflight::InFlight;
+pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
 pub use sessions::SessionTable;
 pub use snapshot::{Roster, Snapshot};

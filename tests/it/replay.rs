@@ -155,3 +155,29 @@ async fn a_body_is_replayed_whole_after_a_replica_goes_silent() {
 async fn a_body_is_replayed_whole_after_a_replica_goes_silent_over_http2() {
     goes_silent(true).await;
 }
+
+#[tokio::test]
+async fn a_request_that_every_replica_fails_over_opens_no_breaker_and_a_replica_that_fails_alone_opens_its_own() {
+    let (a, b) = (sim("a").await, sim("b").await);
+    let edge = Edge::start(EdgeConfig::of(&[&a, &b]).set("circuit_breaker", "failure_threshold", "1")).await;
+    let state = async |replica: &str| {
+        edge.metric(&format!("nearpool_breaker_state{{pool=\"near\",replica=\"{replica}\"}}")).await
+    };
+    let failing = || FaultPlan::from(Fault::Status { status: 500, retry_after_s: None });
+    a.set_fault(failing()).await.unwrap();
+    b.set_fault(failing()).await.unwrap();
+    let mut client = Http1::connect(edge.agents()).await;
+    for _ in 0..3 {
+        let answer = client.call(&post("/v1/chat/completions", &chat("poison", 1))).await;
+        assert_eq!((answer.status, answer.header("x-nearpool-attempts")), (500, Some("2")));
+    }
+    assert_eq!((state("a").await, state("b").await), (0.0, 0.0));
+    b.set_fault(None).await.unwrap();
+    // Without a session either may be asked first.
+    let mut tries = 0..100;
+    while state("a").await == 0.0 {
+        tries.next().expect("the breaker opens");
+        assert_eq!(client.call(&post("/v1/chat/completions", &chat("x", 1))).await.status, 200);
+    }
+    assert_eq!((state("a").await, state("b").await), (2.0, 0.0));
+}
