@@ -148,11 +148,13 @@ impl Outcome {
     /// The class of an answer's status line. `retry_after` tells whether the header `Retry-After` came with it.
     pub const fn of_status(status: u16, retry_after: bool) -> Outcome {
         match status {
-            200..=399 => Outcome::Ok,
+            200..=299 => Outcome::Ok,
             429 => Outcome::Busy,
             503 if retry_after => Outcome::Busy,
             400..=499 => Outcome::ClientError,
             500..=599 => Outcome::ServerError,
+            // Redirections too: engines send none, and one would lead the client past the edge, to an address that is
+            // not its to know.
             _ => Outcome::Garbage,
         }
     }
@@ -204,6 +206,7 @@ mod tests {
             (503, false, Outcome::ServerError),
             (503, true, Outcome::Busy),
             (101, false, Outcome::Garbage),
+            (307, false, Outcome::Garbage),
             (999, false, Outcome::Garbage),
         ] {
             assert_eq!(Outcome::of_status(status, retry_after), outcome, "{status}");

@@ -44,7 +44,8 @@ pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
 /// The key of a session called `name` by a client of this scope.
 ///
 /// The hash is fast, not cryptographic, and its seed is public: that no client reaches another's session rests on
-/// `scope`, which must come from a keyed hash of the client's credential (or address).
+/// `scope`, which holds the client's own credential. Without a credential the address stands for the client, and whoever
+/// can send from it is that client.
 pub fn session_key(scope: &[u8], name: &[u8]) -> SessionKey {
     SessionKey(pair(scope, name).digest128())
 }

@@ -207,6 +207,10 @@ impl Attempt<'_> {
             return Err(Failed { outcome, answer });
         }
         if outcome == Outcome::Ok && self.stream && is_event_stream(&head) {
+            if head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+                // It was not asked for, and events cannot be told apart in it.
+                return Err(Outcome::Garbage.into());
+            }
             return self.begin_stream(exchange, head).await;
         }
         let (mut body, mut bytes) = (Vec::new(), 0);
@@ -241,6 +245,11 @@ impl Attempt<'_> {
             match exchange.session.read_response_body().await {
                 Ok(Some(chunk)) => {
                     events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
+                    if events.failed_at_once() {
+                        // Nothing of an answer came before it: as good as a 5xx, and passed on only if nobody does better.
+                        let answer = Some(Box::new(Answer { head, body: ready }));
+                        return Err(Failed { outcome: Outcome::ServerError, answer });
+                    }
                     if events.begun() {
                         let ended = exchange.session.response_done();
                         if ended {

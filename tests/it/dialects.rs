@@ -108,7 +108,7 @@ async fn errors_come_in_the_dialects_envelope_with_the_known_names() {
         check_receipt(&answer, false);
         let error = json_body(&answer);
         let message = error["error"]["message"].as_str().unwrap();
-        assert!(message.contains("nobody") && message.ends_with("known names: m"), "{message}");
+        assert!(message.contains("nobody") && message.ends_with("known names: m, small"), "{message}");
         if path.starts_with("/v1/messages") {
             assert_eq!((&error["type"], &error["error"]["type"]), (&json!("error"), &json!("not_found_error")));
         } else {
