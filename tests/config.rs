@@ -1,7 +1,7 @@
 //! Bad configs and what is said of them: `tests/fixtures/config/NAME.toml` with its exact diagnostics in `NAME.expected`.
 //! `UPDATE_EXPECT=1 cargo test --test config` rewrites the latter; read the difference before you commit it.
 
-// Helpers of tests may stop at the first surprise too; clippy.toml allows that only inside of `#[test]` functions.
+// Helpers of tests may stop at the first surprise too; .clippy.toml allows that only inside of `#[test]` functions.
 #![allow(clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
