@@ -1,6 +1,7 @@
 //! Puts an edge together: roster, data plane, control plane, listeners.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,6 +25,7 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use prometheus::Registry;
+use tokio::net::TcpSocket;
 
 /// Read and write buffer of a client's connection, in bytes. They are most of what an idle connection costs; a write
 /// buffer that holds a head and a small answer saves a system call for each.
@@ -167,7 +169,14 @@ fn check_free(config: &Config) -> anyhow::Result<()> {
         bail!("nothing to listen at: set edge.listen or edge.tls");
     }
     for address in addresses {
-        TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
+        try_bind(*address).with_context(|| format!("cannot listen at {address}"))?;
     }
     Ok(())
+}
+
+/// Binds and lets go, without listening: whoever connected to a listener in this instant would be reset when it closes.
+fn try_bind(address: SocketAddr) -> io::Result<()> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }
