@@ -27,6 +27,11 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// Whether a request may be sent there.
+    pub const fn is_usable(self) -> bool {
+        matches!(self, Standing::Usable | Standing::Probe)
+    }
+
     /// What health checks and circuit breaker say together. An unhealthy replica is given no probe: the checks ask it
     /// often enough, and at nobody's expense.
     pub const fn of(healthy: bool, gate: Gate) -> Standing {
@@ -121,7 +126,7 @@ pub fn choose(view: &[Candidate], session: Option<SessionView>, rng: &mut impl R
 impl Candidate {
     /// Whether the request may go there at all.
     pub fn eligible(&self) -> bool {
-        !self.tried && matches!(self.standing, Standing::Usable | Standing::Probe)
+        !self.tried && self.standing.is_usable()
     }
 
     /// Whether it may go there now.

@@ -4,7 +4,6 @@
 //! request's head (on the first request of a connection and on every later one), and heads that can be read in two ways.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -48,7 +47,7 @@ impl Accept {
 impl ServerApp for Accept {
     async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         let limits = self.edge.limits();
-        let Some(_place) = Place::take(self.edge.connections(), limits.connections_max) else {
+        let Some(_place) = self.edge.connection(limits.connections_max) else {
             log::warn!(
                 "connection refused: {} connections are open, as many as limits.connections",
                 limits.connections_max
@@ -208,22 +207,6 @@ fn seconds(duration: Duration) -> u64 {
     duration.as_secs_f64().ceil() as u64
 }
 
-/// One of the places for connections, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(count: &'a AtomicUsize, max: usize) -> Option<Place<'a>> {
-        let free = |n: usize| (n < max).then_some(n + 1);
-        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| Place(count))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Refuses heads that are too large or can be read in two ways (RFC 9112, sections 3.2 and 6).
 pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Result<(), Refusal> {
     let head = session.req_header();
@@ -283,15 +266,5 @@ mod tests {
         assert!(has_header_line(raw, b"content-length"));
         assert!(!has_header_line(b"POST / HTTP/1.1\r\nx-content-length: 3\r\n\r\n", b"content-length"));
         assert!(!has_header_line(b"POST / HTTP/1.1\r\nx: content-length: 3\r\n\r\n", b"content-length"));
-    }
-
-    #[test]
-    fn places_are_bounded_and_given_back() {
-        let count = AtomicUsize::new(0);
-        let one = Place::take(&count, 2);
-        let two = Place::take(&count, 2);
-        assert!(one.is_some() && two.is_some() && Place::take(&count, 2).is_none());
-        drop(one);
-        assert!(Place::take(&count, 2).is_some());
     }
 }

@@ -153,17 +153,17 @@ impl Attempt<'_> {
             let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
             if stale { Missed::Stale } else { Outcome::Reset.into() }
         };
-        let written = timeout_at(self.total, self.write(&mut exchange, head)).await;
-        if written.is_err() {
-            return Err(Outcome::TotalTimeout.into());
-        }
-        if !matches!(written, Ok(Ok(()))) {
-            exchange.unfinished = true;
-            // Some engines answer 413 or 503 and close without reading the rest.
-            return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
-                Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
-                _ => Err(broke(&exchange, began)),
-            };
+        match timeout_at(self.total, self.write(&mut exchange, head)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                exchange.unfinished = true;
+                // Some engines answer 413 or 503 and close without reading the rest.
+                return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
+                    Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
+                    _ => Err(broke(&exchange, began)),
+                };
+            }
+            Err(_) => return Err(Outcome::TotalTimeout.into()),
         }
         let (deadline, sent) = (self.deadline(), Instant::now());
         match timeout_at(deadline, read_head(&mut exchange)).await {

@@ -83,13 +83,14 @@ impl Edge {
         self.connections.load(Ordering::Relaxed)
     }
 
-    pub(super) fn connections(&self) -> &AtomicUsize {
-        &self.connections
+    /// Counts a connection in until the guard is dropped, unless `max` are open.
+    pub(super) fn connection(&self, max: usize) -> Option<Counted<'_>> {
+        Counted::below(&self.connections, max)
     }
 
     /// Counts a request in until the guard is dropped.
-    pub(super) fn one_more(&self) -> Open<'_> {
-        Open::one_more(&self.open)
+    pub(super) fn request(&self) -> Counted<'_> {
+        Counted::one_more(&self.open)
     }
 
     pub(super) fn count_attempt(&self, snapshot: &Snapshot, selection: &Selection, outcome: Outcome) {
@@ -109,17 +110,23 @@ impl Edge {
     }
 }
 
-/// Counts a request while it is served.
-pub(super) struct Open<'a>(&'a AtomicUsize);
+/// Counts a request or a connection until it is dropped.
+pub(super) struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Open<'a> {
-    fn one_more(count: &'a AtomicUsize) -> Open<'a> {
+impl<'a> Counted<'a> {
+    fn one_more(count: &'a AtomicUsize) -> Counted<'a> {
         count.fetch_add(1, Ordering::Relaxed);
-        Open(count)
+        Counted(count)
+    }
+
+    /// One more, unless there are `max` already.
+    fn below(count: &'a AtomicUsize, max: usize) -> Option<Counted<'a>> {
+        let free = |n: usize| (n < max).then_some(n + 1);
+        count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok().map(|_| Counted(count))
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -148,5 +155,20 @@ impl HttpServerApp for Edge {
             .initial_window_size(H2_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES);
         Some(options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_and_given_back() {
+        let count = AtomicUsize::new(0);
+        let one = Counted::below(&count, 2);
+        let two = Counted::below(&count, 2);
+        assert!(one.is_some() && two.is_some() && Counted::below(&count, 2).is_none());
+        drop(one);
+        assert!(Counted::below(&count, 2).is_some());
     }
 }

@@ -124,6 +124,19 @@ pub(super) async fn refuse(
     refusal: &Refusal,
     receipt: &Receipt<'_>,
 ) -> pingora::Result<usize> {
+    let (head, body) = refusal_answer(dialect, refusal, receipt)?;
+    if refusal.outcome == Outcome::AmbiguousFraming || session.req_header().method == http::Method::CONNECT {
+        session.set_keepalive(None);
+    }
+    send(session, head, body).await
+}
+
+/// The head and the body of a refusal.
+pub(super) fn refusal_answer(
+    dialect: Dialect,
+    refusal: &Refusal,
+    receipt: &Receipt<'_>,
+) -> pingora::Result<(ResponseHeader, Bytes)> {
     let failure = Failure {
         param: refusal.param,
         request_id: Some(receipt.request_id),
@@ -131,33 +144,35 @@ pub(super) async fn refuse(
     };
     let body = error_body(dialect, &failure);
     let status = StatusCode::from_u16(refusal.outcome.facts().status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut head = ResponseHeader::build(status, Some(16))?;
-    if refusal.outcome == Outcome::AmbiguousFraming || session.req_header().method == http::Method::CONNECT {
-        session.set_keepalive(None);
-    }
+    let mut head = whole_head(status, "application/json", body.len(), receipt)?;
     if let Some(seconds) = refusal.retry_after_s {
         head.insert_header(header::RETRY_AFTER, seconds)?;
     }
     if let Some(methods) = refusal.allow {
         head.insert_header(header::ALLOW, methods)?;
     }
-    send(session, head, "application/json", body, receipt).await
+    Ok((head, body))
+}
+
+/// The head of a whole answer of the edge's own.
+pub(super) fn whole_head(
+    status: StatusCode,
+    content_type: &'static str,
+    body_bytes: usize,
+    receipt: &Receipt<'_>,
+) -> pingora::Result<ResponseHeader> {
+    let mut head = ResponseHeader::build(status, Some(16))?;
+    head.insert_header(header::CONTENT_TYPE, content_type)?;
+    head.insert_header(header::CONTENT_LENGTH, body_bytes)?;
+    receipt.write(&mut head);
+    Ok(head)
 }
 
 /// Sends a whole answer of the edge's own, and returns the length of its body.
-pub(super) async fn send(
-    session: &mut ServerSession,
-    mut head: ResponseHeader,
-    content_type: &'static str,
-    body: Bytes,
-    receipt: &Receipt<'_>,
-) -> pingora::Result<usize> {
+pub(super) async fn send(session: &mut ServerSession, head: ResponseHeader, body: Bytes) -> pingora::Result<usize> {
     if !session.is_body_done() {
         session.set_keepalive(None);
     }
-    head.insert_header(header::CONTENT_TYPE, content_type)?;
-    head.insert_header(header::CONTENT_LENGTH, body.len())?;
-    receipt.write(&mut head);
     let length = body.len();
     session.write_response_header(Box::new(head)).await?;
     if session.req_header().method == http::Method::HEAD {

@@ -13,8 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::Version;
-use pingora::http::ResponseHeader;
+use http::{StatusCode, Version};
 use pingora::protocols::http::ServerSession;
 
 use super::accept::{self, Reusable};
@@ -34,7 +33,7 @@ use crate::observe::metrics::GeoResult;
 use crate::policy::replica::SessionView;
 use crate::policy::{affinity, pool, resolve};
 use crate::roster::Snapshot;
-use crate::wire::reply::{Failure, error_body, models};
+use crate::wire::reply::models;
 
 /// How a request ended that was not answered to its end here.
 enum Ended {
@@ -64,7 +63,7 @@ struct Serving<'a, 's> {
 impl Edge {
     /// Serves one request whose head has been read. `None` when its connection cannot carry another.
     pub(super) async fn serve(&self, mut session: ServerSession) -> Option<Reusable> {
-        let open = self.one_more();
+        let open = self.request();
         let snapshot = self.roster.snapshot();
         if self.roster.closes_connections() {
             session.set_keepalive(None);
@@ -104,15 +103,9 @@ impl Edge {
         let summary = session.request_summary();
         let path = summary.split([' ', ',', '?']).nth(1).unwrap_or_default();
         let dialect = Endpoint::of_path(path).map_or(Dialect::Chat, |endpoint| endpoint.dialect());
-        let failure =
-            Failure { request_id: Some(&account.request_id), ..Failure::new(refusal.outcome, &refusal.message) };
-        let body = error_body(dialect, &failure);
-        if let Ok(mut head) = ResponseHeader::build_no_case(account.status, Some(8)) {
-            account.receipt().write(&mut head);
-            let sized = head.insert_header("content-type", "application/json").is_ok()
-                && head.set_content_length(body.len()).is_ok();
+        if let Ok((head, body)) = reply::refusal_answer(dialect, &refusal, &account.receipt()) {
             // The framework's own error path: it works without a request, which there is none of here.
-            if sized && session.write_error_response(head, body).await.is_err() {
+            if session.write_error_response(head, body).await.is_err() {
                 account.outcome = Outcome::ClientGone;
             }
         }
@@ -260,8 +253,9 @@ impl Serving<'_, '_> {
     /// Sends an answer of the edge's own.
     async fn say(&mut self, content_type: &'static str, body: Bytes) -> Result<(), Ended> {
         let gone = |_| Ended::Broken(Outcome::ClientGone);
-        let head = ResponseHeader::build_no_case(200, Some(8)).map_err(gone)?;
-        let bytes = reply::send(self.session, head, content_type, body, &self.account.receipt()).await.map_err(gone)?;
+        let head =
+            reply::whole_head(StatusCode::OK, content_type, body.len(), &self.account.receipt()).map_err(gone)?;
+        let bytes = reply::send(self.session, head, body).await.map_err(gone)?;
         self.account.status = 200;
         self.account.outcome = Outcome::Ok;
         self.account.sent(bytes);

@@ -8,7 +8,6 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 
 use super::inflight::InFlight;
-use crate::config::Config;
 use crate::domain::ids::ReplicaKey;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::topology::ReplicaAddress;
@@ -138,25 +137,6 @@ impl Live {
     pub fn reading(&self) -> Reading {
         let state = self.lock();
         Reading { healthy: state.health.is_healthy(), breaker: state.breaker, in_flight: self.in_flight() }
-    }
-
-    /// The cap, the breaker and the health of one candidate, for the choice.
-    pub fn candidate(
-        &self,
-        config: &Config,
-        replica: crate::domain::ids::ReplicaIx,
-        cap: u32,
-        tried: bool,
-        now: Instant,
-    ) -> crate::policy::replica::Candidate {
-        crate::policy::replica::Candidate {
-            replica,
-            key: self.key,
-            standing: self.standing(config.circuit_breaker, now),
-            in_flight: self.in_flight(),
-            cap,
-            tried,
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

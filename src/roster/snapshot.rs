@@ -11,6 +11,7 @@ use super::live::Live;
 use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
+use crate::domain::topology::Pool;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
 use crate::wire::geoip::GeoDb;
@@ -63,27 +64,32 @@ impl Snapshot {
     /// Appends a pool's replicas as they are at `now`.
     pub fn candidates(&self, pool: PoolIx, tried: impl Fn(ReplicaIx) -> bool, now: Instant, into: &mut Vec<Candidate>) {
         let pool = self.config.topology.pool(pool);
-        into.extend(pool.replicas.iter().map(|&replica| {
-            self.live(replica).candidate(&self.config, replica, pool.max_in_flight, tried(replica), now)
-        }));
+        into.extend(pool.replicas.iter().map(|&replica| self.candidate(replica, pool, tried(replica), now)));
     }
 
     /// The replica with this key as it is at `now`, if it is still configured: the home of a session.
     pub fn home(&self, key: ReplicaKey, tried: impl Fn(ReplicaIx) -> bool, now: Instant) -> Option<Home> {
         let replica = self.by_key(key)?;
         let pool = self.config.topology.replica(replica).pool;
-        let cap = self.config.topology.pool(pool).max_in_flight;
-        let candidate = self.live(replica).candidate(&self.config, replica, cap, tried(replica), now);
+        let candidate = self.candidate(replica, self.config.topology.pool(pool), tried(replica), now);
         Some(Home { pool, candidate })
+    }
+
+    fn candidate(&self, replica: ReplicaIx, pool: &Pool, tried: bool, now: Instant) -> Candidate {
+        let live = self.live(replica);
+        Candidate {
+            replica,
+            key: live.key(),
+            standing: live.standing(self.config.circuit_breaker, now),
+            in_flight: live.in_flight(),
+            cap: pool.max_in_flight,
+            tried,
+        }
     }
 
     /// Whether at least one replica may be used at `now`.
     pub fn can_serve(&self, now: Instant) -> bool {
-        use crate::policy::replica::Standing;
-        let usable = |live: &Arc<Live>| {
-            matches!(live.standing(self.config.circuit_breaker, now), Standing::Usable | Standing::Probe)
-        };
-        self.live.iter().any(usable)
+        self.live.iter().any(|live| live.standing(self.config.circuit_breaker, now).is_usable())
     }
 }
 
