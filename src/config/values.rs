@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::topology::Topology;
-use crate::policy::{breaker, health, limits, retry};
+use crate::policy::{breaker, budget, health, limits, retry};
 
 /// A checked configuration: plain values, nothing left to look up or to fail.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub struct Config {
     pub circuit_breaker: breaker::Params,
     /// Bounds of retrying.
     pub retry: retry::Params,
+    /// How much may be retried, of all requests.
+    pub retry_budget: budget::Params,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How large things may be.

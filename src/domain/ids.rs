@@ -34,6 +34,16 @@ pub struct ReplicaKey(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub u128);
 
+/// A client as the edge tells clients apart: a 128-bit hash of its credential, else of its address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientKey(pub u128);
+
+impl fmt::Debug for ClientKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ClientKey({:08x}…)", self.0 >> 96)
+    }
+}
+
 impl fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SessionKey({:08x}…)", self.0 >> 96)

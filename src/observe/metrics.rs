@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 use crate::domain::outcome::Outcome;
@@ -114,6 +115,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
+    retries_denied: IntCounter,
     ttft: HistogramVec,
     itl: HistogramVec,
     overhead: Histogram,
@@ -151,6 +153,7 @@ impl Metrics {
             requests: new.counters("nearpool_requests_total", "Requests by how they ended; empty labels where nothing was chosen.", &["region", "pool", "model", "outcome"])?,
             attempts: new.counters("nearpool_attempts_total", "Attempts at replicas by how they ended.", &["pool", "replica", "outcome"])?,
             retries: new.counters("nearpool_retries_total", "Further attempts by the outcome that caused them.", &["reason"])?,
+            retries_denied: new.counter("nearpool_retries_denied_total", "Further attempts that the retry budget did not allow.")?,
             ttft: new.histograms("nearpool_ttft_seconds", "Whole request received to first content event.", &["pool", "model", "cache"], TTFT_BUCKETS)?,
             itl: new.histograms("nearpool_itl_seconds", "Time between two events of a stream.", &["pool", "model"], ITL_BUCKETS)?,
             overhead: new.histogram("nearpool_overhead_seconds", "Time that the edge itself added before the upstream request left.", OVERHEAD_BUCKETS)?,
@@ -211,6 +214,11 @@ impl Metrics {
     /// Counts a further attempt; `reason` is the outcome of the one before.
     pub fn retry(&self, reason: Outcome) {
         self.retries.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// Counts a further attempt that was not made, since the retry budget was used up.
+    pub fn retry_denied(&self) {
+        self.retries_denied.inc();
     }
 
     /// Notes the time that the edge itself added to a request, in seconds.
@@ -330,6 +338,10 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.register(IntCounter::new(name, help)?)
     }
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {

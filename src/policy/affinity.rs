@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use crate::domain::ids::{ReplicaKey, SessionKey};
+use crate::domain::ids::{ClientKey, ReplicaKey, SessionKey};
 
 /// Seed of every hash that edges must agree on. Changing it moves every session once.
 const SEED: u64 = 0x6e65_6172_706f_6f6c;
@@ -31,7 +31,7 @@ pub fn weight(session: SessionKey, replica: ReplicaKey) -> u64 {
     xxh3_64_with_seed(&bytes, SEED)
 }
 
-/// What a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
+/// What tells clients apart, and what a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
 pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
     match (credential, address) {
         (Some(credential), _) => [b"k", credential].concat(),
@@ -39,6 +39,11 @@ pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
         (None, Some(IpAddr::V6(v6))) => [b"a".as_slice(), &v6.octets()[..8]].concat(),
         (None, None) => b"-".to_vec(),
     }
+}
+
+/// The key of the client of this scope.
+pub fn client_key(scope: &[u8]) -> ClientKey {
+    ClientKey(pair(b"client", scope).digest128())
 }
 
 /// The key of a session called `name` by a client of this scope.

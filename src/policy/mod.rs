@@ -5,6 +5,7 @@
 
 pub mod affinity;
 pub mod breaker;
+pub mod budget;
 pub mod health;
 pub mod limits;
 pub mod load;

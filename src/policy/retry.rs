@@ -39,6 +39,14 @@ pub struct Tried {
     pub outcome: Outcome,
 }
 
+impl Tried {
+    /// Whether it counts: it may have sent bytes of the body. The attempt after one that counts is paid for from the
+    /// [budget](super::budget).
+    pub fn counts(&self) -> bool {
+        self.outcome.facts().again != Again::Free
+    }
+}
+
 /// What to do after a failed attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
@@ -66,7 +74,7 @@ pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
         return Next::Stop(Outcome::Crashed);
     }
     if again == Again::Free {
-        let free = tried.iter().filter(|t| t.outcome.facts().again == Again::Free).count();
+        let free = tried.iter().filter(|t| !t.counts()).count();
         return if free >= FREE_ATTEMPTS_MAX { Next::Stop(last.outcome) } else { Next::Again(Duration::ZERO) };
     }
     let counted = counted(tried.iter());
@@ -95,7 +103,7 @@ fn broken_down(tried: &[Tried]) -> usize {
 }
 
 fn counted<'a>(tried: impl Iterator<Item = &'a Tried>) -> u32 {
-    tried.filter(|t| t.outcome.facts().again != Again::Free).count() as u32
+    tried.filter(|t| t.counts()).count() as u32
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::testing::{Fleet, rng, session_key};
 use super::{affinity, retry::Params};
 use crate::domain::ask::Dialect;
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
-use crate::domain::outcome::{Again, Outcome};
+use crate::domain::outcome::Outcome;
 use crate::domain::topology::Topology;
 
 const SEEDS: u64 = 256;
@@ -459,7 +459,7 @@ impl World {
 }
 
 fn counted(tried: &[Tried], which: impl Fn(&Tried) -> bool) -> u32 {
-    tried.iter().filter(|t| which(t) && t.outcome.facts().again != Again::Free).count() as u32
+    tried.iter().filter(|t| which(t) && t.counts()).count() as u32
 }
 
 /// Says which seed it was when a law is broken.

@@ -3,11 +3,13 @@
 //! Here the two planes meet: the control plane swaps in snapshots and reports health checks, the data plane takes one
 //! snapshot per request, books replicas and reports how attempts ended. Neither knows the other.
 
+mod budget;
 mod inflight;
 mod live;
 mod sessions;
 mod snapshot;
 
+pub use budget::RetryBudget;
 pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
 pub use sessions::SessionTable;

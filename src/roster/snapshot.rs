@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use super::budget::RetryBudget;
 use super::live::Live;
 use super::sessions::SessionTable;
 use crate::config::Config;
@@ -93,12 +94,14 @@ impl Snapshot {
     }
 }
 
-/// The current snapshot, the sessions, and whether the edge is draining.
+/// The current snapshot, the sessions, the retry budget, and whether the edge is draining.
 #[derive(Debug)]
 pub struct Roster {
     current: ArcSwap<Snapshot>,
     /// Where sessions are warm.
     pub sessions: SessionTable,
+    /// What clients have left to retry with.
+    pub retries: RetryBudget,
     draining: AtomicBool,
     handing_over: AtomicBool,
 }
@@ -110,6 +113,7 @@ impl Roster {
         Roster {
             current: ArcSwap::from_pointee(snapshot),
             sessions,
+            retries: RetryBudget::default(),
             draining: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Bytes, Knob, Report, Set, Table};
 use crate::config::values::{Health, Sessions, Timeouts};
-use crate::policy::{breaker, health, limits, retry};
+use crate::policy::{breaker, budget, health, limits, retry};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -58,6 +58,10 @@ knobs! {
         "the first pause; the client is waiting meanwhile";
     BACKOFF_MAX: Duration = "backoff_max", SECOND, Duration::ZERO, MINUTE,
         "the longest pause; the client is waiting meanwhile";
+    BUDGET: f64 = "budget", 0.2, 0.0, 1.0,
+        "retries for each request of a client; 1 would let an outage double the load";
+    BUDGET_FLOOR_PER_S: u32 = "budget_floor_per_s", 10, 0, 1_000,
+        "retries a second for clients with too few requests to have earned one; beyond a thousand it bounds nothing";
 
     CONNECT: Duration = "connect", SECOND, ms(1), MINUTE,
         "the farthest region answers within half a second; a longer wait is a lost packet or a dead host";
@@ -184,15 +188,17 @@ pub(super) fn circuit_breaker(root: &Table<'_>) -> breaker::Params {
 }
 
 /// Checks `[retry]`.
-pub(super) fn retry(root: &Table<'_>) -> retry::Params {
+pub(super) fn retry(root: &Table<'_>) -> (retry::Params, budget::Params) {
     let (section, report) = (root.section("retry"), root.report());
     let (attempts, backoff_max) = (section.knob(&ATTEMPTS), section.knob(&BACKOFF_MAX));
-    retry::Params {
+    let bounds = retry::Params {
         attempts_per_pool: section.knob(&ATTEMPTS_PER_POOL).at_most(&attempts, report),
         attempts: attempts.value,
         backoff: section.knob(&BACKOFF).at_most(&backoff_max, report),
         backoff_max: backoff_max.value,
-    }
+    };
+    let share = section.knob(&BUDGET).value;
+    (bounds, budget::Params { share, floor_per_s: section.knob(&BUDGET_FLOOR_PER_S).value })
 }
 
 /// Checks `[timeouts]`.

@@ -15,6 +15,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
     let (pools, replicas) = pools::check(root, &region_names, &models.names, &outside);
     models::attach_pools(&mut models, &pools, root.report());
     let timeouts = knobs::timeouts(root);
+    let (retry, retry_budget) = knobs::retry(root);
     Config {
         hash,
         topology: Topology {
@@ -36,7 +37,8 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         sessions: knobs::sessions(root),
         health: knobs::health(root),
         circuit_breaker: knobs::circuit_breaker(root),
-        retry: knobs::retry(root),
+        retry,
+        retry_budget,
         timeouts,
         limits: knobs::limits(root),
         references: outside.into_references(),

@@ -57,6 +57,16 @@ impl Unit for Bytes {
     }
 }
 
+impl Unit for f64 {
+    fn read(value: &Value<'_>) -> Option<f64> {
+        value.any_number()
+    }
+
+    fn show(self) -> String {
+        self.to_string()
+    }
+}
+
 macro_rules! counts {
     ($($count:ty),*) => {$(
         impl Unit for $count {

@@ -110,15 +110,20 @@ impl<'a> Value<'a> {
         number
     }
 
+    /// A number, which may be infinite or none at all (`nan`).
+    pub(super) fn any_number(&self) -> Option<f64> {
+        match self.node.get_ref() {
+            // What is too long to be read is outside of every bound, and so is what is no number.
+            DeValue::Float(float) => Some(float.as_str().parse().unwrap_or(f64::NAN)),
+            DeValue::Integer(_) => self.whole().map(|whole| whole as f64),
+            DeValue::String(_) => self.mistyped("a number", "write it without quotes"),
+            _ => self.mistyped("a number", "write digits, and a point if need be"),
+        }
+    }
+
     /// A number, finite and within the range; `unit` says of what.
     pub(in crate::config) fn number(&self, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
-        let number = match self.node.get_ref() {
-            DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
-            DeValue::Integer(_) => self.whole().map(|whole| whole as f64),
-            DeValue::String(_) => return self.mistyped("a number", "write it without quotes"),
-            _ => return self.mistyped("a number", "write digits, and a point if need be"),
-        };
-        match number.filter(|number| range.contains(number)) {
+        match Some(self.any_number()?).filter(|number| range.contains(number)) {
             Some(number) => Some(number),
             None => {
                 let message = format!("`{}` must be {} to {} {unit}", self.key(), range.start(), range.end());
