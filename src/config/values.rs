@@ -117,6 +117,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// The whole request with all its attempts.
     pub total: Duration,
+    /// Between the comments that a stream gets while it waits for its first event; zero for none.
+    pub keep_alive_comment: Duration,
     /// How long accepting goes on after SIGTERM, while `/readyz` already says 503.
     pub drain_delay: Duration,
     /// How long requests under way may then take to end.

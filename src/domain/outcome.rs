@@ -95,6 +95,8 @@ outcomes! {
     HeadersTooLarge: "headers_too_large", 431, "invalid_request_error", "invalid_request_error", Client, Never;
     /// The replica answered 4xx; passed on as it came.
     ClientError: "client_error", 0, "", "", Client, Never;
+    /// The deadline that the client itself set passed.
+    ClientDeadline: "client_deadline", 504, "timeout_error", "timeout_error", Client, Never;
     /// The client went away before the answer was whole.
     ClientGone: "client_gone", 499, "", "", Client, Never;
 

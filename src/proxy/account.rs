@@ -144,7 +144,7 @@ impl<'a> Account<'a> {
     /// What the answer says of how it came about.
     pub(super) fn receipt(&self) -> Receipt<'_> {
         let edge = &self.snapshot.config.topology.edge;
-        Receipt { request_id: &self.request_id, edge, route: self.route(), attempts: self.attempts }
+        Receipt { request_id: &self.request_id, edge, route: self.route(), attempts: Some(self.attempts) }
     }
 
     /// The model that answered, else the one asked for.

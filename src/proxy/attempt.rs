@@ -11,8 +11,9 @@ use http::{StatusCode, header};
 use pingora::ErrorType;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
+use super::due::Due;
 use super::events::Events;
 use super::headers;
 use super::upstream::{Exchange, Upstream};
@@ -46,8 +47,8 @@ pub(super) struct Attempt<'a> {
     pub(super) dialect: Dialect,
     pub(super) stream: bool,
     pub(super) timeouts: &'a Timeouts,
-    /// When the whole request is out of time.
-    pub(super) total: Instant,
+    /// When the request must have begun to be answered, whatever this attempt may take.
+    pub(super) limit: Due,
 }
 
 /// An attempt that may be shown to the client.
@@ -125,7 +126,7 @@ struct Answered {
     exchange: Exchange,
     head: Box<ResponseHeader>,
     /// When the first event, or the whole answer, is due.
-    deadline: Instant,
+    due: Due,
 }
 
 impl Attempt<'_> {
@@ -133,9 +134,8 @@ impl Attempt<'_> {
     /// or resets the stream.
     pub(super) async fn run(&self, head: Box<RequestHeader>, fresh: bool) -> Result<Began, Missed> {
         let answered = self.exchange(head, fresh).await?;
-        let deadline = answered.deadline;
-        let begun = timeout_at(deadline, self.begin(answered)).await.unwrap_or_else(|_| Err(self.late().into()));
-        begun.map_err(Missed::Failed)
+        let begun = answered.due.bound(self.begin(answered)).await;
+        begun.unwrap_or_else(|late| Err(late.into())).map_err(Missed::Failed)
     }
 
     /// Sends the request and reads the answer's head.
@@ -153,24 +153,23 @@ impl Attempt<'_> {
             let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
             if stale { Missed::Stale } else { Outcome::Reset.into() }
         };
-        match timeout_at(self.total, self.write(&mut exchange, head)).await {
+        match self.limit.bound(self.write(&mut exchange, head)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => {
                 exchange.unfinished = true;
                 // Some engines answer 413 or 503 and close without reading the rest.
                 return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
-                    Ok(Ok(head)) => Ok(Answered { exchange, head, deadline: self.deadline() }),
+                    Ok(Ok(head)) => Ok(Answered { exchange, head, due: self.due() }),
                     _ => Err(broke(&exchange, began)),
                 };
             }
-            Err(_) => return Err(Outcome::TotalTimeout.into()),
+            Err(late) => return Err(late.into()),
         }
-        let (deadline, sent) = (self.deadline(), Instant::now());
-        match timeout_at(deadline, read_head(&mut exchange)).await {
-            Ok(Ok(head)) => Ok(Answered { exchange, head, deadline }),
+        let (due, sent) = (self.due(), Instant::now());
+        match due.bound(read_head(&mut exchange)).await {
+            Ok(Ok(head)) => Ok(Answered { exchange, head, due }),
             Ok(Err(Outcome::Reset)) => Err(broke(&exchange, sent)),
-            Ok(Err(outcome)) => Err(outcome.into()),
-            Err(_) => Err(self.late().into()),
+            Ok(Err(outcome)) | Err(outcome) => Err(outcome.into()),
         }
     }
 
@@ -185,17 +184,13 @@ impl Attempt<'_> {
     }
 
     /// Counted from the whole request sent: a large body's way to the replica is not the replica's delay.
-    fn deadline(&self) -> Instant {
-        let limit = if self.stream { self.timeouts.first_byte } else { self.timeouts.answer };
-        (Instant::now() + limit).min(self.total)
-    }
-
-    fn late(&self) -> Outcome {
-        match (Instant::now() >= self.total, self.stream) {
-            (true, _) => Outcome::TotalTimeout,
-            (false, true) => Outcome::FirstByteTimeout,
-            (false, false) => Outcome::AnswerTimeout,
-        }
+    fn due(&self) -> Due {
+        let (patience, outcome) = if self.stream {
+            (self.timeouts.first_byte, Outcome::FirstByteTimeout)
+        } else {
+            (self.timeouts.answer, Outcome::AnswerTimeout)
+        };
+        self.limit.or_before(Some(Due::new(Instant::now() + patience, outcome)))
     }
 
     /// Reads an answer to where it may be shown.

@@ -3,17 +3,16 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderValue;
 use pingora::http::RequestHeader;
-use pingora::protocols::http::ServerSession;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::account::Account;
 use super::attempt::{Answer, Attempt, Began, Failed, Missed};
 use super::body::Received;
+use super::due::Due;
 use super::edge::Edge;
-use super::headers::Outgoing;
+use super::headers::{Template, To};
 use super::reply::Refusal;
 use crate::domain::ask::Endpoint;
 use crate::domain::ids::ModelIx;
@@ -46,8 +45,9 @@ pub(super) struct Dispatch<'a> {
     pub(super) received: &'a Received<'a>,
     /// Where the model's name stands in the body.
     pub(super) model: &'a Model,
-    /// When the request is out of time.
-    pub(super) total: tokio::time::Instant,
+    pub(super) template: &'a Template,
+    /// When the request must have begun to be answered.
+    pub(super) limit: Due,
 }
 
 /// An attempt that reached its first event, with its booking.
@@ -59,8 +59,6 @@ pub(super) struct Reached {
 
 /// Why nothing answered.
 pub(super) enum Stopped {
-    /// The client went away.
-    Gone,
     /// The edge answers.
     Refused(Refusal),
     /// The last replica's own answer is passed on.
@@ -68,20 +66,16 @@ pub(super) enum Stopped {
 }
 
 impl Dispatch<'_> {
-    /// Tries replicas until one has something to show.
-    pub(super) async fn run(&self, session: &mut ServerSession, account: &mut Account<'_>) -> Result<Reached, Stopped> {
+    /// Tries replicas until one has something to show. Knows nothing of the client's connection: whoever waits for this
+    /// watches the client, and drops it when the client goes away, which cancels the attempt at its replica.
+    pub(super) async fn run(&self, account: &mut Account<'_>) -> Result<Reached, Stopped> {
         let mut doubts = Vec::new();
-        let result = self.walk(session, account, &mut doubts).await;
+        let result = self.walk(account, &mut doubts).await;
         judge(doubts, result.is_ok());
         result
     }
 
-    async fn walk(
-        &self,
-        session: &mut ServerSession,
-        account: &mut Account<'_>,
-        doubts: &mut Vec<Doubt>,
-    ) -> Result<Reached, Stopped> {
+    async fn walk(&self, account: &mut Account<'_>, doubts: &mut Vec<Doubt>) -> Result<Reached, Stopped> {
         let mut rng = SmallRng::seed_from_u64(self.edge.next_seed());
         let params = self.snapshot.config.retry;
         let mut tried: Vec<Tried> = Vec::new();
@@ -92,11 +86,11 @@ impl Dispatch<'_> {
                 self.choose(&tried, &mut rng).map_err(|no| self.nothing_left(no, &tried, last_answer.take()))?;
             account.selection = Some(selection);
             account.attempts += 1;
+            account.leaving();
             let segments = body.for_model(self, selection.pool.model);
-            let failed = match self.attempt(session, account, &selection, segments).await {
-                None => return Err(Stopped::Gone),
-                Some(Ok(began)) => return Ok(Reached { began, selection, booking }),
-                Some(Err(failed)) => failed,
+            let failed = match self.attempt(&selection, segments).await {
+                Ok(began) => return Ok(Reached { began, selection, booking }),
+                Err(failed) => failed,
             };
             match failed.outcome {
                 Outcome::ServerError => doubts.push(booking.end_in_doubt(failed.outcome)),
@@ -109,9 +103,7 @@ impl Dispatch<'_> {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
                 Next::Again(pause) => {
                     self.edge.metrics.retry(failed.outcome);
-                    if !self.pause(session, pause).await {
-                        return Err(Stopped::Gone);
-                    }
+                    self.pause(pause).await;
                 }
             }
         }
@@ -141,15 +133,7 @@ impl Dispatch<'_> {
         Err(NoReplica::Full)
     }
 
-    /// One attempt, given up when the client goes away (`None`): dropping it cancels it at the replica.
-    async fn attempt(
-        &self,
-        session: &mut ServerSession,
-        account: &mut Account<'_>,
-        selection: &Selection,
-        segments: &[Bytes],
-    ) -> Option<Result<Began, Failed>> {
-        account.leaving();
+    async fn attempt(&self, selection: &Selection, segments: &[Bytes]) -> Result<Began, Failed> {
         let attempt = Attempt {
             upstream: &self.edge.upstream,
             live: self.snapshot.live(selection.replica),
@@ -157,57 +141,34 @@ impl Dispatch<'_> {
             dialect: self.endpoint.dialect(),
             stream: self.stream,
             timeouts: &self.snapshot.config.timeouts,
-            total: self.total,
+            limit: self.limit,
         };
         let mut fresh = false;
         loop {
-            let Ok(head) = self.head(session.req_header(), account, selection, segments) else {
-                // A header that was taken in cannot be sent on: not the replica's fault, but nothing to send either.
-                return Some(Err(Outcome::BadHeader.into()));
-            };
-            let result = tokio::select! {
-                biased;
-                result = attempt.run(Box::new(head), fresh) => result,
-                _ = session.read_body_or_idle(true) => return None,
-            };
-            match result {
-                Ok(began) => return Some(Ok(began)),
-                Err(Missed::Failed(failed)) => return Some(Err(failed)),
-                Err(Missed::Stale) if fresh => return Some(Err(Outcome::Reset.into())),
+            // A header that was taken in and cannot be sent on is not the replica's fault, but there is nothing to send.
+            let head = self.head(selection, segments).map_err(|_| Outcome::BadHeader)?;
+            match attempt.run(Box::new(head), fresh).await {
+                Ok(began) => return Ok(began),
+                Err(Missed::Failed(failed)) => return Err(failed),
+                Err(Missed::Stale) if fresh => return Err(Outcome::Reset.into()),
                 Err(Missed::Stale) => fresh = true,
             }
         }
     }
 
-    fn head(
-        &self,
-        from: &RequestHeader,
-        account: &Account<'_>,
-        selection: &Selection,
-        segments: &[Bytes],
-    ) -> pingora::Result<RequestHeader> {
+    fn head(&self, selection: &Selection, segments: &[Bytes]) -> pingora::Result<RequestHeader> {
         let topology = &self.snapshot.config.topology;
-        let outgoing = Outgoing {
-            from,
+        self.template.head(&To {
             path: self.endpoint.path(),
             address: &topology.replica(selection.replica).address,
             credential: &topology.pool(selection.pool.pool).credential,
-            client: account.client,
-            request_id: HeaderValue::from_str(&account.request_id).ok(),
             body_bytes: segments.iter().map(Bytes::len).sum(),
-        };
-        outgoing.head()
+        })
     }
 
-    /// Waits, unless the client goes away first.
-    async fn pause(&self, session: &mut ServerSession, pause: Duration) -> bool {
-        if pause.is_zero() {
-            return true;
-        }
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until((tokio::time::Instant::now() + pause).min(self.total)) => true,
-            _ = session.read_body_or_idle(true) => false,
+    async fn pause(&self, pause: Duration) {
+        if !pause.is_zero() {
+            tokio::time::sleep_until((tokio::time::Instant::now() + pause).min(self.limit.at)).await;
         }
     }
 
@@ -255,6 +216,7 @@ fn explain(outcome: Outcome) -> &'static str {
         Outcome::FirstByteTimeout => "no replica began to answer in time",
         Outcome::AnswerTimeout => "no replica answered in time",
         Outcome::TotalTimeout => "the request took longer than it may",
+        Outcome::ClientDeadline => "the deadline that the request itself states has passed",
         Outcome::Crashed => "two replicas broke down over this request; it is not tried a third time",
         Outcome::Busy => "the replicas are busy",
         Outcome::BadHeader => "a header cannot be sent on",

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::identify::REQUEST_ID;
+use super::identify::{API_KEY, REQUEST_ID};
 use super::reply::RECEIPT_PREFIX;
 use crate::domain::topology::{Credential, ReplicaAddress};
 
@@ -61,39 +61,56 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// What the head of an upstream request is made of.
-pub(super) struct Outgoing<'a> {
-    pub(super) from: &'a RequestHeader,
+/// A request's head without what must not pass: made once, and completed for each attempt.
+pub(super) struct Template {
+    head: RequestHeader,
+    /// The client's own credential, for pools that let it pass.
+    credential: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where one attempt goes and what it carries.
+pub(super) struct To<'a> {
     /// The endpoint's path: the same at the replica.
     pub(super) path: &'a str,
     pub(super) address: &'a ReplicaAddress,
     pub(super) credential: &'a Credential,
-    pub(super) client: Option<IpAddr>,
-    pub(super) request_id: Option<HeaderValue>,
     pub(super) body_bytes: usize,
 }
 
-impl Outgoing<'_> {
-    /// The head as the replica gets it.
-    pub(super) fn head(&self) -> pingora::Result<RequestHeader> {
-        let query = self.from.uri.query();
-        let target = match query {
-            Some(query) => format!("{}{}?{query}", self.address.base_path, self.path),
-            None => format!("{}{}", self.address.base_path, self.path),
-        };
+impl Template {
+    /// The part that is the same at every replica.
+    pub(super) fn of(from: &RequestHeader, client: Option<IpAddr>, request_id: &str) -> pingora::Result<Template> {
         // A copy without what must not pass: copying a map of headers is half the work of building one.
-        let mut head = RequestHeader::from(self.from.as_owned_parts());
+        let mut head = RequestHeader::from(from.as_owned_parts());
         head.set_method(Method::POST);
         head.set_version(Version::HTTP_11);
-        head.set_raw_path(target.as_bytes())?;
-        let nominated = nominated(&self.from.headers);
-        for name in self.from.headers.keys() {
+        let nominated = nominated(&from.headers);
+        for name in from.headers.keys() {
             if is_hop_by_hop(name) || is_edges_own(name) || nominated.contains(name) {
                 head.remove_header(name);
             }
         }
-        head.insert_header(header::HOST, host(self.address))?;
-        match self.credential {
+        let of_client = |name: HeaderName| from.headers.get(&name).map(|value| (name, value.clone()));
+        let credential = [header::AUTHORIZATION, API_KEY].into_iter().filter_map(of_client).collect();
+        if let Some(client) = client {
+            head.insert_header("x-forwarded-for", client.to_string())?;
+        }
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            head.insert_header(REQUEST_ID, id)?;
+        }
+        Ok(Template { head, credential })
+    }
+
+    /// The head as this replica gets it.
+    pub(super) fn head(&self, to: &To<'_>) -> pingora::Result<RequestHeader> {
+        let mut head = RequestHeader::from(self.head.as_owned_parts());
+        let target = match head.uri.query() {
+            Some(query) => format!("{}{}?{query}", to.address.base_path, to.path),
+            None => format!("{}{}", to.address.base_path, to.path),
+        };
+        head.set_raw_path(target.as_bytes())?;
+        head.insert_header(header::HOST, host(to.address))?;
+        match to.credential {
             Credential::None => {}
             Credential::Key(key) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
@@ -103,20 +120,12 @@ impl Outgoing<'_> {
                 head.insert_header(header::AUTHORIZATION, value)?;
             }
             Credential::Pass => {
-                for name in [header::AUTHORIZATION, HeaderName::from_static("x-api-key")] {
-                    if let Some(value) = self.from.headers.get(&name) {
-                        head.insert_header(name, value)?;
-                    }
+                for (name, value) in &self.credential {
+                    head.insert_header(name, value)?;
                 }
             }
         }
-        if let Some(client) = self.client {
-            head.insert_header("x-forwarded-for", client.to_string())?;
-        }
-        if let Some(id) = &self.request_id {
-            head.insert_header(REQUEST_ID, id)?;
-        }
-        head.insert_header(header::CONTENT_LENGTH, self.body_bytes)?;
+        head.insert_header(header::CONTENT_LENGTH, to.body_bytes)?;
         Ok(head)
     }
 }
@@ -158,17 +167,8 @@ mod tests {
         for (name, value) in lines {
             from.append_header(*name, *value).unwrap();
         }
-        let address = address();
-        let outgoing = Outgoing {
-            from: &from,
-            path: "/v1/messages",
-            address: &address,
-            credential,
-            client: "203.0.113.5".parse().ok(),
-            request_id: Some(HeaderValue::from_static("r-1")),
-            body_bytes: 42,
-        };
-        outgoing.head().unwrap()
+        let template = Template::of(&from, "203.0.113.5".parse().ok(), "r-1").unwrap();
+        template.head(&To { path: "/v1/messages", address: &address(), credential, body_bytes: 42 }).unwrap()
     }
 
     #[test]

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 use pingora::protocols::http::ServerSession;
 
+use super::due::Patience;
 use super::reply::Refusal;
 use crate::config::Config;
 use crate::domain::ids::SessionKey;
@@ -19,8 +20,17 @@ pub(super) const STEP: HeaderName = HeaderName::from_static("x-agent-step");
 /// Names the request in the logs of everything that it passes through.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// How long the official SDKs wait for the next byte, in seconds.
+const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+
+/// How long a client waits for the whole, in seconds.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+
+/// A client that says it waits longer than a day has no deadline of its own.
+const PATIENCE_MAX: Duration = Duration::from_secs(86_400);
+
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// Longest session, step or request id, in bytes: they go into hashes, labels and log lines.
 const NAME_BYTES_MAX: usize = 256;
@@ -34,6 +44,8 @@ pub(super) struct Caller {
     pub(super) session: Option<SessionKey>,
     /// The step that the head names.
     pub(super) step: Option<String>,
+    /// How long the client says that it will wait.
+    pub(super) patience: Patience,
 }
 
 /// Reads who calls. Errors name the header that cannot be used.
@@ -51,7 +63,14 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
         }
     }
     let step = visible(headers, STEP.as_str())?.map(str::to_owned);
-    Ok(Caller { address, session: key, step })
+    let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
+    Ok(Caller { address, session: key, step, patience })
+}
+
+/// A header's duration in seconds. A hint and no more: what is no positive number is passed over.
+fn seconds(headers: &HeaderMap, name: HeaderName) -> Option<Duration> {
+    let value: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(value).ok().filter(|wait| !wait.is_zero() && *wait <= PATIENCE_MAX)
 }
 
 /// A header's value if it is present and not empty; an error if it is no short visible ASCII or comes twice.
@@ -182,6 +201,17 @@ mod tests {
         assert!(visible(&headers(&[("x-session-id", "a"), ("x-session-id", "b")]), "x-session-id").is_err());
         assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), "x-session-id").is_err());
         assert!(visible(&headers(&[("x-session-id", "a\tb")]), "x-session-id").is_err());
+    }
+
+    #[test]
+    fn a_clients_patience_is_seconds_and_nonsense_is_passed_over() {
+        let read = |value: &str| seconds(&headers(&[("x-stainless-read-timeout", value)]), READ_TIMEOUT);
+        assert_eq!(read("600"), Some(Duration::from_secs(600)));
+        assert_eq!(read(" 0.5 "), Some(Duration::from_millis(500)));
+        for nonsense in ["", "0", "-1", "NaN", "inf", "1e300", "soon", "86401"] {
+            assert_eq!(read(nonsense), None, "{nonsense}");
+        }
+        assert_eq!(seconds(&HeaderMap::new(), READ_TIMEOUT), None);
     }
 
     #[test]

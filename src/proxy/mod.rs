@@ -10,6 +10,8 @@ mod identify;
 mod route;
 
 mod dispatch;
+mod due;
+mod waiting;
 
 mod attempt;
 mod corked;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Version, header};
+use http::header;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -15,6 +15,7 @@ use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::events::Events;
 use super::upstream::Upstream;
+use super::waiting::chunked;
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
@@ -56,11 +57,23 @@ async fn send(session: &mut ServerSession, piece: Bytes, total: Instant) -> Resu
     }
 }
 
+/// Sends the event that ends a stream which cannot be finished. The connection is closed next; nothing more can be done
+/// for a client that does not take it.
+pub(super) async fn break_off(session: &mut ServerSession, event: Bytes) {
+    let _ = session.write_response_body(event, false).await;
+    if session.is_http2() {
+        // The client, once it has read the event, may reset the stream itself: then at once.
+        let _ = timeout(LAST_EVENT_LEAVES, session.read_body_or_idle(true)).await;
+    }
+}
+
 /// Relays an answer that is under way, to its end.
 pub(super) struct Relay<'a> {
     pub(super) upstream: &'a Upstream,
     pub(super) timeouts: &'a Timeouts,
     pub(super) dialect: Dialect,
+    /// Whether the head of a stream is out already, with comments behind it.
+    pub(super) opened: bool,
     /// When the whole request is out of time.
     pub(super) total: Instant,
 }
@@ -75,19 +88,21 @@ impl Relay<'_> {
         mut under: Box<UnderWay>,
         account: &mut Account<'_>,
     ) -> Result<Outcome, Outcome> {
-        account.status = head.status.as_u16();
-        // To an HTTP/1.0 client the end of the connection is the end of the answer.
-        if session.req_header().version == Version::HTTP_11 {
-            head.insert_header(header::TRANSFER_ENCODING, "chunked").map_err(|_| Outcome::Garbage)?;
+        if !self.opened {
+            account.status = head.status.as_u16();
+            chunked(session, &mut head).map_err(|_| Outcome::Garbage)?;
+            account.receipt().write(&mut head);
+            session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
         }
-        account.receipt().write(&mut head);
-        session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
         account.first_event();
         let result = self.body(session, &mut under, account).await;
         account.used(under.events.as_ref().and_then(Events::usage));
         let failed = under.events.as_ref().is_some_and(Events::failed);
         match result {
             Ok(()) => {
+                if self.opened {
+                    send(session, account.receipt().comment(), self.total).await?;
+                }
                 session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
                 self.upstream.release(under.exchange).await;
             }
@@ -98,12 +113,7 @@ impl Relay<'_> {
                 if let Some(events) = &under.events {
                     let failure = Failure::new(outcome, "the answer broke off before its end");
                     let event = error_event(self.dialect, &failure, events.count());
-                    // The connection is closed next; nothing more can be done for a client that does not take this.
-                    let _ = session.write_response_body(event, false).await;
-                    if session.is_http2() {
-                        // The client, once it has read the event, may reset the stream itself: then at once.
-                        let _ = timeout(LAST_EVENT_LEAVES, session.read_body_or_idle(true)).await;
-                    }
+                    break_off(session, event).await;
                 }
             }
         }

@@ -1,5 +1,7 @@
 //! What the edge says itself: errors in the dialect's envelope, and the routing receipt on every answer.
 
+use std::fmt::Write;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::ResponseHeader;
@@ -90,7 +92,8 @@ pub(super) struct Receipt<'a> {
     pub(super) request_id: &'a str,
     pub(super) edge: &'a str,
     pub(super) route: Option<Route<'a>>,
-    pub(super) attempts: u32,
+    /// How many attempts there were; `None` while that is not known.
+    pub(super) attempts: Option<u32>,
 }
 
 impl Receipt<'_> {
@@ -112,7 +115,23 @@ impl Receipt<'_> {
             put(MODEL, route.model);
             put(REASON, route.reason.name());
         }
-        let _ = head.insert_header(ATTEMPTS, HeaderValue::from(self.attempts));
+        if let Some(attempts) = self.attempts {
+            let _ = head.insert_header(ATTEMPTS, HeaderValue::from(attempts));
+        }
+    }
+
+    /// The receipt as the last comment of a stream whose head went down before there was one.
+    pub(super) fn comment(&self) -> Bytes {
+        let mut comment = String::from(":");
+        if let Some(Route { region, pool, replica, model, reason }) = self.route {
+            let reason = reason.name();
+            let _ = write!(comment, " region={region} pool={pool} replica={replica} model={model} reason={reason}");
+        }
+        if let Some(attempts) = self.attempts {
+            let _ = write!(comment, " attempts={attempts}");
+        }
+        comment.push_str("\n\n");
+        comment.into()
     }
 }
 

@@ -10,7 +10,7 @@
 //! | 9 account | [`account`](super::account) |
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{StatusCode, Version};
@@ -18,14 +18,17 @@ use pingora::protocols::http::ServerSession;
 
 use super::accept::{self, Reusable};
 use super::account::Account;
-use super::attempt::Began;
+use super::attempt::{Answer, Began};
 use super::body::{self, Received};
 use super::dispatch::{Dispatch, Reached, Stopped};
+use super::due;
 use super::edge::Edge;
+use super::headers::Template;
 use super::identify::{self, Caller};
 use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::route::{self, Target};
+use super::waiting::{self, Gone, KeepAlive};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
@@ -33,7 +36,8 @@ use crate::observe::metrics::GeoResult;
 use crate::policy::replica::SessionView;
 use crate::policy::{affinity, pool, resolve};
 use crate::roster::Snapshot;
-use crate::wire::reply::models;
+use crate::wire::late_error::late_error_event;
+use crate::wire::reply::{Failure, error_event, models};
 
 /// How a request ended that was not answered to its end here.
 enum Ended {
@@ -58,6 +62,8 @@ struct Serving<'a, 's> {
     snapshot: &'a Snapshot,
     session: &'s mut ServerSession,
     account: &'s mut Account<'a>,
+    /// Whether the client's stream was opened before there was an answer: no status can follow then.
+    opened: bool,
 }
 
 impl Edge {
@@ -72,7 +78,8 @@ impl Edge {
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
         let mut account = Account::open(&self.metrics, &self.log, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
-        let mut serving = Serving { edge: self, snapshot: &snapshot, session: &mut session, account: &mut account };
+        let mut serving =
+            Serving { edge: self, snapshot: &snapshot, session: &mut session, account: &mut account, opened: false };
         let mut result = serving.answer().await;
         if let Err(Ended::Refused(refusal)) = result {
             result = serving.refuse(&refusal).await;
@@ -171,6 +178,8 @@ impl Serving<'_, '_> {
         });
 
         // 5 choose a replica, 6 send, 7 retry.
+        let template = Template::of(self.session.req_header(), caller.address, &self.account.request_id)
+            .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let dispatch = Dispatch {
             edge: self.edge,
             snapshot: self.snapshot,
@@ -180,16 +189,14 @@ impl Serving<'_, '_> {
             pools: &pools,
             received: &received,
             model,
-            total,
+            template: &template,
+            limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
         };
-        // Boxed, so that a stream under way does not hold what its attempts took.
-        let reached = match Box::pin(dispatch.run(self.session, self.account)).await {
+        let reached = match self.walk(dispatch, endpoint).await? {
             Ok(reached) => reached,
-            Err(Stopped::Gone) => return Err(Ended::Broken(Outcome::ClientGone)),
             Err(Stopped::Refused(refusal)) => return Err(refusal.into()),
             Err(Stopped::Answered(outcome, answer)) => {
-                self.account.outcome = outcome;
-                return relay::whole(self.session, answer, self.account, total).await.map_err(Ended::Broken);
+                return self.pass_on(outcome, answer, endpoint.dialect(), total).await;
             }
         };
         if let (Some(session), false) = (session, reached.selection.pool.fallback) {
@@ -201,6 +208,31 @@ impl Serving<'_, '_> {
 
         // 8 stream, observe.
         self.relay(reached, endpoint.dialect(), total).await
+    }
+
+    /// Stations 5 to 7, while the client is watched and its stream kept alive.
+    async fn walk(&mut self, dispatch: Dispatch<'_>, endpoint: Endpoint) -> Result<Result<Reached, Stopped>, Ended> {
+        let keep_alive = self.comments_every(endpoint).map(|every| KeepAlive {
+            every,
+            request_id: self.account.request_id.clone(),
+            edge: &self.snapshot.config.topology.edge,
+        });
+        let mut opened = None;
+        // Boxed, so that a stream under way does not hold what its attempts took.
+        let walk = Box::pin(dispatch.run(self.account));
+        let walked = waiting::wait(self.session, keep_alive, &mut opened, walk).await;
+        if let Some(comment_bytes) = opened {
+            self.opened = true;
+            self.account.status = StatusCode::OK.as_u16();
+            self.account.sent(comment_bytes);
+        }
+        walked.map_err(|Gone| Ended::Broken(Outcome::ClientGone))
+    }
+
+    /// The pause after which a client that waits for its stream is sent a comment, and then again.
+    fn comments_every(&self, endpoint: Endpoint) -> Option<Duration> {
+        let every = self.snapshot.config.timeouts.keep_alive_comment;
+        (self.account.stream && endpoint.generates() && !every.is_zero()).then_some(every)
     }
 
     async fn relay(&mut self, reached: Reached, dialect: Dialect, total: tokio::time::Instant) -> Result<(), Ended> {
@@ -220,11 +252,11 @@ impl Serving<'_, '_> {
                 // The replica has done its part: a client that is slow to take the answer holds no place there.
                 attempt_ended(outcome);
                 self.account.used(answer.usage());
-                relay::whole(self.session, answer, self.account, total).await.map(|()| outcome)
+                return self.pass_on(outcome, answer, dialect, total).await;
             }
             Began::Under(head, under) => {
                 let timeouts = &self.snapshot.config.timeouts;
-                let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, total };
+                let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, opened: self.opened, total };
                 let result = relay.run(self.session, head, under, self.account).await;
                 attempt_ended(result.unwrap_or_else(|outcome| outcome));
                 result
@@ -232,6 +264,30 @@ impl Serving<'_, '_> {
         };
         self.account.outcome = result.unwrap_or_else(|outcome| outcome);
         result.map(|_| ()).map_err(Ended::Broken)
+    }
+
+    /// Passes a whole answer on. Where the client waits in an open stream, it is told by an event what went wrong.
+    async fn pass_on(
+        &mut self,
+        outcome: Outcome,
+        answer: Box<Answer>,
+        dialect: Dialect,
+        total: tokio::time::Instant,
+    ) -> Result<(), Ended> {
+        if !self.opened {
+            let passed = relay::whole(self.session, answer, self.account, total).await;
+            self.account.outcome = passed.map_or_else(|outcome| outcome, |()| outcome);
+            return passed.map_err(Ended::Broken);
+        }
+        let event = match outcome {
+            Outcome::Ok => {
+                error_event(dialect, &Failure::new(Outcome::Garbage, "the replica answered without streaming"), 0)
+            }
+            _ => late_error_event(dialect, outcome, &answer.body.concat(), 0),
+        };
+        self.account.sent(event.len());
+        relay::break_off(self.session, event).await;
+        Err(Ended::Broken(if outcome == Outcome::Ok { Outcome::Garbage } else { outcome }))
     }
 
     /// The client's place, as far as the database knows it.
@@ -266,6 +322,13 @@ impl Serving<'_, '_> {
         self.account.outcome = refusal.outcome;
         self.account.status = refusal.outcome.facts().status;
         let dialect = route::dialect_of(self.session);
+        if self.opened {
+            self.account.status = StatusCode::OK.as_u16();
+            let event = error_event(dialect, &Failure::new(refusal.outcome, &refusal.message), 0);
+            self.account.sent(event.len());
+            relay::break_off(self.session, event).await;
+            return Err(Ended::Broken(refusal.outcome));
+        }
         match reply::refuse(self.session, dialect, refusal, &self.account.receipt()).await {
             Ok(bytes) => {
                 self.account.sent(bytes);

@@ -7,6 +7,7 @@ pub mod sse;
 pub mod usage;
 // The dialects.
 mod anthropic;
+pub mod late_error;
 mod openai;
 pub mod reply;
 // Where a client stands.

@@ -15,6 +15,7 @@ mod dialects;
 mod ending;
 mod harness;
 mod hygiene;
+mod keep_alive;
 mod kills;
 mod leaving;
 mod limits;

@@ -73,6 +73,8 @@ knobs! {
         "the pause between two events of a stream; engines stall for seconds when they swap";
     TOTAL: Duration = "total", secs(1_800), ms(10), secs(86_400),
         "the whole request with all its attempts";
+    KEEP_ALIVE_COMMENT: Duration = "keep_alive_comment", secs(10), Duration::ZERO, HOUR,
+        "load balancers cut a silent connection after 60 seconds or so; 0s sends none";
     DRAIN_DELAY: Duration = "drain_delay", secs(30), Duration::ZERO, secs(600),
         "how long DNS goes on sending clients here after /readyz says 503";
     DRAIN: Duration = "drain", secs(600), Duration::ZERO, secs(86_400),
@@ -212,6 +214,7 @@ pub(super) fn timeouts(root: &Table<'_>) -> Timeouts {
         answer: within_total(&ANSWER),
         idle: within_total(&IDLE),
         total: total.value,
+        keep_alive_comment: section.knob(&KEEP_ALIVE_COMMENT).value,
         drain_delay: section.knob(&DRAIN_DELAY).value,
         drain: section.knob(&DRAIN).value,
     }

@@ -11,7 +11,6 @@ const PLANNED: &[(&str, &str, &str)] = &[
     ("geo.overrides", "", "places come from the database alone"),
     ("geo.nearest_to", "edge", "distances are measured from the client; leave the key out or write \"client\""),
     ("sessions.interaction_idle", "", "interactions are not measured yet"),
-    ("timeouts.keep_alive_comment", "", "the edge sends no comments of its own into streams"),
     ("pools.replicas.gpu_metrics", "", "GPU exporters are not scraped"),
     ("pools.queue*", "", "calls do not wait for a place: beyond `max_in_flight` they go elsewhere or get 429"),
     ("regions.*.bias", "", "regions are ordered by distance alone"),

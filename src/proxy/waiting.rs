@@ -1,0 +1,84 @@
+//! What the client sees and does while its answer is on its way: a client that leaves ends the wait, and a stream that
+//! waits long gets its head and comments, so that nothing between the client and the edge takes it for dead.
+//!
+//! A comment is no data: retries and fallbacks go on behind it. But once the head is out no status can follow, so that
+//! whatever fails later is told by an event.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode, Version, header};
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+use tokio::time::{Instant, sleep_until};
+
+use super::reply::Receipt;
+
+/// A line that every reader of event streams passes over (WHATWG HTML, 9.2.5).
+const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
+
+/// How a stream is kept alive before its first event.
+pub(super) struct KeepAlive<'a> {
+    /// The pause before the head goes down, and between comments.
+    pub(super) every: Duration,
+    pub(super) request_id: String,
+    pub(super) edge: &'a str,
+}
+
+/// The client went away.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Gone;
+
+/// Waits for `walk`. `opened` tells afterwards how many bytes of comments went down, if the stream was opened meanwhile.
+/// A client that leaves ends the wait, and dropping the walk cancels what it does at replicas.
+pub(super) async fn wait<T>(
+    session: &mut ServerSession,
+    keep_alive: Option<KeepAlive<'_>>,
+    opened: &mut Option<usize>,
+    walk: impl Future<Output = T> + Unpin,
+) -> Result<T, Gone> {
+    let mut walk = walk;
+    let Some(keep_alive) = keep_alive else {
+        return tokio::select! {
+            biased;
+            result = &mut walk => Ok(result),
+            _ = session.read_body_or_idle(true) => Err(Gone),
+        };
+    };
+    let comment_due = sleep_until(Instant::now() + keep_alive.every);
+    tokio::pin!(comment_due);
+    loop {
+        tokio::select! {
+            biased;
+            result = &mut walk => return Ok(result),
+            _ = session.read_body_or_idle(true) => return Err(Gone),
+            () = comment_due.as_mut() => {
+                let sent = match *opened {
+                    Some(sent) => sent,
+                    None => open(session, &keep_alive).await.map(|()| 0).map_err(|_| Gone)?,
+                };
+                session.write_response_body(COMMENT, false).await.map_err(|_| Gone)?;
+                *opened = Some(sent + COMMENT.len());
+                comment_due.as_mut().reset(Instant::now() + keep_alive.every);
+            }
+        }
+    }
+}
+
+/// Sends the head of a stream that nobody has begun to answer yet: of the receipt it knows the edge alone.
+async fn open(session: &mut ServerSession, keep_alive: &KeepAlive<'_>) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
+    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"))?;
+    head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
+    chunked(session, &mut head)?;
+    Receipt { request_id: &keep_alive.request_id, edge: keep_alive.edge, route: None, attempts: None }.write(&mut head);
+    session.write_response_header(Box::new(head)).await
+}
+
+/// Says how a body of unknown length is framed. To an HTTP/1.0 client the end of the connection is the end of the answer.
+pub(super) fn chunked(session: &ServerSession, head: &mut ResponseHeader) -> pingora::Result<()> {
+    if session.req_header().version == Version::HTTP_11 {
+        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
+}
