@@ -12,6 +12,7 @@ pub mod load;
 pub mod pool;
 pub mod replica;
 pub mod resolve;
+pub mod resume;
 pub mod retry;
 pub mod select;
 

@@ -79,12 +79,22 @@ impl Body {
     /// The body with `range` replaced, as pieces to be sent one after the other; every byte outside `range` is shared
     /// with this body, not copied. A range that reaches beyond the body is cut at its end.
     pub fn splice(&self, range: Range<usize>, replacement: Bytes) -> Vec<Bytes> {
-        let mut segments = Vec::with_capacity(self.chunks.len() + 3);
-        self.parts(0..range.start, &mut segments);
-        if !replacement.is_empty() {
-            segments.push(replacement);
+        self.edited(vec![(range, replacement)])
+    }
+
+    /// The same with several ranges replaced, which must not overlap; an empty one is a place to put something in.
+    pub fn edited(&self, mut edits: Vec<(Range<usize>, Bytes)>) -> Vec<Bytes> {
+        edits.sort_by_key(|(range, _)| (range.start, range.end));
+        let mut segments = Vec::with_capacity(self.chunks.len() + 1 + 2 * edits.len());
+        let mut from = 0;
+        for (range, replacement) in edits {
+            self.parts(from..range.start, &mut segments);
+            if !replacement.is_empty() {
+                segments.push(replacement);
+            }
+            from = from.max(range.end).max(range.start);
         }
-        self.parts(range.end.max(range.start)..self.len, &mut segments);
+        self.parts(from..self.len, &mut segments);
         segments
     }
 
@@ -151,6 +161,26 @@ mod tests {
             prop_assert_eq!(&body.slice(a..b)[..], &flat[a..b]);
             let spliced = body.splice(a..b, Bytes::from_static(b"NEW"));
             prop_assert_eq!(spliced.concat(), [&flat[..a], b"NEW", &flat[b..]].concat());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn several_edits_at_once_equal_one_after_the_other_from_the_end(
+            chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..20),
+            places in prop::collection::vec((0usize..300, prop_oneof![Just(Vec::new()), Just(b"NEW".to_vec())]), 0..10),
+        ) {
+            let (body, flat) = body_of(&chunks);
+            let mut places: Vec<_> = places.into_iter().map(|(place, new)| (place.min(flat.len()), new)).collect();
+            places.sort();
+            let edits: Vec<_> =
+                places.chunks_exact(2).map(|two| (two[0].0..two[1].0, Bytes::from(two[0].1.clone()))).collect();
+            let mut expected = flat.clone();
+            for (range, new) in edits.iter().rev() {
+                expected.splice(range.clone(), new.iter().copied());
+            }
+            let shuffled = edits.into_iter().rev().collect();
+            prop_assert_eq!(body.edited(shuffled).concat(), expected);
         }
     }
 

@@ -2,6 +2,8 @@
 //! whatever pieces they arrive, and gives the same answer at every split point.
 
 pub mod body;
+mod members;
+pub mod resume;
 pub mod scan;
 pub mod sse;
 pub mod usage;

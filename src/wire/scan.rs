@@ -29,6 +29,15 @@ const MODEL_RAW_MAX: usize = MODEL_BYTES_MAX * 6;
 /// The same for keys, with room for those that later readers need: a longer key is none of them.
 const KEY_RAW_MAX: usize = 32 * 6;
 
+/// The index after the quote that closes a string whose inside begins at `from`; `None` where no valid string ends.
+#[inline]
+pub(super) fn text_end(bytes: &[u8], from: usize) -> Option<usize> {
+    match text::run(bytes, from) {
+        (end, Stop::Quote) => Some(end),
+        _ => None,
+    }
+}
+
 /// What a body says that matters here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scan {

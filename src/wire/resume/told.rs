@@ -1,0 +1,246 @@
+//! What a client has been told of an answer so far.
+
+use memchr::memmem::Finder;
+use once_cell::sync::Lazy;
+
+use super::chunk::Chunk;
+use crate::domain::ask::Dialect;
+use crate::policy::resume::Obstacle;
+use crate::wire::members::place;
+use crate::wire::scan::text_end;
+use crate::wire::sse::data_of;
+use crate::wire::usage::{Meter, Usage};
+
+/// Most text that is kept of one answer, escapes counted. An answer of 128K tokens takes about half of it; a longer one is
+/// not continued.
+pub const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// What was told, event by event.
+///
+/// Nearly every event of a stream differs from the one before in its text alone, so it is compared with the last one's
+/// shape and not read: two comparisons and a run through the text. Only what looks otherwise is parsed.
+#[derive(Debug)]
+pub struct Told {
+    pub(super) dialect: Dialect,
+    /// The text so far, escapes as they came. At most [`TEXT_BYTES_MAX`].
+    pub(super) text: Vec<u8>,
+    /// The first event's own words for itself.
+    pub(super) identity: Identity,
+    pub(super) obstacle: Option<Obstacle>,
+    /// Whether the speaker was named.
+    pub(super) role: bool,
+    pub(super) finished: bool,
+    /// Whether the event that only reports tokens went down.
+    pub(super) usage_told: bool,
+    pub(super) tokens: Tokens,
+    /// Whether the replica that speaks now has added nothing yet to what another one said.
+    pub(super) opening: bool,
+    shape: Shape,
+}
+
+/// The raw values of `id`, `object`, `created` and `model`, as the first event has them; empty where it has none.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    pub(super) id: String,
+    pub(super) object: String,
+    pub(super) created: String,
+    pub(super) model: String,
+}
+
+/// Tokens, over all replicas that had a part in the answer.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    /// Made by the replicas before the one that speaks now.
+    pub(super) before: u64,
+    /// Events with text of the one that speaks now.
+    deltas: u64,
+    /// What the one that speaks now last said of itself.
+    said: Option<Usage>,
+    /// What the first one said of the prompt.
+    prompt: Option<(u64, Option<u64>)>,
+}
+
+impl Tokens {
+    /// Those that the client has got.
+    pub(super) fn told(&self) -> u64 {
+        self.before.saturating_add(self.said.map_or(self.deltas, |said| said.completion_tokens))
+    }
+
+    /// The replica that speaks now says this of itself; gives what that makes for the whole answer.
+    pub(super) fn said(&mut self, said: Usage, first: bool) -> Usage {
+        if first {
+            self.prompt = Some((said.prompt_tokens, said.cached_tokens));
+        }
+        self.said = Some(said);
+        self.sum(said)
+    }
+
+    fn sum(&self, said: Usage) -> Usage {
+        // What was said before is a part of a later replica's prompt, and none of the client's.
+        let (prompt_tokens, cached) = self.prompt.unwrap_or((said.prompt_tokens.saturating_sub(self.before), None));
+        let cached_tokens = cached.or(said.cached_tokens.map(|cached| cached.min(prompt_tokens)));
+        let completion_tokens = self.before.saturating_add(said.completion_tokens);
+        Usage { prompt_tokens, cached_tokens, completion_tokens }
+    }
+
+    /// All that is known when nothing more will be said.
+    pub(super) fn known(&self) -> Option<Usage> {
+        self.said.map(|said| self.sum(said)).or_else(|| {
+            let (prompt_tokens, cached_tokens) = self.prompt?;
+            Some(Usage { prompt_tokens, cached_tokens, completion_tokens: self.told() })
+        })
+    }
+}
+
+impl Told {
+    /// Before the first event; `None` for a dialect whose answers cannot be continued.
+    pub fn new(dialect: Dialect) -> Option<Box<Told>> {
+        if !matches!(dialect, Dialect::Chat | Dialect::Completions) {
+            return None;
+        }
+        Some(Box::new(Told {
+            dialect,
+            text: Vec::new(),
+            identity: Identity::default(),
+            obstacle: None,
+            role: false,
+            finished: false,
+            usage_told: false,
+            tokens: Tokens::default(),
+            opening: false,
+            shape: Shape::default(),
+        }))
+    }
+
+    /// Takes note of a data event of the first replica.
+    #[inline]
+    pub fn note(&mut self, event: &[u8]) {
+        match self.shape.text_in(event) {
+            Some(text) => self.add(text),
+            None => self.note_other(event),
+        }
+    }
+
+    /// Why it cannot be continued, as far as the answer tells.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        self.obstacle
+    }
+
+    /// Whether the reason of the answer's end was told.
+    pub fn finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The tokens of the whole answer, when the replica that speaks now says this of its part.
+    pub fn sum(&self, said: Usage) -> Usage {
+        self.tokens.sum(said)
+    }
+
+    /// From now on another replica speaks.
+    pub fn hand_over(&mut self) {
+        self.tokens.before = self.tokens.told();
+        (self.tokens.deltas, self.tokens.said) = (0, None);
+        self.opening = true;
+        self.shape = Shape::default();
+    }
+
+    #[cold]
+    fn note_other(&mut self, event: &[u8]) {
+        // What cannot be continued is only waited for to end.
+        if self.obstacle.is_some() && !tells_the_end(event) {
+            return;
+        }
+        let data = data_of(event);
+        let Some(chunk) = Chunk::read(self.dialect, &data) else { return self.obstruct(Obstacle::Unread) };
+        self.identity.take(&chunk);
+        self.chunk(&chunk, event, true);
+        if chunk.is_plain_text() && self.obstacle.is_none() {
+            self.shape.learn(event, chunk.choice.as_ref().map_or("", |choice| choice.text));
+        }
+    }
+
+    /// Takes note of what an event said; gives the tokens of the whole answer if it tells the replica's.
+    pub(super) fn chunk(&mut self, chunk: &Chunk<'_>, event: &[u8], first: bool) -> Option<Usage> {
+        if let Some(choice) = &chunk.choice {
+            self.role |= choice.role;
+            self.finished |= choice.finished;
+            self.add(choice.text.as_bytes());
+            if let Some(obstacle) = choice.obstacle {
+                self.obstruct(obstacle);
+            }
+        }
+        chunk.usage?;
+        let mut meter = Meter::new();
+        meter.event(event);
+        self.usage_told |= chunk.choice.is_none();
+        meter.usage().map(|said| self.tokens.said(said, first))
+    }
+
+    #[inline]
+    fn add(&mut self, text: &[u8]) {
+        if text.is_empty() || self.obstacle.is_some() {
+            return;
+        }
+        if self.text.len() + text.len() > TEXT_BYTES_MAX {
+            return self.obstruct(Obstacle::TooLong);
+        }
+        self.text.extend_from_slice(text);
+        self.tokens.deltas += 1;
+    }
+
+    fn obstruct(&mut self, obstacle: Obstacle) {
+        // The first one is the reason.
+        self.obstacle.get_or_insert(obstacle);
+        (self.text, self.shape) = (Vec::new(), Shape::default());
+    }
+}
+
+impl Identity {
+    fn take(&mut self, chunk: &Chunk<'_>) {
+        if !self.id.is_empty() {
+            return;
+        }
+        let value = |key| chunk.top.get(key).unwrap_or_default().to_owned();
+        *self = Identity { id: value("id"), object: value("object"), created: value("created"), model: value("model") };
+    }
+}
+
+/// An event that adds text and nothing else: all of its bytes but the text.
+#[derive(Debug, Default)]
+struct Shape {
+    bytes: Vec<u8>,
+    /// Where the text stands between them; 0 while none was seen.
+    at: usize,
+}
+
+impl Shape {
+    /// The text of an event of this shape. Where all other bytes are the same, so is what they mean.
+    #[inline]
+    fn text_in<'a>(&self, event: &'a [u8]) -> Option<&'a [u8]> {
+        let (before, after) = self.bytes.split_at(self.at);
+        if before.is_empty() {
+            return None;
+        }
+        let rest = event.strip_prefix(before)?;
+        let end = text_end(rest, 0)? - 1;
+        (rest[end..] == *after).then(|| &rest[..end])
+    }
+
+    fn learn(&mut self, event: &[u8], text: &str) {
+        // Data of several lines was copied together.
+        let Some(place) = place(text, event) else { return };
+        self.bytes.clear();
+        self.bytes.extend_from_slice(&event[..place.start]);
+        self.bytes.extend_from_slice(&event[place.end..]);
+        self.at = place.start;
+    }
+}
+
+/// Whether an event may tell why the answer ends. The key cannot stand in text, where its quotes would be escaped.
+fn tells_the_end(event: &[u8]) -> bool {
+    static KEY: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"finish_reason\""));
+    KEY.find_iter(event).any(|place| {
+        let value = event[place + KEY.needle().len()..].trim_ascii_start().strip_prefix(b":").unwrap_or_default();
+        !value.trim_ascii_start().starts_with(b"null")
+    })
+}
