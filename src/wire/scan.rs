@@ -10,6 +10,7 @@
 //! in strings are errors. What it leaves to the engine, since nothing here depends on it: whether other strings are
 //! valid UTF-8 or hold half a surrogate pair, whether a number fits its type, and other keys that stand twice.
 
+mod block;
 mod error;
 mod number;
 mod text;
