@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use nearpool::domain::ask::Dialect;
@@ -24,6 +25,9 @@ fn topology(regions: usize) -> Topology {
         gpu: None,
         cost_per_hour: None,
         max_in_flight: 128,
+        max_in_flight_total: None,
+        queue: 0,
+        queue_timeout: Duration::ZERO,
         credential: Credential::None,
         dialects: Dialect::ALL.into_iter().collect(),
         replicas: Vec::new(),

@@ -66,6 +66,8 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     assert_eq!(reference.limits, small.limits);
     assert_eq!(reference.geo, small.geo);
     assert_eq!(reference.topology.pools[0].max_in_flight, small.topology.pools[0].max_in_flight);
+    assert_eq!(reference.topology.pools[0].queue, small.topology.pools[0].queue);
+    assert_eq!(reference.topology.pools[0].queue_timeout, small.topology.pools[0].queue_timeout);
     assert_eq!(reference.topology.pools.len(), 8);
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::reload::Verdict;
-use crate::domain::ids::RegionIx;
+use crate::domain::ids::{PoolIx, RegionIx};
 use crate::domain::topology::Pool;
 use crate::observe::timestamp::Timestamp;
 use crate::policy::breaker::Breaker;
@@ -56,6 +56,8 @@ struct PoolStatus<'a> {
     engine: &'static str,
     gpu: Option<&'a str>,
     max_in_flight: u32,
+    /// Calls that wait for a place.
+    queued: usize,
     replicas: Vec<Replica<'a>>,
 }
 
@@ -130,13 +132,14 @@ fn geo(snapshot: &Snapshot) -> Geo<'_> {
 
 fn pools(snapshot: &Snapshot, region: RegionIx, now: Instant) -> Vec<PoolStatus<'_>> {
     let topology = &snapshot.config.topology;
-    let here = topology.pools.iter().filter(|pool| pool.region == region);
-    here.map(|pool| PoolStatus {
+    let here = topology.pools.iter().enumerate().filter(|(_, pool)| pool.region == region);
+    here.map(|(ix, pool)| PoolStatus {
         name: &pool.name,
         model: &topology.model(pool.model).name,
         engine: pool.engine.name(),
         gpu: pool.gpu.as_deref(),
         max_in_flight: pool.max_in_flight,
+        queued: snapshot.pool(PoolIx(ix)).waiting(),
         replicas: replicas(snapshot, pool, now),
     })
     .collect()

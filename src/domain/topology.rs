@@ -1,6 +1,7 @@
 //! What exists, as configured: regions, pools, replicas, models. Immutable; a reload makes a new one.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::ask::DialectSet;
 use super::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
@@ -70,6 +71,12 @@ pub struct Pool {
     pub cost_per_hour: Option<f64>,
     /// The most requests that one replica is given at a time.
     pub max_in_flight: u32,
+    /// The most requests that all of its replicas together are given at a time, where stated.
+    pub max_in_flight_total: Option<u32>,
+    /// The most calls that wait for a place when all are taken.
+    pub queue: u32,
+    /// How long they wait at most.
+    pub queue_timeout: Duration,
     /// What the edge shows its replicas instead of the client's credential.
     pub credential: Credential,
     /// What the engine speaks.

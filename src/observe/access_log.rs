@@ -90,6 +90,9 @@ pub struct Times {
     /// What the edge itself added before the upstream request left.
     #[serde(serialize_with = "ms")]
     pub overhead: Option<Duration>,
+    /// In line for a place at a replica; left out when there was one at once.
+    #[serde(serialize_with = "ms", skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Duration>,
     /// Whole request received to first content event.
     #[serde(serialize_with = "ms")]
     pub ttft: Option<Duration>,
@@ -266,7 +269,12 @@ mod tests {
             outcome: Outcome::Cut,
             bytes_in: 10,
             bytes_out: 20,
-            ms: Times { overhead: Some(Duration::from_nanos(40_100)), ttft: None, total: Some(Duration::from_secs(1)) },
+            ms: Times {
+                overhead: Some(Duration::from_nanos(40_100)),
+                queue: None,
+                ttft: None,
+                total: Some(Duration::from_secs(1)),
+            },
             tokens: Tokens { prompt: Some(5), cached: None, completion: None },
         }
     }

@@ -13,6 +13,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::breaker::{Breaker, Gate};
 use crate::policy::select::Reason;
@@ -130,6 +131,7 @@ pub struct Metrics {
     replica_up: IntGaugeVec,
     replica_in_flight: IntGaugeVec,
     breaker_state: IntGaugeVec,
+    queued: IntGaugeVec,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
     series: Mutex<Series>,
 }
@@ -138,6 +140,7 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Series {
     replicas: HashSet<(String, String)>,
+    pools: HashSet<String>,
     config: Option<String>,
 }
 
@@ -168,6 +171,7 @@ impl Metrics {
             replica_up: new.gauges("nearpool_replica_up", "1 while a replica's health checks pass.", &["pool", "replica"])?,
             replica_in_flight: new.gauges("nearpool_replica_in_flight", "Requests in flight from this edge.", &["pool", "replica"])?,
             breaker_state: new.gauges("nearpool_breaker_state", "Circuit breaker: 0 closed, 1 half-open (a probe is due or under way), 2 open.", &["pool", "replica"])?,
+            queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
         };
         metrics.start_at_zero();
@@ -292,6 +296,15 @@ impl Metrics {
             }
         }
         series.replicas = present;
+        let pools: HashSet<_> = topology.pools.iter().map(|pool| pool.name.clone()).collect();
+        for pool in series.pools.difference(&pools) {
+            let _gone = self.queued.remove_label_values(&[pool]);
+        }
+        for (ix, pool) in topology.pools.iter().enumerate() {
+            let waiting = snapshot.pool(PoolIx(ix)).waiting();
+            self.queued.with_label_values(&[pool.name.as_str()]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        }
+        series.pools = pools;
         let sessions = roster.sessions.sweep(snapshot.config.sessions.idle, now);
         self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
         self.draining.set(roster.is_draining().into());

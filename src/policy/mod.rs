@@ -10,6 +10,7 @@ pub mod health;
 pub mod limits;
 pub mod load;
 pub mod pool;
+pub mod queue;
 pub mod replica;
 pub mod resolve;
 pub mod resume;

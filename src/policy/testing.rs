@@ -1,5 +1,7 @@
 //! What the tests of this floor share: a small topology builder, candidates, and a source of randomness with a seed.
 
+use std::time::Duration;
+
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -90,6 +92,9 @@ impl Fleet {
             gpu: None,
             cost_per_hour: None,
             max_in_flight: 4,
+            max_in_flight_total: None,
+            queue: 64,
+            queue_timeout: Duration::from_secs(5),
             credential: Credential::None,
             dialects: Dialect::ALL.into_iter().collect(),
             replicas: (first..first + replicas).map(ReplicaIx).collect(),

@@ -54,6 +54,8 @@ pub(super) struct Account<'a> {
     pub(super) outcome: Outcome,
     bytes_out: usize,
     overhead: Option<Duration>,
+    /// Time in line for a place.
+    queued: Duration,
     ttft: Option<Duration>,
     last_event: Option<Instant>,
     stream_metrics: Option<StreamMetrics>,
@@ -86,6 +88,7 @@ impl<'a> Account<'a> {
             outcome: Outcome::ClientGone,
             bytes_out: 0,
             overhead: None,
+            queued: Duration::ZERO,
             ttft: None,
             last_event: None,
             stream_metrics: None,
@@ -99,10 +102,15 @@ impl<'a> Account<'a> {
         self.received = Some(Instant::now());
     }
 
+    /// The request waited so long for a place.
+    pub(super) fn queued(&mut self, waited: Duration) {
+        self.queued += waited;
+    }
+
     /// The first attempt is about to leave.
     pub(super) fn leaving(&mut self) {
         if let (None, Some(received)) = (self.overhead, self.received) {
-            let overhead = received.elapsed();
+            let overhead = received.elapsed().saturating_sub(self.queued);
             self.overhead = Some(overhead);
             self.metrics.overhead(overhead.as_secs_f64());
         }
@@ -208,7 +216,12 @@ impl<'a> Account<'a> {
             outcome: self.outcome,
             bytes_in: self.bytes_in as u64,
             bytes_out: self.bytes_out as u64,
-            ms: Times { overhead: self.overhead, ttft: self.ttft, total: Some(self.start.elapsed()) },
+            ms: Times {
+                overhead: self.overhead,
+                queue: (!self.queued.is_zero()).then_some(self.queued),
+                ttft: self.ttft,
+                total: Some(self.start.elapsed()),
+            },
             tokens: Tokens {
                 prompt: usage.map(|usage| usage.prompt_tokens),
                 cached: usage.and_then(|usage| usage.cached_tokens),

@@ -13,24 +13,20 @@ use super::body::Received;
 use super::due::Due;
 use super::edge::Edge;
 use super::headers::{Template, To};
+use super::place::NoPlace;
 use super::reply::Refusal;
 use crate::domain::ask::Endpoint;
 use crate::domain::ids::ModelIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::pool::PoolCandidate;
-use crate::policy::replica::{NoReplica, SessionView};
+use crate::policy::replica::SessionView;
 use crate::policy::retry::{self, Next, Tried};
-use crate::policy::select::{Selection, select};
+use crate::policy::select::Selection;
 use crate::roster::{Doubt, InFlight, Snapshot};
 use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
 
-/// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
-/// in the same choice this is never reached; the bound only keeps the loop from being endless.
-const LOST_RACES_MAX: u32 = 64;
-
-/// Seconds after which a client may try again when every replica is full or none is usable. Short: replicas free up
-/// with each answer, and the SDKs add a pause of their own.
+/// Seconds after which a client may try again what failed. Short: the SDKs add a pause of their own.
 const RETRY_AFTER_S: u32 = 1;
 
 /// A request on its way to a replica.
@@ -82,8 +78,10 @@ impl Dispatch<'_> {
         let mut last_answer = None;
         let mut body = Rewritten::default();
         loop {
-            let (selection, booking) =
-                self.choose(&tried, &mut rng).map_err(|no| self.nothing_left(no, &tried, last_answer.take()))?;
+            let (selection, booking) = match self.place(&tried, &mut rng, account).await {
+                Ok(placed) => placed,
+                Err(no) => return Err(self.nothing_left(no, &tried, last_answer.take())),
+            };
             account.selection = Some(selection);
             account.attempts += 1;
             account.leaving();
@@ -107,30 +105,6 @@ impl Dispatch<'_> {
                 }
             }
         }
-    }
-
-    /// Selects a replica and books a place there.
-    fn choose(&self, tried: &[Tried], rng: &mut SmallRng) -> Result<(Selection, InFlight), NoReplica> {
-        let config = &self.snapshot.config;
-        for _ in 0..LOST_RACES_MAX {
-            let now = Instant::now();
-            let was_tried = |replica| tried.iter().any(|t| t.replica == replica);
-            let home = self.session.and_then(|session| session.home);
-            let selection = select(
-                self.pools,
-                self.session,
-                home.and_then(|home| self.snapshot.home(home, was_tried, now)),
-                |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
-                |pool| retry::exhausted(tried, pool, config.retry),
-                rng,
-            )?;
-            let cap = config.topology.pool(selection.pool.pool).max_in_flight;
-            let live = self.snapshot.live(selection.replica);
-            if let Some(booking) = live.begin(cap, config.circuit_breaker, selection.last_resort, now) {
-                return Ok((selection, booking));
-            }
-        }
-        Err(NoReplica::Full)
     }
 
     async fn attempt(&self, selection: &Selection, segments: &[Bytes]) -> Result<Began, Failed> {
@@ -172,20 +146,12 @@ impl Dispatch<'_> {
         }
     }
 
-    fn nothing_left(&self, no: NoReplica, tried: &[Tried], last_answer: Option<Box<Answer>>) -> Stopped {
-        if let Some(last) = tried.last() {
-            return self.stopped(last.outcome, last_answer);
+    fn nothing_left(&self, no: NoPlace, tried: &[Tried], last_answer: Option<Box<Answer>>) -> Stopped {
+        match (tried.last(), no) {
+            (_, NoPlace::Late(outcome)) => self.stopped(outcome, last_answer),
+            (Some(last), NoPlace::No(_)) => self.stopped(last.outcome, last_answer),
+            (None, NoPlace::No(no)) => self.no_place(no),
         }
-        let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
-        let refusal = match no {
-            NoReplica::Unusable => {
-                Refusal::new(Outcome::NoReplica, format!("no replica of the model '{name}' can serve now"))
-            }
-            NoReplica::Full => {
-                Refusal::new(Outcome::AtCapacity, format!("every replica of the model '{name}' is at its capacity"))
-            }
-        };
-        Stopped::Refused(refusal.retry_after_s(RETRY_AFTER_S))
     }
 
     fn stopped(&self, outcome: Outcome, last_answer: Option<Box<Answer>>) -> Stopped {

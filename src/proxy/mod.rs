@@ -11,6 +11,7 @@ mod route;
 
 mod dispatch;
 mod due;
+mod place;
 mod waiting;
 
 mod attempt;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 
 use super::inflight::InFlight;
+use super::pool::PoolLive;
 use crate::domain::ids::ReplicaKey;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::topology::ReplicaAddress;
@@ -20,6 +21,7 @@ use crate::policy::replica::Standing;
 pub struct Live {
     key: ReplicaKey,
     address: ReplicaAddress,
+    pool: Arc<PoolLive>,
     resolved: ArcSwapOption<SocketAddr>,
     in_flight: AtomicU32,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
@@ -45,10 +47,10 @@ pub struct Reading {
 
 impl Live {
     /// A record of a replica that nothing is known of yet.
-    pub fn new(key: ReplicaKey, address: ReplicaAddress) -> Live {
+    pub fn new(key: ReplicaKey, address: ReplicaAddress, pool: Arc<PoolLive>) -> Live {
         let literal: Option<IpAddr> = address.host.parse().ok();
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
-        Live { key, address, resolved, in_flight: AtomicU32::new(0), state: Mutex::default() }
+        Live { key, address, pool, resolved, in_flight: AtomicU32::new(0), state: Mutex::default() }
     }
 
     /// Its stable key.
@@ -93,6 +95,10 @@ impl Live {
     ) -> Option<InFlight> {
         let free = |n: u32| (n < cap).then_some(n + 1);
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
+        if !self.pool.enter() {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
         // From here on the guard gives the place back.
         let guard = InFlight::new(Arc::clone(self), params);
         let mut state = self.lock();
@@ -107,6 +113,7 @@ impl Live {
 
     pub(super) fn leave(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.pool.leave();
     }
 
     /// Takes in how an attempt ended that was booked at `sent`.
@@ -129,6 +136,7 @@ impl Live {
         let after = state.health.is_healthy();
         if after && !before {
             state.breaker = state.breaker.recovered(breaker);
+            self.pool.call_all();
         }
         (before != after).then_some(after)
     }
@@ -156,7 +164,7 @@ mod tests {
     fn live() -> Arc<Live> {
         let address =
             ReplicaAddress { tls: false, host: "127.0.0.1".into(), port: 8000, base_path: String::new(), http2: false };
-        Arc::new(Live::new(ReplicaKey(1), address))
+        Arc::new(Live::new(ReplicaKey(1), address, Arc::new(PoolLive::new(u32::MAX))))
     }
 
     #[test]

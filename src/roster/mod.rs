@@ -6,11 +6,13 @@
 mod budget;
 mod inflight;
 mod live;
+mod pool;
 mod sessions;
 mod snapshot;
 
 pub use budget::RetryBudget;
 pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
+pub use pool::{PoolLive, Ticket};
 pub use sessions::SessionTable;
 pub use snapshot::{Roster, Snapshot};

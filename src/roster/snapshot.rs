@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
 use super::live::Live;
+use super::pool::PoolLive;
 use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
@@ -26,12 +27,16 @@ pub struct Snapshot {
     pub geo: Arc<GeoDb>,
     /// Live records, by [`ReplicaIx`].
     live: Vec<Arc<Live>>,
+    /// Live records, by [`PoolIx`].
+    pools: Vec<Arc<PoolLive>>,
     by_key: HashMap<ReplicaKey, ReplicaIx>,
 }
 
 impl Snapshot {
-    /// A snapshot of `config`. Replicas that `before` knows at the same address keep their live record.
+    /// A snapshot of `config`. Pools that `before` knows by name, and its replicas at the same address, keep their live
+    /// record.
     pub fn new(config: Arc<Config>, geo: Arc<GeoDb>, before: Option<&Snapshot>) -> Snapshot {
+        let pools: Vec<_> = config.topology.pools.iter().map(|pool| pool_live(pool, before)).collect();
         let live: Vec<Arc<Live>> = config
             .topology
             .replicas
@@ -40,16 +45,27 @@ impl Snapshot {
                 before
                     .and_then(|before| before.by_key.get(&replica.key).map(|ix| &before.live[ix.0]))
                     .filter(|live| *live.address() == replica.address)
-                    .map_or_else(|| Arc::new(Live::new(replica.key, replica.address.clone())), Arc::clone)
+                    .map_or_else(
+                        || {
+                            let pool = Arc::clone(&pools[replica.pool.0]);
+                            Arc::new(Live::new(replica.key, replica.address.clone(), pool))
+                        },
+                        Arc::clone,
+                    )
             })
             .collect();
         let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
-        Snapshot { config, geo, live, by_key }
+        Snapshot { config, geo, live, pools, by_key }
     }
 
     /// The live record of a replica.
     pub fn live(&self, replica: ReplicaIx) -> &Arc<Live> {
         &self.live[replica.0]
+    }
+
+    /// The live record of a pool.
+    pub fn pool(&self, pool: PoolIx) -> &Arc<PoolLive> {
+        &self.pools[pool.0]
     }
 
     /// Every live record with its index.
@@ -77,13 +93,14 @@ impl Snapshot {
     }
 
     fn candidate(&self, replica: ReplicaIx, pool: &Pool, tried: bool, now: Instant) -> Candidate {
-        let live = self.live(replica);
+        let (live, pool_live) = (self.live(replica), self.pool(self.config.topology.replica(replica).pool));
         Candidate {
             replica,
             key: live.key(),
             standing: live.standing(self.config.circuit_breaker, now),
             in_flight: live.in_flight(),
-            cap: pool.max_in_flight,
+            // A pool at its own cap has no place at any replica.
+            cap: if pool_live.is_full() { 0 } else { pool.max_in_flight },
             tried,
         }
     }
@@ -92,6 +109,18 @@ impl Snapshot {
     pub fn can_serve(&self, now: Instant) -> bool {
         self.live.iter().any(|live| live.standing(self.config.circuit_breaker, now).is_usable())
     }
+}
+
+/// The live record of this pool, with the cap as it is configured now.
+fn pool_live(pool: &Pool, before: Option<&Snapshot>) -> Arc<PoolLive> {
+    let cap = pool.max_in_flight_total.unwrap_or(u32::MAX);
+    let known = before.and_then(|before| {
+        let at = before.config.topology.pools.iter().position(|other| other.name == pool.name)?;
+        Some(Arc::clone(&before.pools[at]))
+    });
+    let live = known.unwrap_or_else(|| Arc::new(PoolLive::new(cap)));
+    live.set_cap(cap);
+    live
 }
 
 /// The current snapshot, the sessions, the retry budget, and whether the edge is draining.

@@ -19,6 +19,7 @@ mod keep_alive;
 mod kills;
 mod leaving;
 mod limits;
+mod queue;
 mod regions;
 mod reload;
 mod replay;

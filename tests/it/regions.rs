@@ -94,7 +94,7 @@ async fn a_region_that_is_down_fails_over_to_the_next_nearest() {
 
 #[tokio::test]
 async fn a_region_that_is_full_spills_and_when_all_are_full_clients_are_told_to_wait() {
-    let world = World::start("max_in_flight = 1").await;
+    let world = World::start("max_in_flight = 1\nqueue = 0").await;
     let first = world.occupy(&world.ireland, IRELAND).await;
     world.check(IRELAND, None, "here", "spill").await;
     let second = world.occupy(&world.here, NOWHERE).await;

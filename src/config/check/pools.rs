@@ -1,5 +1,7 @@
 //! `[[pools]]`: the replicas of one model in one region.
 
+use std::time::Duration;
+
 use super::names::{self, Names};
 use super::outside::Outside;
 use super::replicas;
@@ -20,6 +22,25 @@ const MAX_IN_FLIGHT: Knob<u32> = Knob {
     min: 1,
     max: 65_536,
     why: "requests at one replica at a time: 0 would close it, and no engine batches more than a few hundred",
+};
+
+/// Most requests in a pool at a time: beyond it the number is a slip of the pen.
+const MAX_IN_FLIGHT_TOTAL_MAX: u32 = 16_777_216;
+
+const QUEUE: Knob<u32> = Knob {
+    key: "queue",
+    default: 64,
+    min: 0,
+    max: 4_096,
+    why: "calls that wait for a place; a long line only turns an overload into time-outs",
+};
+
+const QUEUE_TIMEOUT: Knob<Duration> = Knob {
+    key: "queue_timeout",
+    default: Duration::from_secs(5),
+    min: Duration::ZERO,
+    max: Duration::from_secs(120),
+    why: "how long a call waits for a place; an answer that ends makes room within seconds",
 };
 
 /// What `[[pools]]` says.
@@ -78,6 +99,7 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         report.error(&gpu.span, "`gpu` is no kind of GPU", "write at most 64 characters, as \"H100 80GB\"");
     }
     let cost = table.get("cost_per_hour");
+    let total = table.get("max_in_flight_total");
     Pool {
         name: name.to_owned(),
         region: RegionIx(regions.find(&region, report).unwrap_or_default()),
@@ -86,6 +108,9 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         gpu: gpu.map(|gpu| gpu.value.to_owned()),
         cost_per_hour: cost.and_then(|value| value.number(0.0..=100_000.0, "USD per hour and replica")),
         max_in_flight: table.knob(&MAX_IN_FLIGHT).value,
+        max_in_flight_total: total.and_then(|value| value.whole_number(1..=MAX_IN_FLIGHT_TOTAL_MAX, "calls")),
+        queue: table.knob(&QUEUE).value,
+        queue_timeout: table.knob(&QUEUE_TIMEOUT).value,
         credential: credential(table, outside),
         dialects: dialects(table, engine),
         replicas: Vec::new(),

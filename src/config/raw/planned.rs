@@ -12,7 +12,6 @@ const PLANNED: &[(&str, &str, &str)] = &[
     ("geo.nearest_to", "edge", "distances are measured from the client; leave the key out or write \"client\""),
     ("sessions.interaction_idle", "", "interactions are not measured yet"),
     ("pools.replicas.gpu_metrics", "", "GPU exporters are not scraped"),
-    ("pools.queue*", "", "calls do not wait for a place: beyond `max_in_flight` they go elsewhere or get 429"),
     ("regions.*.bias", "", "regions are ordered by distance alone"),
 ];
 

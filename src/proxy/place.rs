@@ -1,0 +1,157 @@
+//! Station 5 with its I/O: a place at a replica, waited for in line while all are taken.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+
+use super::account::Account;
+use super::dispatch::{Dispatch, Stopped};
+use super::due::Due;
+use super::reply::Refusal;
+use crate::domain::outcome::Outcome;
+use crate::policy::queue::Turn;
+use crate::policy::replica::NoReplica;
+use crate::policy::retry::{self, Tried};
+use crate::policy::select::{Selection, select};
+use crate::roster::{InFlight, PoolLive, Ticket};
+
+/// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
+/// in the same choice this is never reached; the bound only keeps the loop from being endless.
+const LOST_RACES_MAX: u32 = 64;
+
+/// Most lines that one call stands in. Its pools are in order, and the nearest are those it wants.
+const LINES_MAX: usize = 16;
+
+/// The longest that a client is told to wait: beyond it the SDKs give up, or pay no heed.
+const RETRY_AFTER_S_MAX: u32 = 120;
+
+/// A replica and a place there.
+pub(super) type Placed = (Selection, InFlight);
+
+/// Why there is no place.
+pub(super) enum NoPlace {
+    /// None is usable, or all are taken and so is the line.
+    No(NoReplica),
+    /// The request ran out of time in line.
+    Late(Outcome),
+}
+
+impl Dispatch<'_> {
+    /// A place at a replica. When all are taken it is waited for, for as long as the nearest pool says.
+    pub(super) async fn place(
+        &self,
+        tried: &[Tried],
+        rng: &mut SmallRng,
+        account: &mut Account<'_>,
+    ) -> Result<Placed, NoPlace> {
+        match self.choose(tried, rng, false) {
+            Err(NoReplica::Full) => {}
+            chosen => return chosen.map_err(NoPlace::No),
+        }
+        let Some(mut ticket) = self.join_lines(tried) else { return Err(NoPlace::No(NoReplica::Full)) };
+        let began = Instant::now();
+        let due = self.queue_due(tried);
+        let placed = loop {
+            match self.choose(tried, rng, true) {
+                Ok(placed) => {
+                    ticket.took(self.snapshot.pool(placed.0.pool.pool));
+                    break Ok(placed);
+                }
+                Err(NoReplica::Unusable) => break Err(NoPlace::No(NoReplica::Unusable)),
+                Err(NoReplica::Full) if !ticket.pass() => break Err(NoPlace::No(NoReplica::Full)),
+                Err(NoReplica::Full) => {}
+            }
+            match due.bound(ticket.called()).await {
+                Ok(()) => {}
+                Err(Outcome::AtCapacity) => break Err(NoPlace::No(NoReplica::Full)),
+                Err(late) => break Err(NoPlace::Late(late)),
+            }
+        };
+        account.queued(began.elapsed());
+        placed
+    }
+
+    /// Selects a replica and books a place there. A call that was not `called` overtakes nobody who waits.
+    fn choose(&self, tried: &[Tried], rng: &mut SmallRng, called: bool) -> Result<Placed, NoReplica> {
+        let config = &self.snapshot.config;
+        for _ in 0..LOST_RACES_MAX {
+            let now = Instant::now();
+            let was_tried = |replica| tried.iter().any(|t| t.replica == replica);
+            let home = self.session.and_then(|session| session.home);
+            let selection = select(
+                self.pools,
+                self.session,
+                home.and_then(|home| self.snapshot.home(home, was_tried, now)),
+                |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
+                |pool| retry::exhausted(tried, pool, config.retry),
+                rng,
+            )?;
+            if !called && self.snapshot.pool(selection.pool.pool).overtakes(self.turn(tried)) {
+                return Err(NoReplica::Full);
+            }
+            let cap = config.topology.pool(selection.pool.pool).max_in_flight;
+            let live = self.snapshot.live(selection.replica);
+            if let Some(booking) = live.begin(cap, config.circuit_breaker, selection.last_resort, now) {
+                return Ok((selection, booking));
+            }
+        }
+        Err(NoReplica::Full)
+    }
+
+    /// Chains that have begun come before new ones, so that they can end.
+    fn turn(&self, tried: &[Tried]) -> Turn {
+        let begun = !tried.is_empty() || self.session.is_some_and(|session| session.home.is_some());
+        if begun { Turn::UnderWay } else { Turn::New }
+    }
+
+    fn join_lines(&self, tried: &[Tried]) -> Option<Ticket> {
+        let config = &self.snapshot.config;
+        let open = self.pools.iter().filter(|pool| !retry::exhausted(tried, pool.pool, config.retry));
+        let lines = open.take(LINES_MAX).map(|pool| {
+            let queue = config.topology.pool(pool.pool).queue;
+            (self.snapshot.pool(pool.pool), queue as usize)
+        });
+        Ticket::enter(lines, self.turn(tried))
+    }
+
+    /// Until when a call waits: as its nearest pool says, and never longer than it has time.
+    fn queue_due(&self, tried: &[Tried]) -> Due {
+        let config = &self.snapshot.config;
+        let open = self.pools.iter().find(|pool| !retry::exhausted(tried, pool.pool, config.retry));
+        let wait = open.map_or(Duration::ZERO, |pool| config.topology.pool(pool.pool).queue_timeout);
+        self.limit.or_before(Some(Due::new(tokio::time::Instant::now() + wait, Outcome::AtCapacity)))
+    }
+
+    /// What a client is told that found no place.
+    pub(super) fn no_place(&self, no: NoReplica) -> Stopped {
+        let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
+        let refusal = match no {
+            NoReplica::Unusable => {
+                Refusal::new(Outcome::NoReplica, format!("no replica of the model '{name}' can serve now"))
+            }
+            NoReplica::Full => {
+                Refusal::new(Outcome::AtCapacity, format!("every replica of the model '{name}' is at its capacity"))
+            }
+        };
+        let pools: Vec<_> = self.pools.iter().map(|pool| self.snapshot.pool(pool.pool)).collect();
+        Stopped::Refused(refusal.retry_after_s(retry_after_s(&pools)))
+    }
+}
+
+/// Seconds after which a client may try again: when the shortest line would have come to it.
+fn retry_after_s(pools: &[&Arc<PoolLive>]) -> u32 {
+    let soonest = pools.iter().filter_map(|pool| pool.wait()).min().unwrap_or_default();
+    (soonest.as_secs_f64().ceil() as u32).clamp(1, RETRY_AFTER_S_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_to_come_back_in_one_second_at_the_least() {
+        assert_eq!(retry_after_s(&[]), 1);
+        assert_eq!(retry_after_s(&[&Arc::new(PoolLive::new(1))]), 1);
+    }
+}
