@@ -13,6 +13,14 @@ pub(super) const BLOCK: usize = 64;
 pub(super) const LANE: usize = 16;
 const ODD_PLACES: u64 = 0xaaaa_aaaa_aaaa_aaaa;
 
+/// The place of the first `"`, `\` or control character.
+#[inline(always)]
+pub(super) fn first_special(lane: &[u8; LANE]) -> Option<usize> {
+    let lane = u8x16::new(*lane);
+    let special = (quote(lane) | backslash(lane) | control(lane)).to_bitmask();
+    (special != 0).then(|| special.trailing_zeros() as usize)
+}
+
 /// Whether the string goes on through all of `block[1..]` with plain text and common escapes. `block[0]` may be the backslash
 /// of an escape, but must not be a backslash that is escaped itself.
 ///
@@ -25,7 +33,7 @@ pub(super) fn is_calm(block: &[u8; BLOCK + 1]) -> bool {
     let mut least = u8x16::splat(u8::MAX);
     for (before, lane) in before.iter().zip(lanes) {
         let lane = u8x16::new(*lane);
-        let escaped = u8x16::new(*before).simd_eq(u8x16::splat(b'\\'));
+        let escaped = backslash(u8x16::new(*before));
         // A quote is in order where it is escaped, and anything else that is escaped must be a common letter.
         odd |= (quote(lane) ^ escaped) & not_a_common_letter(lane);
         least = least.min(lane);
@@ -50,7 +58,7 @@ impl Block {
     pub(super) fn new(block: &[u8; BLOCK]) -> Block {
         let mut masks = Block::default();
         for (index, lane) in lanes(block) {
-            let (quote, backslash) = (quote(lane), lane.simd_eq(u8x16::splat(b'\\')));
+            let (quote, backslash) = (quote(lane), backslash(lane));
             let letter = not_a_common_letter(lane).simd_eq(u8x16::splat(0));
             masks.backslash |= bits(backslash, index);
             masks.stop |= bits(quote | control(lane), index);
@@ -85,7 +93,7 @@ pub(super) fn whole_escapes(block: &[u8; BLOCK]) -> u64 {
         let letters = (lane & u8x16::splat(!0x10)).simd_eq(u8x16::splat(b'b'))
             | (lane & u8x16::splat(!0x08)).simd_eq(u8x16::splat(b'f'))
             | lane.simd_eq(u8x16::splat(b't'));
-        simple |= bits(letters | quote(lane) | is_either(lane, b'\\', b'/'), index);
+        simple |= bits(letters | quote(lane) | backslash(lane) | lane.simd_eq(u8x16::splat(b'/')), index);
         u |= bits(lane.simd_eq(u8x16::splat(b'u')), index);
         hex |= bits(is_within(lane, b'0', b'9') | is_within(lane | u8x16::splat(0x20), b'a', b'f'), index);
     }
@@ -108,13 +116,13 @@ fn quote(lane: u8x16) -> u8x16 {
 }
 
 #[inline(always)]
-fn control(lane: u8x16) -> u8x16 {
-    lane.min(u8x16::splat(0x1f)).simd_eq(lane)
+fn backslash(lane: u8x16) -> u8x16 {
+    lane.simd_eq(u8x16::splat(b'\\'))
 }
 
 #[inline(always)]
-fn is_either(lane: u8x16, a: u8, b: u8) -> u8x16 {
-    lane.simd_eq(u8x16::splat(a)) | lane.simd_eq(u8x16::splat(b))
+fn control(lane: u8x16) -> u8x16 {
+    lane.min(u8x16::splat(0x1f)).simd_eq(lane)
 }
 
 /// Zero for `n`, `r` and `t`, anything else for other bytes.
@@ -137,11 +145,23 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn the_first_special_byte_is_given() {
+        let is_special = |byte: &u8| *byte < 0x20 || b"\"\\".contains(byte);
+        for [a, b] in (0..=u16::MAX).map(u16::to_le_bytes) {
+            for place in [0, 7, 14] {
+                let mut lane = [0x7f; LANE];
+                (lane[place], lane[place + 1]) = (a, b);
+                assert_eq!(first_special(&lane), lane.iter().position(is_special), "{a:#x} {b:#x} at {place}");
+            }
+        }
+    }
+
     const SIMPLE: &[u8] = b"\"\\/bfnrt";
 
     #[test]
     fn a_block_is_calm_when_quotes_are_escaped_and_only_common_letters_else() {
-        for (a, b) in (0..=u16::MAX).map(u16::to_le_bytes).map(|[a, b]| (a, b)) {
+        for [a, b] in (0..=u16::MAX).map(u16::to_le_bytes) {
             for place in [0, 16, 63] {
                 let mut block = [b' '; BLOCK + 1];
                 (block[place], block[place + 1]) = (a, b);

@@ -4,7 +4,7 @@
 //! at a place that no branch predictor foresees. So 64 bytes are judged at once and their escapes with them; see [`super::block`].
 //! `benches/wire.rs` measures it.
 
-use super::block::{BLOCK, Block, LANE, is_calm, whole_escapes};
+use super::block::{BLOCK, Block, LANE, first_special, is_calm, whole_escapes};
 
 /// Why a run through a string stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,15 +19,13 @@ pub(super) enum Stop {
     End,
 }
 
-const ONES: u64 = 0x0101_0101_0101_0101;
-
 /// Runs through the inside of a string that goes on at `from`; gives the index after what was read.
 #[inline]
 pub(super) fn run(bytes: &[u8], from: usize) -> (usize, Stop) {
     let mut at = from;
     if let Some(lane) = bytes[from..].first_chunk::<LANE>() {
         // Keys and enumerated values end within a few bytes: for them a block is too much.
-        match first(lane) {
+        match first_special(lane) {
             Some(place) if lane[place] == b'"' => return (from + place + 1, Stop::Quote),
             Some(_) => {}
             None => at += LANE,
@@ -118,38 +116,11 @@ fn block_at(bytes: &[u8], at: usize) -> [u8; BLOCK] {
     block
 }
 
-#[inline(always)]
-fn first(lane: &[u8; LANE]) -> Option<usize> {
-    let lane = u128::from_le_bytes(*lane);
-    let (low, high) = (marks(lane as u64), marks((lane >> 64) as u64));
-    if low | high == 0 {
-        return None;
-    }
-    let bit = if low != 0 { low.trailing_zeros() } else { 64 + high.trailing_zeros() };
-    Some(bit as usize / 8)
-}
-
-/// Sets the top bit of the first byte of interest, counted from the lowest; bytes above it may be marked wrongly.
-#[inline(always)]
-fn marks(word: u64) -> u64 {
-    // `x ^ 2` moves `"` (0x22) to 0x20 and permutes the control characters: one comparison finds them all.
-    let moved = word ^ (ONES * 2);
-    let low = moved.wrapping_sub(ONES * 0x21) & !moved;
-    let slash = word ^ (ONES * b'\\' as u64);
-    let slash = slash.wrapping_sub(ONES) & !slash;
-    // A borrow reaches only bytes above a true hit, and the caller takes the lowest.
-    (low | slash) & (ONES << 7)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const fn is_special(byte: u8) -> bool {
-        byte < 0x20 || byte == b'"' || byte == b'\\'
-    }
 
     /// The same, a byte at a time.
     fn plain(bytes: &[u8], from: usize) -> (usize, Stop) {
@@ -204,18 +175,6 @@ mod tests {
             {
                 check(format!("{}{}{after}", " ".repeat(place), "\\".repeat(len)).as_bytes(), 0);
                 check(format!("{}{}{after}{}", " ".repeat(place), "\\".repeat(len), "e".repeat(70)).as_bytes(), 0);
-            }
-        }
-    }
-
-    #[test]
-    fn every_pair_of_bytes_gives_its_first_hit() {
-        for pair in 0..=u16::MAX {
-            let [a, b] = pair.to_le_bytes();
-            for place in [3, 7] {
-                let mut lane = [0x7f; LANE];
-                (lane[place], lane[place + 1]) = (a, b);
-                assert_eq!(first(&lane), lane.iter().position(|&byte| is_special(byte)), "{a:#x} {b:#x}");
             }
         }
     }
