@@ -98,8 +98,16 @@ pub struct Health {
     pub path: Option<String>,
     /// From one check of a replica to its next.
     pub interval: Duration,
-    /// How long a check may take.
+    /// How long each question of a check may take.
     pub timeout: Duration,
+    /// Whether `/v1/models` is asked too, and must name the model.
+    pub check_model: bool,
+    /// Whether a replica gets a call of one token before it comes into use.
+    pub warm_up: bool,
+    /// From one call of one token to the next, as a check of its own; `None` for none.
+    pub generation_interval: Option<Duration>,
+    /// How long a call of one token may take.
+    pub generation_timeout: Duration,
     /// How many checks change a replica's side.
     pub thresholds: health::Params,
 }

@@ -1,270 +1,180 @@
-//! One health check of one replica: a GET over a fresh connection, judged by its status.
+//! One health check of one replica: does it live, and is its model loaded? And, where it is wanted, does it generate?
 //!
-//! Fresh each time, since a replica that no longer accepts connections can keep answering on those that it has.
+//! First the engine's health path, then `GET /v1/models`, which must name the model. vLLM and SGLang list the names that
+//! they answer to. llama.cpp's server answers with the one model that it loaded, whatever name a call has, and lists it
+//! by its file or an alias; there the list must only not be empty. A server of another kind ("openai") has no health path
+//! unless the configuration names one: its list of models is its sign of life.
+//!
+//! A pool whose clients show their own keys leaves the edge without one. A 401 or 403 says nothing there but that
+//! somebody is at home, and no call is made.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pingora::connectors::http::v2::Connector;
-use pingora::http::RequestHeader;
-use pingora::protocols::http::client::HttpSession;
-use pingora::upstreams::peer::HttpPeer;
 
+use self::line::{Line, Question, Reply};
 use crate::config::Health;
-use crate::domain::topology::{Credential, Engine, Pool, ReplicaAddress};
+use crate::domain::ask::Endpoint;
+use crate::domain::health_check::Failure;
+use crate::domain::topology::{Credential, Engine, Model, Pool, ReplicaAddress};
+use crate::wire::checks;
 
-/// Bytes of an answer's body that are read, so that a server is not cut off while it writes; the rest is not worth it.
-const BODY_BYTES_MAX: usize = 64 * 1024;
+mod line;
 
-/// Why a check failed.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Failure {
-    /// No answer within `health.timeout`.
-    Timeout,
-    /// No connection, or no HTTP on it. Pingora's word for the kind; its full text can carry what the peer sent.
-    Broken(String),
-    /// An answer, but not 2xx.
-    Status(u16),
-    /// The host name does not resolve.
-    Unresolved,
-}
+/// Where every dialect lists models.
+const MODELS_PATH: &str = "/v1/models";
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Failure::Timeout => f.write_str("timeout"),
-            Failure::Broken(kind) => f.write_str(kind),
-            Failure::Status(status) => write!(f, "status {status}"),
-            Failure::Unresolved => f.write_str("unresolved"),
-        }
-    }
-}
+/// Bytes of an answer on the health path that are read: enough for any word of state; the status is the verdict.
+const HEALTH_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of a list of models, or of an answer of one token: the longest lists, of gateways with a thousand models, have
+/// half of that.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// One check, ready to be made.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Check {
     address: ReplicaAddress,
-    path: String,
-    bearer: Option<String>,
+    credential: Credential,
+    /// The path asked first, below the replica's base path.
+    path: Option<String>,
+    models: Models,
+    call: Option<(Endpoint, Bytes)>,
     timeout: Duration,
+    generation_timeout: Duration,
+}
+
+/// What the list of models must hold.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Models {
+    /// It is not asked for.
+    NotAsked,
+    /// Any model.
+    Any,
+    /// This one.
+    One(String),
 }
 
 impl Check {
-    /// The check of a replica of `pool` at `address`.
-    pub(super) fn new(pool: &Pool, address: &ReplicaAddress, health: &Health) -> Check {
-        let own = match pool.engine {
-            Engine::Vllm | Engine::Sglang | Engine::LlamaCpp => "/health",
-            Engine::OpenAi => "/v1/models",
+    /// The check of a replica of `pool`, which serves `model`, at `address`.
+    pub(super) fn new(pool: &Pool, model: &Model, address: &ReplicaAddress, health: &Health) -> Check {
+        let own_path = match pool.engine {
+            Engine::Vllm | Engine::Sglang | Engine::LlamaCpp => Some("/health"),
+            Engine::OpenAi => None,
         };
-        let path = health.path.as_deref().unwrap_or(own);
-        // Engines guard /v1 only; a key has no business elsewhere.
-        let bearer = match &pool.credential {
-            Credential::Key(key) if path.starts_with("/v1/") => Some(key.clone()),
-            Credential::Key(_) | Credential::Pass | Credential::None => None,
+        let models = match (health.check_model, pool.engine) {
+            (false, _) => Models::NotAsked,
+            (true, Engine::LlamaCpp) => Models::Any,
+            (true, Engine::Vllm | Engine::Sglang | Engine::OpenAi) => Models::One(model.served_as.clone()),
         };
-        let path = format!("{}{path}", address.base_path);
-        Check { address: address.clone(), path, bearer, timeout: health.timeout }
+        let path = match health.path.as_deref().or(own_path) {
+            None if models == Models::NotAsked => Some(MODELS_PATH),
+            // It is asked anyway.
+            Some(MODELS_PATH) if models != Models::NotAsked => None,
+            path => path,
+        };
+        let call = match pool.credential {
+            Credential::Pass => None,
+            Credential::Key(_) | Credential::None => checks::one_token(pool.dialects, &model.served_as),
+        };
+        Check {
+            address: address.clone(),
+            credential: pool.credential.clone(),
+            path: path.map(str::to_owned),
+            models,
+            call,
+            timeout: health.timeout,
+            generation_timeout: health.generation_timeout,
+        }
     }
 
-    /// Makes the check; takes at most `health.timeout`.
+    /// Makes the check. Each of its questions takes at most `health.timeout`.
     pub(super) async fn run(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
-        match tokio::time::timeout(self.timeout, self.exchange(connector, at)).await {
-            Ok(Ok(200..=299)) => Ok(()),
-            Ok(Ok(status)) => Err(Failure::Status(status)),
-            Ok(Err(error)) => Err(Failure::Broken(error.etype().as_str().to_owned())),
-            Err(_elapsed) => Err(Failure::Timeout),
-        }
-    }
-
-    async fn exchange(&self, connector: &Connector, at: SocketAddr) -> pingora::Result<u16> {
-        let mut session: HttpSession = connector.new_http_session(&self.peer(at)).await?;
-        let request = Box::new(self.request()?);
-        match &mut session {
-            // The common method leaves an h2 stream open for a body.
-            HttpSession::H2(session) => session.write_request_header(request, true)?,
-            session => session.write_request_header(request).await?,
-        }
-        let status = loop {
-            session.read_response_header().await?;
-            match session.response_header() {
-                Some(header) if header.status.is_informational() => {}
-                Some(header) => break header.status.as_u16(),
-                None => break 0,
-            }
-        };
-        let mut read = 0;
-        // The status is the verdict; how the body ends does not matter.
-        while let Ok(Some(bytes)) = session.read_response_body().await {
-            read += bytes.len();
-            if read > BODY_BYTES_MAX {
-                break;
+        let mut line = Line::new(connector, &self.address, at);
+        if let Some(path) = &self.path {
+            let question = Question { path, body: None, key: self.key_for(path), answer_bytes_max: HEALTH_BYTES_MAX };
+            let reply = line.ask(question, self.timeout).await?;
+            if !self.is_closed_to_us(&reply) {
+                good_status(&reply)?;
             }
         }
-        Ok(status)
+        if self.models == Models::NotAsked {
+            return Ok(());
+        }
+        let key = self.key_for(MODELS_PATH);
+        let question = Question { path: MODELS_PATH, body: None, key, answer_bytes_max: ANSWER_BYTES_MAX };
+        let reply = line.ask(question, self.timeout).await?;
+        if self.is_closed_to_us(&reply) { Ok(()) } else { self.models.judge(&reply) }
     }
 
-    fn peer(&self, at: SocketAddr) -> HttpPeer {
-        // Never an empty name: Pingora takes that as a wish not to verify. An address is verified as an address.
-        let mut peer = HttpPeer::new(at, self.address.tls, self.address.host.clone());
-        match (self.address.http2, self.address.tls) {
-            (true, true) => peer.options.set_http_version(2, 1),
-            (true, false) => peer.options.set_http_version(2, 2),
-            (false, _) => peer.options.set_http_version(1, 1),
-        }
-        peer
+    /// Whether [`Check::generate`] can be made: not without a key of the edge's own.
+    pub(super) fn can_generate(&self) -> bool {
+        self.call.is_some()
     }
 
-    fn request(&self) -> pingora::Result<RequestHeader> {
-        let mut request = RequestHeader::build("GET", self.path.as_bytes(), Some(4))?;
-        request.insert_header("host", authority(&self.address))?;
-        request.insert_header("user-agent", concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (health check)"))?;
-        request.insert_header("accept", "*/*")?;
-        if let Some(key) = &self.bearer {
-            request.insert_header("authorization", format!("Bearer {key}"))?;
+    /// Makes a call of one token in the pool's dialect. Takes at most `health.generation_timeout`.
+    ///
+    /// An engine that refuses the call's wording, or has too much to do for it, lives; only refused credentials are told,
+    /// since every call would meet them.
+    pub(super) async fn generate(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
+        let Some((endpoint, body)) = &self.call else { return Ok(()) };
+        let path = endpoint.path();
+        let body = Some(body.clone());
+        let question = Question { path, body, key: self.key_for(path), answer_bytes_max: ANSWER_BYTES_MAX };
+        let reply = Line::new(connector, &self.address, at).ask(question, self.generation_timeout).await?;
+        match reply.status {
+            401 | 403 => Err(Failure::Status(reply.status)),
+            400..=499 => Ok(()),
+            _ => {
+                good_status(&reply)?;
+                if checks::is_answer(reply.whole()?) { Ok(()) } else { Err(Failure::Garbage) }
+            }
         }
-        Ok(request)
+    }
+
+    /// Engines guard /v1 only; a key has no business elsewhere.
+    fn key_for(&self, path: &str) -> Option<&str> {
+        match &self.credential {
+            Credential::Key(key) if path.starts_with("/v1/") => Some(key),
+            Credential::Key(_) | Credential::Pass | Credential::None => None,
+        }
+    }
+
+    fn is_closed_to_us(&self, reply: &Reply) -> bool {
+        self.credential == Credential::Pass && matches!(reply.status, 401 | 403)
     }
 }
 
-/// The value of `Host`: without the port where it is the scheme's own.
-fn authority(address: &ReplicaAddress) -> String {
-    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
-    match (address.tls, address.port) {
-        (true, 443) | (false, 80) => host,
-        (_, port) => format!("{host}:{port}"),
+/// Without its bodies, and with the key masked.
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check").field("address", &self.address).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Models {
+    fn judge(&self, reply: &Reply) -> Result<(), Failure> {
+        good_status(reply)?;
+        let names = checks::models(reply.whole()?).map_err(|checks::Garbled| Failure::Garbage)?;
+        match self {
+            _ if names.is_empty() => Err(Failure::NotLoaded),
+            Models::One(wanted) if !names.contains(wanted) => Err(Failure::wrong_model(&names, wanted)),
+            Models::One(_) | Models::Any | Models::NotAsked => Ok(()),
+        }
+    }
+}
+
+/// Redirects are no good ones: traffic does not follow them either.
+fn good_status(reply: &Reply) -> Result<(), Failure> {
+    match reply.status {
+        200..=299 => Ok(()),
+        503 if checks::is_loading(&reply.body) => Err(Failure::NotLoaded),
+        status => Err(Failure::Status(status)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    use super::*;
-    use crate::observe::testing;
-
-    /// Starts a server that answers one request with these bytes and hands over what it was sent.
-    async fn server(answer: &'static str) -> (SocketAddr, mpsc::Receiver<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let (sender, asked) = mpsc::channel();
-        tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).await.unwrap();
-                request.extend(byte);
-            }
-            sender.send(String::from_utf8(request).unwrap()).unwrap();
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            // Until the other side has had enough.
-            let _ = stream.read(&mut [0]).await;
-        });
-        (at, asked)
-    }
-
-    fn check_of(at: SocketAddr, edit: impl FnOnce(&mut Pool, &mut ReplicaAddress, &mut Health)) -> Check {
-        let mut config = testing::config(&[at.port()]);
-        let mut address = config.topology.replicas[0].address.clone();
-        edit(&mut config.topology.pools[0], &mut address, &mut config.health);
-        Check::new(&config.topology.pools[0], &address, &config.health)
-    }
-
-    #[tokio::test]
-    async fn a_2xx_passes_and_the_engines_own_path_is_asked() {
-        let (at, asked) = server("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-        let check = check_of(at, |pool, _, _| pool.credential = Credential::Key("sk-1".into()));
-        assert_eq!(check.run(&Connector::new(None), at).await, Ok(()));
-        let request = asked.recv().unwrap().to_lowercase();
-        assert!(request.starts_with("get /health http/1.1\r\n"), "{request}");
-        assert!(request.contains(&format!("host: 127.0.0.1:{}\r\n", at.port())), "{request}");
-        assert!(!request.contains("authorization"), "the key goes to /v1 only: {request}");
-    }
-
-    #[tokio::test]
-    async fn an_openai_server_is_asked_for_its_models_with_the_key_below_its_base_path() {
-        let (at, asked) = server("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n").await;
-        let check = check_of(at, |pool, address, _| {
-            pool.engine = Engine::OpenAi;
-            pool.credential = Credential::Key("sk-1".into());
-            address.base_path = "/team-a".into();
-        });
-        assert_eq!(check.run(&Connector::new(None), at).await, Ok(()));
-        let request = asked.recv().unwrap();
-        assert!(request.starts_with("GET /team-a/v1/models HTTP/1.1\r\n"), "{request}");
-        assert!(request.to_lowercase().contains("authorization: bearer sk-1\r\n"), "{request}");
-    }
-
-    #[tokio::test]
-    async fn h2c_is_spoken_where_the_address_says_so() {
-        use http_body_util::Empty;
-        use hyper::service::service_fn;
-        use hyper_util::rt::{TokioExecutor, TokioIo};
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let (sender, asked) = mpsc::channel();
-        tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                use hyper::body::Body;
-                sender.send((request.uri().to_string(), request.body().is_end_stream())).unwrap();
-                async { hyper::Response::builder().status(204).body(Empty::<bytes::Bytes>::new()) }
-            });
-            let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
-        });
-        let check = check_of(at, |_, address, _| address.http2 = true);
-        assert_eq!(check.run(&Connector::new(None), at).await, Ok(()));
-        let (uri, no_body) = asked.recv().unwrap();
-        assert!(uri.ends_with("/health"), "{uri}");
-        assert!(no_body, "the stream is closed with the headers");
-    }
-
-    #[test]
-    fn the_name_to_verify_is_never_empty() {
-        let check = check_of(([10, 0, 0, 1], 443).into(), |_, address, _| address.tls = true);
-        assert_eq!(check.peer(([10, 0, 0, 1], 443).into()).sni, "127.0.0.1");
-    }
-
-    #[tokio::test]
-    async fn another_status_fails() {
-        let (at, _asked) = server("HTTP/1.1 503 Unavailable\r\nContent-Length: 0\r\n\r\n").await;
-        let check = check_of(at, |_, _, health| health.path = Some("/ready".into()));
-        assert_eq!(check.run(&Connector::new(None), at).await, Err(Failure::Status(503)));
-    }
-
-    #[tokio::test]
-    async fn silence_fails_in_time() {
-        let (at, _asked) = server("HTTP/1.1 200").await;
-        let check = check_of(at, |_, _, health| health.timeout = Duration::from_millis(50));
-        assert_eq!(check.run(&Connector::new(None), at).await, Err(Failure::Timeout));
-    }
-
-    #[tokio::test]
-    async fn a_closed_port_fails_and_nothing_of_the_peer_is_quoted() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        drop(listener);
-        let check = check_of(at, |_, _, _| ());
-        assert_eq!(check.run(&Connector::new(None), at).await, Err(Failure::Broken("ConnectRefused".into())));
-    }
-
-    #[test]
-    fn the_host_header_leaves_out_the_schemes_own_port() {
-        let address = |tls, host: &str, port| ReplicaAddress {
-            tls,
-            host: host.into(),
-            port,
-            base_path: String::new(),
-            http2: false,
-        };
-        assert_eq!(authority(&address(false, "a.example", 80)), "a.example");
-        assert_eq!(authority(&address(true, "a.example", 443)), "a.example");
-        assert_eq!(authority(&address(true, "a.example", 80)), "a.example:80");
-        assert_eq!(authority(&address(false, "2001:db8::1", 8000)), "[2001:db8::1]:8000");
-    }
-}
+mod tests;

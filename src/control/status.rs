@@ -70,6 +70,16 @@ struct Replica<'a> {
     in_flight: u32,
     /// Whether its host name has been resolved.
     resolved: bool,
+    /// What its last failed health check found wrong; `null` while it is in use and passes them.
+    failing: Option<Failing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Failing {
+    /// One of a closed set.
+    cause: &'static str,
+    /// For people.
+    why: String,
 }
 
 /// What stands neither in the roster nor in the snapshot.
@@ -165,6 +175,7 @@ fn replicas<'a>(snapshot: &'a Snapshot, pool: &'a Pool, now: Instant) -> Vec<Rep
             },
             in_flight: reading.in_flight,
             resolved: live.resolved().is_some(),
+            failing: live.failing().map(|failure| Failing { cause: failure.label(), why: failure.to_string() }),
         }
     };
     pool.replicas.iter().map(status).collect()

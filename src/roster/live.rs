@@ -1,4 +1,4 @@
-//! One live record per replica: health, circuit breaker, requests in flight, and where its name resolves to.
+//! One live record per replica: health with its last complaint, circuit breaker, requests in flight, and where its name resolves to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +9,7 @@ use arc_swap::ArcSwapOption;
 
 use super::inflight::InFlight;
 use super::pool::PoolLive;
+use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaKey;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::topology::ReplicaAddress;
@@ -23,6 +24,7 @@ pub struct Live {
     address: ReplicaAddress,
     pool: Arc<PoolLive>,
     resolved: ArcSwapOption<SocketAddr>,
+    failing: ArcSwapOption<Failure>,
     in_flight: AtomicU32,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
     state: Mutex<State>,
@@ -50,7 +52,15 @@ impl Live {
     pub fn new(key: ReplicaKey, address: ReplicaAddress, pool: Arc<PoolLive>) -> Live {
         let literal: Option<IpAddr> = address.host.parse().ok();
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
-        Live { key, address, pool, resolved, in_flight: AtomicU32::new(0), state: Mutex::default() }
+        let (failing, in_flight) = (ArcSwapOption::empty(), AtomicU32::new(0));
+        Live { key, address, pool, resolved, failing, in_flight, state: Mutex::default() }
+    }
+
+    /// The same for a replica that comes to others that serve: it is used from its first passed check on.
+    #[must_use]
+    pub fn as_newcomer(self) -> Live {
+        self.lock().health = Health::newcomer();
+        self
     }
 
     /// Its stable key.
@@ -139,6 +149,21 @@ impl Live {
             self.pool.call_all();
         }
         (before != after).then_some(after)
+    }
+
+    /// Whether one more passed check would make it healthy: the moment to warm it up.
+    pub fn rises(&self, health: health::Params) -> bool {
+        self.lock().health.rises(health)
+    }
+
+    /// What its last failed check found wrong, until it passes one and is in use.
+    pub fn failing(&self) -> Option<Arc<Failure>> {
+        self.failing.load_full()
+    }
+
+    /// Notes what its last failed check found wrong.
+    pub fn set_failing(&self, failure: Option<Failure>) {
+        self.failing.store(failure.map(Arc::new));
     }
 
     /// Its state for people and gauges.
@@ -249,6 +274,17 @@ mod tests {
         let later = now + Duration::from_secs(1);
         live.begin(9, PARAMS, false, later).unwrap().end(Outcome::Reset, later);
         assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "one failure is enough now");
+    }
+
+    #[test]
+    fn a_newcomer_is_used_from_its_first_passed_check_on() {
+        let live = Arc::into_inner(live()).unwrap().as_newcomer();
+        let now = Instant::now();
+        let health = health::Params { unhealthy_after: 3, healthy_after: 2 };
+        assert_eq!(live.standing(PARAMS, now), Standing::Unhealthy);
+        assert!(live.rises(health));
+        assert_eq!(live.checked(true, health, PARAMS), Some(true));
+        assert_eq!(live.standing(PARAMS, now), Standing::Usable);
     }
 
     #[test]

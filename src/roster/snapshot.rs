@@ -13,7 +13,7 @@ use super::pool::PoolLive;
 use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
-use crate::domain::topology::Pool;
+use crate::domain::topology::{Pool, Replica};
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
 use crate::wire::geoip::GeoDb;
@@ -34,24 +34,23 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// A snapshot of `config`. Pools that `before` knows by name, and its replicas at the same address, keep their live
-    /// record.
+    /// record. A replica that is new in a pool where others serve has to pass a health check before it is used.
     pub fn new(config: Arc<Config>, geo: Arc<GeoDb>, before: Option<&Snapshot>) -> Snapshot {
-        let pools: Vec<_> = config.topology.pools.iter().map(|pool| pool_live(pool, before)).collect();
-        let live: Vec<Arc<Live>> = config
-            .topology
+        let topology = &config.topology;
+        let pools: Vec<_> = topology.pools.iter().map(|pool| pool_live(pool, before)).collect();
+        let kept: Vec<Option<&Arc<Live>>> = topology.replicas.iter().map(|replica| kept(replica, before)).collect();
+        let healthy = |ix: &ReplicaIx| kept[ix.0].is_some_and(|live| live.reading().healthy);
+        let serves: Vec<bool> = topology.pools.iter().map(|pool| pool.replicas.iter().any(healthy)).collect();
+        let live: Vec<Arc<Live>> = topology
             .replicas
             .iter()
-            .map(|replica| {
-                before
-                    .and_then(|before| before.by_key.get(&replica.key).map(|ix| &before.live[ix.0]))
-                    .filter(|live| *live.address() == replica.address)
-                    .map_or_else(
-                        || {
-                            let pool = Arc::clone(&pools[replica.pool.0]);
-                            Arc::new(Live::new(replica.key, replica.address.clone(), pool))
-                        },
-                        Arc::clone,
-                    )
+            .zip(&kept)
+            .map(|(replica, kept)| {
+                if let Some(live) = kept {
+                    return Arc::clone(live);
+                }
+                let fresh = Live::new(replica.key, replica.address.clone(), Arc::clone(&pools[replica.pool.0]));
+                Arc::new(if serves[replica.pool.0] { fresh.as_newcomer() } else { fresh })
             })
             .collect();
         let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
@@ -109,6 +108,13 @@ impl Snapshot {
     pub fn can_serve(&self, now: Instant) -> bool {
         self.live.iter().any(|live| live.standing(self.config.circuit_breaker, now).is_usable())
     }
+}
+
+/// The live record that `before` has of this replica at its address.
+fn kept<'a>(replica: &Replica, before: Option<&'a Snapshot>) -> Option<&'a Arc<Live>> {
+    let before = before?;
+    let live = before.live(before.by_key(replica.key)?);
+    (*live.address() == replica.address).then_some(live)
 }
 
 /// The live record of this pool, with the cap as it is configured now.

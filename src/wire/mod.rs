@@ -2,6 +2,7 @@
 //! whatever pieces they arrive, and gives the same answer at every split point.
 
 pub mod body;
+pub mod checks;
 mod members;
 pub mod resume;
 pub mod scan;

@@ -14,6 +14,7 @@ mod deadlines;
 mod dialects;
 mod ending;
 mod harness;
+mod health;
 mod hygiene;
 mod keep_alive;
 mod kills;

@@ -1,21 +1,13 @@
 //! TLS on both sides: what is spoken, which certificate is served, and whose is believed.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use rustls::ServerConfig;
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     Edge, EdgeConfig, Http1, Pair, Pool, chat, connect_tls, connect_tls_to, json_body, own_address, pair, post, sim,
-    with,
+    tls_replica, with,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -114,44 +106,16 @@ async fn replaced_certificates_are_served_from_the_next_handshake_on() {
     assert_eq!(open.call(&post(CHAT, &chat("hi", 1))).await.status, 200);
 }
 
-/// A replica that speaks TLS and answers everything with the same JSON.
-async fn tls_replica(pair: &Pair, listener: TcpListener) -> SocketAddr {
-    let chain = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![chain], key)
-        .unwrap();
-    let (acceptor, address) = (TlsAcceptor::from(Arc::new(config)), listener.local_addr().unwrap());
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let mut stream = acceptor.accept(stream).await.ok()?;
-                let mut buffer = vec![0; 65_536];
-                let mut read = 0;
-                while !buffer[..read].ends_with(b"}") {
-                    read += stream.read(&mut buffer[read..]).await.ok().filter(|n| *n > 0)?;
-                }
-                let answer =
-                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 15\r\n\r\n{\"secure\":true}";
-                stream.write_all(answer.as_bytes()).await.ok()
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test]
 async fn a_replicas_certificate_must_be_trusted_and_its_own() {
     let at = own_address();
     let listener = TcpListener::bind((at, 8443)).await.unwrap();
     let own = pair(&at.to_string());
-    let replica = tls_replica(&own, listener).await;
+    let trusted_one = tls_replica(&own, listener);
+    let replica = trusted_one.address;
     let wrong_name = own_address();
-    let stranger = tls_replica(&own, TcpListener::bind((wrong_name, 8443)).await.unwrap()).await;
+    let misnamed = tls_replica(&own, TcpListener::bind((wrong_name, 8443)).await.unwrap());
+    let stranger = misnamed.address;
     // (what is trusted, where the replica is, the answer)
     for (trusted, replica, status) in [(&own, replica, 200), (&pair("another"), replica, 502), (&own, stranger, 502)] {
         let address = own_address();

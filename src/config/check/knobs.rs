@@ -40,6 +40,10 @@ knobs! {
         "shorter checks are load of their own, longer ones find out too late";
     HEALTH_TIMEOUT: Duration = "timeout", SECOND, ms(10), MINUTE,
         "a replica that takes longer than a minute to say that it is well is not";
+    GENERATION_INTERVAL: Duration = "generation_interval", MINUTE, SECOND, secs(86_400),
+        "each call costs tokens and a place in the batch; what is asked once a day shows nothing in time";
+    GENERATION_TIMEOUT: Duration = "generation_timeout", secs(30), ms(10), secs(600),
+        "an engine's first call may compile kernels, and a busy one queues; after ten minutes it is stuck";
     UNHEALTHY_AFTER: u32 = "unhealthy_after", 3, 1, 100,
         "checks in a row; one lost packet should not empty a pool";
     HEALTHY_AFTER: u32 = "healthy_after", 2, 1, 100,
@@ -173,6 +177,10 @@ pub(super) fn health(root: &Table<'_>) -> Health {
         path: path.map(|path| path.value.to_owned()),
         timeout: section.knob(&HEALTH_TIMEOUT).at_most(&interval, report),
         interval: interval.value,
+        check_model: section.flag("check_model", true),
+        warm_up: section.flag("warm_up", true),
+        generation_interval: section.knob(&GENERATION_INTERVAL).as_written(),
+        generation_timeout: section.knob(&GENERATION_TIMEOUT).value,
         thresholds: health::Params {
             unhealthy_after: section.knob(&UNHEALTHY_AFTER).value,
             healthy_after: section.knob(&HEALTHY_AFTER).value,

@@ -123,6 +123,11 @@ impl Table<'_> {
 }
 
 impl<T: Unit> Set<T> {
+    /// What the file says; `None` when it leaves the key out. For what is off without its key.
+    pub(in crate::config) fn as_written(&self) -> Option<T> {
+        self.written.as_ref().map(|_| self.value)
+    }
+
     /// Holds this knob to at most `upper`. Two values that contradict each other are an error where the smaller bound is
     /// broken; a mere default yields.
     pub(in crate::config) fn at_most(&self, upper: &Set<T>, report: &Report) -> T {

@@ -135,6 +135,11 @@ impl<'a> Table<'a> {
         self.get(key)?.text()
     }
 
+    /// A switch that may be set.
+    pub(in crate::config) fn flag(&self, key: &'static str, default: bool) -> bool {
+        self.get(key).and_then(|value| value.flag()).unwrap_or(default)
+    }
+
     /// The texts of a list that may be set.
     pub(in crate::config) fn texts(&self, key: &'static str) -> Option<Vec<At<&'a str>>> {
         Some(self.get(key)?.items().iter().filter_map(Value::text).collect())

@@ -11,6 +11,7 @@ pub mod raw_h2;
 mod replicas;
 mod scripted;
 mod tls;
+mod tls_replica;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,7 @@ pub use raw_h2::{Frame, RawH2};
 pub use replicas::{SERVED, calls, sim, sim_with};
 pub use scripted::{Exchange, Scripted};
 pub use tls::{connect as connect_tls, connect_to as connect_tls_to};
+pub use tls_replica::tls_replica;
 
 /// The most that a test waits for one event. Far above what it takes on a busy machine: only a hang meets it.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -24,5 +24,5 @@ pub async fn sim_with(name: &str, change: impl FnOnce(&mut ServerParams)) -> Rep
 
 /// The calls that a replica got, without health checks.
 pub fn calls(sim: &ReplicaHandle) -> Vec<LoggedRequest> {
-    sim.requests().into_iter().filter(|request| request.path.starts_with("/v1/")).collect()
+    sim.requests().into_iter().filter(|request| request.method == "POST").collect()
 }

@@ -6,6 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::http1::{Answer, Http1};
+use super::replicas::SERVED;
 use super::{own_address, soon};
 
 /// The listener. Health checks are answered by itself.
@@ -54,6 +55,12 @@ async fn serve(stream: TcpStream, tell: mpsc::UnboundedSender<Exchange>) {
     while let Ok(exchange) = read(&mut connection).await {
         if exchange.0.starts_with("GET /health ") {
             connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            continue;
+        }
+        if exchange.0.starts_with("GET /v1/models ") {
+            let list = format!("{{\"data\":[{{\"id\":\"{SERVED}\"}}]}}");
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", list.len());
+            connection.send((head + &list).as_bytes()).await;
             continue;
         }
         // The test may be over.

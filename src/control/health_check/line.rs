@@ -1,0 +1,235 @@
+//! The connection of one health check.
+//!
+//! A new one for each check, since a replica that no longer accepts connections can keep answering on those that it has.
+//! Within a check it is kept alive: over an ocean each new one costs two or three round trips.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora::ErrorType;
+use pingora::connectors::http::v2::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
+use pingora::protocols::http::client::HttpSession;
+use pingora::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::domain::health_check::Failure;
+use crate::domain::topology::ReplicaAddress;
+
+/// How long an HTTP/2 connection is kept between two questions of a check.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// What is asked: a GET, or a POST of JSON.
+#[derive(Clone)]
+pub(super) struct Question<'a> {
+    /// Below the replica's base path.
+    pub(super) path: &'a str,
+    pub(super) body: Option<Bytes>,
+    pub(super) key: Option<&'a str>,
+    /// Where the answer is cut off.
+    pub(super) answer_bytes_max: usize,
+}
+
+/// What is answered.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// The body, as far as it was read.
+    pub(super) body: Vec<u8>,
+    ended: Result<(), Failure>,
+}
+
+impl Reply {
+    /// The body, if it came whole.
+    pub(super) fn whole(&self) -> Result<&[u8], Failure> {
+        self.ended.clone().map(|()| &self.body[..])
+    }
+}
+
+/// A connection to a replica, made when it is needed.
+pub(super) struct Line<'a> {
+    connector: &'a Connector,
+    address: &'a ReplicaAddress,
+    peer: HttpPeer,
+    kept: Option<Kept>,
+}
+
+/// What remains of the last question.
+enum Kept {
+    H1(Stream),
+    /// With the connector.
+    H2,
+}
+
+impl Line<'_> {
+    pub(super) fn new<'a>(connector: &'a Connector, address: &'a ReplicaAddress, at: SocketAddr) -> Line<'a> {
+        Line { connector, address, peer: peer(address, at), kept: None }
+    }
+
+    /// Asks; takes at most `timeout`, connecting included.
+    pub(super) async fn ask(&mut self, question: Question<'_>, timeout: Duration) -> Result<Reply, Failure> {
+        let asked = async {
+            let kept = self.kept.is_some();
+            match self.exchange(question.clone()).await {
+                // The replica may have closed it just then; that says nothing.
+                Err(Failure::Reset) if kept => self.exchange(question).await,
+                asked => asked,
+            }
+        };
+        tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Failure::Timeout))
+    }
+
+    async fn exchange(&mut self, question: Question<'_>) -> Result<Reply, Failure> {
+        let mut session = self.open().await.map_err(|error| failure(&error))?;
+        send(&mut session, self.request(&question), question.body).await.map_err(|error| failure(&error))?;
+        let status = loop {
+            session.read_response_header().await.map_err(|error| failure(&error))?;
+            match session.response_header().map(|header| header.status) {
+                // Nobody asked for another protocol.
+                None | Some(http::StatusCode::SWITCHING_PROTOCOLS) => return Err(Failure::Garbage),
+                Some(status) if status.is_informational() => {}
+                Some(status) => break status.as_u16(),
+            }
+        };
+        let mut body = Vec::new();
+        let ended = loop {
+            match session.read_response_body().await {
+                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(failure(&error)),
+            }
+            if body.len() > question.answer_bytes_max {
+                break Err(Failure::Garbage);
+            }
+        };
+        if ended.is_ok() {
+            self.keep(session).await;
+        }
+        Ok(Reply { status, body, ended })
+    }
+
+    async fn open(&mut self) -> pingora::Result<HttpSession> {
+        match self.kept.take() {
+            Some(Kept::H1(stream)) => {
+                return Ok(HttpSession::H1(Http1Session::new_with_options(stream, &self.peer)));
+            }
+            Some(Kept::H2) => {
+                if let Some(session) = self.connector.reused_http_session(&self.peer).await? {
+                    return Ok(HttpSession::H2(session));
+                }
+            }
+            None => {}
+        }
+        self.connector.new_http_session(&self.peer).await
+    }
+
+    async fn keep(&mut self, session: HttpSession) {
+        self.kept = match session {
+            HttpSession::H1(mut session) => {
+                session.respect_keepalive();
+                session.reuse().await.map(Kept::H1)
+            }
+            HttpSession::H2(session) => {
+                self.connector.release_http_session(session, &self.peer, Some(KEPT));
+                Some(Kept::H2)
+            }
+            HttpSession::Custom(()) => None,
+        };
+    }
+
+    fn request(&self, question: &Question<'_>) -> pingora::Result<RequestHeader> {
+        let method = if question.body.is_some() { "POST" } else { "GET" };
+        let path = format!("{}{}", self.address.base_path, question.path);
+        let mut request = RequestHeader::build(method, path.as_bytes(), Some(8))?;
+        request.insert_header("host", authority(self.address))?;
+        request.insert_header("user-agent", concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (health check)"))?;
+        request.insert_header("accept", "*/*")?;
+        if let Some(body) = &question.body {
+            request.insert_header("content-type", "application/json")?;
+            request.insert_header("content-length", body.len())?;
+            // Servers of Anthropic's dialect may insist on it; to the others it means nothing.
+            request.insert_header("anthropic-version", "2023-06-01")?;
+        }
+        if let Some(key) = question.key {
+            request.insert_header("authorization", format!("Bearer {key}"))?;
+        }
+        Ok(request)
+    }
+}
+
+async fn send(
+    session: &mut HttpSession,
+    request: pingora::Result<RequestHeader>,
+    body: Option<Bytes>,
+) -> pingora::Result<()> {
+    let request = Box::new(request?);
+    match (session, body) {
+        // The common method leaves an h2 stream open for a body.
+        (HttpSession::H2(session), None) => session.write_request_header(request, true),
+        (session, body) => {
+            session.write_request_header(request).await?;
+            if let Some(body) = body {
+                session.write_request_body(body, true).await?;
+            }
+            session.finish_request_body().await
+        }
+    }
+}
+
+fn peer(address: &ReplicaAddress, at: SocketAddr) -> HttpPeer {
+    // Never an empty name: Pingora takes that as a wish not to verify. An address is verified as an address.
+    let mut peer = HttpPeer::new(at, address.tls, address.host.clone());
+    match (address.http2, address.tls) {
+        (true, true) => peer.options.set_http_version(2, 1),
+        (true, false) => peer.options.set_http_version(2, 2),
+        (false, _) => peer.options.set_http_version(1, 1),
+    }
+    peer
+}
+
+/// Pingora's full text is not told: it can carry what the peer sent.
+fn failure(error: &pingora::Error) -> Failure {
+    use ErrorType as E;
+    match error.etype() {
+        E::ConnectRefused => Failure::Refused,
+        E::ConnectTimedout | E::TLSHandshakeTimedout | E::ReadTimedout | E::WriteTimedout => Failure::Timeout,
+        E::TLSHandshakeFailure | E::TLSWantX509Lookup | E::InvalidCert => Failure::Tls,
+        E::ConnectNoRoute | E::ConnectError | E::BindError | E::SocketError => Failure::Unreachable,
+        E::InvalidHTTPHeader | E::H1Error | E::H2Error | E::InvalidH2 | E::H2Downgrade | E::HandshakeError => {
+            Failure::Garbage
+        }
+        _ => Failure::Reset,
+    }
+}
+
+/// The value of `Host`: without the port where it is the scheme's own.
+fn authority(address: &ReplicaAddress) -> String {
+    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
+    match (address.tls, address.port) {
+        (true, 443) | (false, 80) => host,
+        (_, port) => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(tls: bool, host: &str, port: u16) -> ReplicaAddress {
+        ReplicaAddress { tls, host: host.into(), port, base_path: String::new(), http2: false }
+    }
+
+    #[test]
+    fn the_host_header_leaves_out_the_schemes_own_port() {
+        assert_eq!(authority(&address(false, "a.example", 80)), "a.example");
+        assert_eq!(authority(&address(true, "a.example", 443)), "a.example");
+        assert_eq!(authority(&address(true, "a.example", 80)), "a.example:80");
+        assert_eq!(authority(&address(false, "2001:db8::1", 8000)), "[2001:db8::1]:8000");
+    }
+
+    #[test]
+    fn the_name_to_verify_is_never_empty() {
+        assert_eq!(peer(&address(true, "10.0.0.1", 443), ([10, 0, 0, 1], 443).into()).sni, "10.0.0.1");
+    }
+}
