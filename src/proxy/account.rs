@@ -126,9 +126,8 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// A later piece of a stream is about to go down.
-    pub(super) fn next_event(&mut self) {
-        let now = Instant::now();
+    /// A later piece of a stream has come.
+    pub(super) fn next_event(&mut self, now: Instant) {
         if let (Some(last), Some(stream)) = (self.last_event.replace(now), &mut self.stream_metrics) {
             stream.gap((now - last).as_secs_f64());
         }

@@ -3,6 +3,9 @@
 //! A stream is relayed in whole events, so that a cut never lands inside one; whatever is complete goes at once. After
 //! the first byte nothing is tried again: the answer ends whole, or it ends so that no client takes it for whole.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,17 +43,22 @@ pub(super) async fn whole(
     account.receipt().write(&mut head);
     session.write_response_header(head).await.map_err(gone)?;
     for chunk in body {
-        send(session, chunk, total).await?;
+        send(session, chunk, || total).await?;
     }
     session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
     account.sent(bytes);
     Ok(())
 }
 
-/// Sends a piece of a body. The write timeout begins anew with each piece (over HTTP/2 with each bit of window), so it
-/// alone would let a client that reads slowly have a replica's place for ever.
-async fn send(session: &mut ServerSession, piece: Bytes, total: Instant) -> Result<(), Outcome> {
-    match timeout_at(total, session.write_response_body(piece, false)).await {
+/// Sends a piece of a body; a client that has not taken all of it by `due` is given up. `due` is asked only when the
+/// piece has to wait: nearly every one is taken at once, and then needs neither clock nor timer.
+async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
+    let mut write = pin!(session.write_response_body(piece, false));
+    let sent = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
+        Poll::Ready(sent) => Ok(sent),
+        Poll::Pending => timeout_at(due(), write).await,
+    };
+    match sent {
         Ok(Ok(())) => Ok(()),
         // Part of the piece may be out, so no other can follow.
         Ok(Err(_)) | Err(_) => Err(Outcome::ClientGone),
@@ -95,13 +103,16 @@ impl Relay<'_> {
             session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
         }
         account.first_event();
+        // Each piece has its own bound there: the framework's would be set up anew for each.
+        session.set_write_timeout(None);
         let result = self.body(session, &mut under, account).await;
+        session.set_write_timeout(Some(self.timeouts.idle));
         account.used(under.events.as_ref().and_then(Events::usage));
         let failed = under.events.as_ref().is_some_and(Events::failed);
         match result {
             Ok(()) => {
                 if self.opened {
-                    send(session, account.receipt().comment(), self.total).await?;
+                    send(session, account.receipt().comment(), || self.total).await?;
                 }
                 session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
                 self.upstream.release(under.exchange).await;
@@ -126,24 +137,19 @@ impl Relay<'_> {
         under: &mut UnderWay,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        let mut first = true;
+        let mut now = Instant::now();
         // One timer for the whole stream, looked at when it fires: to set one for each event costs more than the rest
         // of what is done here.
-        let idle_timer = sleep_until((Instant::now() + self.timeouts.idle).min(self.total));
-        tokio::pin!(idle_timer);
+        let mut idle_timer = pin!(sleep_until((now + self.timeouts.idle).min(self.total)));
         loop {
-            if !std::mem::take(&mut first) {
-                account.next_event();
-            }
             for piece in under.ready.drain(..) {
                 account.sent(piece.len());
-                send(session, piece, self.total).await?;
+                send(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
             }
             if under.ended {
                 return self.ending(under);
             }
             // A replica that is always ahead leaves the timer no turn.
-            let now = Instant::now();
             if now >= self.total {
                 return Err(Outcome::TotalTimeout);
             }
@@ -160,11 +166,15 @@ impl Relay<'_> {
                     },
                 }
             };
+            now = Instant::now();
             match chunk {
-                Ok(Some(chunk)) => match &mut under.events {
-                    Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
-                    None => under.ready.push(chunk),
-                },
+                Ok(Some(chunk)) => {
+                    account.next_event(now.into_std());
+                    match &mut under.events {
+                        Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
+                        None => under.ready.push(chunk),
+                    }
+                }
                 Ok(None) => {
                     under.ended = true;
                     if let Some(events) = &mut under.events {

@@ -116,11 +116,18 @@ fn is_candidate(bytes: &[u8]) -> bool {
     static USAGE: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"usage\""));
     static TIMINGS: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"timings\""));
     let end = end_of(bytes);
-    let tells = |place: usize, name: usize| {
-        let rest = end[place + name..].trim_ascii_start().strip_prefix(b":");
-        rest.is_some_and(|value| value.trim_ascii_start().starts_with(b"{"))
+    let tells = |key: &Finder<'_>| {
+        let mut rest = end;
+        while let Some(place) = key.find(rest) {
+            rest = &rest[place + key.needle().len()..];
+            let value = rest.trim_ascii_start().strip_prefix(b":");
+            if value.is_some_and(|value| value.trim_ascii_start().starts_with(b"{")) {
+                return true;
+            }
+        }
+        false
     };
-    USAGE.find_iter(end).any(|place| tells(place, 7)) || TIMINGS.find_iter(end).any(|place| tells(place, 9))
+    tells(&USAGE) || tells(&TIMINGS)
 }
 
 fn end_of(bytes: &[u8]) -> &[u8] {

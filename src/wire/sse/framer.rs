@@ -1,7 +1,8 @@
 //! Where an event ends: at a blank line, by the line rules of the HTML standard (`\n`, `\r\n` or `\r`).
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr2;
+
+use super::event::line_end;
 
 /// Longest event in bytes. A whole answer in one event (Responses repeats it all at the end) stays far below.
 pub const EVENT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -84,7 +85,9 @@ impl Framer {
         }
         self.pending.extend_from_slice(&chunk[begin..]);
         if begin > whole_from {
-            framed.whole = Some(chunk.slice(whole_from..begin));
+            // A chunk of nothing but whole events, as engines write them, passes as it is: a slice would be counted.
+            let all = begin - whole_from == chunk.len();
+            framed.whole = Some(if all { chunk } else { chunk.slice(whole_from..begin) });
         }
         Ok(framed)
     }
@@ -117,7 +120,7 @@ impl Framer {
                 }
             }
             let rest = &chunk[*at..];
-            let Some(found) = memchr2(b'\n', b'\r', rest) else {
+            let Some(found) = line_end(rest) else {
                 self.in_line |= !rest.is_empty();
                 *at = chunk.len();
                 return None;
