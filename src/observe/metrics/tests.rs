@@ -84,6 +84,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_itl_seconds{model,pool}",
         "nearpool_overhead_seconds{}",
         "nearpool_prompt_tokens_total{kind,pool}",
+        "nearpool_queued{pool}",
         "nearpool_replica_in_flight{pool,replica}",
         "nearpool_replica_up{pool,replica}",
         "nearpool_requests_total{model,outcome,pool,region}",
