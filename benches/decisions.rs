@@ -57,8 +57,10 @@ fn replicas(count: usize) -> Vec<Candidate> {
         replica: ReplicaIx(n),
         key: affinity::replica_key("pool-0", &format!("r-{n}")),
         standing: Standing::Usable,
+        open_since: None,
         in_flight: (n * 7 % 100) as u32,
         cap: 128,
+        rests: false,
         tried: false,
     };
     (0..count).map(replica).collect()
@@ -84,7 +86,15 @@ fn choose(c: &mut Criterion) {
                     || SmallRng::seed_from_u64(1),
                     |rng| {
                         let view = |_, view: &mut Vec<Candidate>| view.extend_from_slice(&live);
-                        select::select(black_box(&pools), black_box(session), black_box(home), view, |_| false, rng)
+                        select::select(
+                            black_box(&pools),
+                            black_box(session),
+                            black_box(home),
+                            view,
+                            |_| false,
+                            true,
+                            rng,
+                        )
                     },
                     BatchSize::SmallInput,
                 );

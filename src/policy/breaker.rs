@@ -126,6 +126,15 @@ impl Breaker {
         }
     }
 
+    /// Since when it lets nothing through; `None` while it is closed.
+    pub fn open_since(self) -> Option<Instant> {
+        match self {
+            Breaker::Closed { .. } => None,
+            Breaker::Open { since } => Some(since),
+            Breaker::HalfOpen { opened, .. } => Some(opened),
+        }
+    }
+
     /// Whether a request sent then tells nothing of the replica since the breaker last opened. Only probes
     /// and last resorts are sent between an opening and the next closing: their reports count.
     fn predates(self, sent: Instant) -> bool {

@@ -10,9 +10,10 @@
 //! client one, so that edge and SDK together stay within the budget. What it says counts for its own client only, at
 //! most once for each request, and never against the floor: no client's words drain what is another's.
 //!
-//! By construction, retries ≤ `share` × requests + `floor_per_s` × (whole seconds + 1). It errs when very many requests
-//! break at once that had no predecessors: those beyond the budget are told of their failure. Attempts that sent no byte
-//! of the body cost nothing here; resumed streams have bounds of their own.
+//! By construction, what is paid for ≤ `share` × requests + `floor_per_s` × (whole seconds + 1). It errs when very many
+//! requests fail at once that had no predecessors: those beyond the budget are told of their failure. Attempts that sent
+//! no byte of the body cost nothing here, nor do those that replace what broke off; both have bounds of their own
+//! ([`Tried::must_be_paid_for`](super::retry::Tried::must_be_paid_for)).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

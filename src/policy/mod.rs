@@ -4,13 +4,16 @@
 //! that `nearpool explain` and the data plane cannot differ: both call these functions.
 
 pub mod affinity;
+pub mod blame;
 pub mod breaker;
 pub mod budget;
 pub mod health;
+pub mod least_bad;
 pub mod limits;
 pub mod load;
 pub mod pool;
 pub mod queue;
+pub mod record;
 pub mod replica;
 pub mod resolve;
 pub mod resume;

@@ -7,6 +7,8 @@
 //! What it costs: a session's first call looks at every replica of the pool, and sessions spread by hash rather than by
 //! load, so that edges agree without talking; the cap bounds what that can do to one replica.
 
+use std::time::Instant;
+
 use rand::RngExt;
 
 use super::breaker::Gate;
@@ -53,10 +55,14 @@ pub struct Candidate {
     pub key: ReplicaKey,
     /// Whether it may be used.
     pub standing: Standing,
+    /// Since when its circuit breaker is open, if it is.
+    pub open_since: Option<Instant>,
     /// Requests in flight there from this edge.
     pub in_flight: u32,
     /// The most that it is given at a time.
     pub cap: u32,
+    /// Whether it said that it is busy and asked to be left alone for now; to wait helps, as when it is at its cap.
+    pub rests: bool,
     /// Whether this request already failed there.
     pub tried: bool,
 }
@@ -100,7 +106,7 @@ pub struct Choice {
 pub enum NoReplica {
     /// None is usable, or all usable ones were tried by this request.
     Unusable,
-    /// There are usable ones that were not tried, and each is at its cap.
+    /// There are usable ones that were not tried, and each is at its cap or said that it is busy.
     Full,
 }
 
@@ -131,7 +137,7 @@ impl Candidate {
 
     /// Whether it may go there now.
     pub fn takes_more(&self) -> bool {
-        self.eligible() && self.in_flight < self.cap
+        self.eligible() && !self.rests && self.in_flight < self.cap
     }
 
     fn chosen(&self, affinity: Affinity) -> Choice {
@@ -183,6 +189,7 @@ mod tests {
                 with_two(|two| two.standing = Standing::BreakerOpen),
                 with_two(|two| two.in_flight = two.cap),
                 with_two(|two| two.in_flight = u32::MAX),
+                with_two(|two| two.rests = true),
                 with_two(|two| two.tried = true),
             ] {
                 let choice = choose(&view, session(n, Some(2)), &mut rng(0)).unwrap();
@@ -239,6 +246,7 @@ mod tests {
             (vec![tried(0), down(1)], NoReplica::Unusable),
             (vec![full(0), down(1)], NoReplica::Full),
             (vec![full(0), tried(1)], NoReplica::Full),
+            (vec![Candidate { rests: true, ..candidate(0) }, down(1)], NoReplica::Full),
             (vec![Candidate { tried: true, ..full(0) }], NoReplica::Unusable),
             (vec![Candidate { cap: 0, ..candidate(0) }], NoReplica::Full),
         ] {
@@ -261,10 +269,12 @@ mod tests {
     fn any_candidate(n: usize) -> impl Strategy<Value = Candidate> {
         let standings =
             prop::sample::select(vec![Standing::Usable, Standing::Probe, Standing::Unhealthy, Standing::BreakerOpen]);
-        (standings, 0u32..6, 0u32..6, any::<bool>()).prop_map(move |(standing, in_flight, cap, tried)| Candidate {
+        let flags = (any::<bool>(), any::<bool>());
+        (standings, 0u32..6, 0u32..6, flags).prop_map(move |(standing, in_flight, cap, (rests, tried))| Candidate {
             standing,
             in_flight,
             cap,
+            rests,
             tried,
             ..candidate(n)
         })

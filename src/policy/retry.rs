@@ -5,6 +5,11 @@
 //! must not take down a fleet one replica after the other. It errs when two replicas are killed for reasons of their own
 //! within one request; that is rare, and the other error costs a fleet.
 //!
+//! A region that loses its power breaks a request at one replica and, if that is quick to try again, at the next one: it
+//! would look deadly and be given up, although the next region is well. So the attempt after a breakdown waits for
+//! [`BREAKDOWN_PAUSE`]; by then its neighbours are seen to be gone as well, and to be refused is free. To count deaths
+//! that come together as one would do so without a pause, and let a body that kills at once have a third replica.
+//!
 //! A kept-alive connection that the replica closed just when it was used again looks like a breakdown and is none;
 //! whoever reports a [`Reset`](Outcome::Reset) here must have ruled that out (by one more try over a new connection).
 
@@ -40,10 +45,21 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Whether it counts: it may have sent bytes of the body. The attempt after one that counts is paid for from the
-    /// [budget](super::budget).
+    /// Whether it counts: it may have sent bytes of the body.
     pub fn counts(&self) -> bool {
         self.outcome.facts().again != Again::Free
+    }
+
+    /// Whether it broke down: the replica works on it no longer, and may have died over it.
+    pub fn broke_down(&self) -> bool {
+        matches!(self.outcome, Outcome::Reset | Outcome::Cut)
+    }
+
+    /// Whether the attempt that follows must be paid for from the [budget](super::budget). Not after a breakdown, as
+    /// when a stream is resumed: what the replica no longer does is no load, a request has one retry of this kind, and
+    /// all that breaks when a region dies must be able to go elsewhere at once.
+    pub fn must_be_paid_for(&self) -> bool {
+        self.counts() && !self.broke_down()
     }
 }
 
@@ -58,6 +74,10 @@ pub enum Next {
 
 /// Breakdowns over the same whole body after which no further replica is given it.
 const BREAKDOWNS_MAX: usize = 2;
+
+/// The pause after a breakdown. Processes that die together (a machine, a rack, a deployment that is taken down) do so
+/// within a fraction of this; of the second that an interrupted answer may take to go on, it leaves most.
+pub const BREAKDOWN_PAUSE: Duration = Duration::from_millis(250);
 
 /// Most free attempts: with all of a large fleet refusing connections the walk ends in bounded time.
 pub const FREE_ATTEMPTS_MAX: usize = 32;
@@ -81,13 +101,22 @@ pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
     if counted >= params.attempts {
         return Next::Stop(last.outcome);
     }
+    Next::Again(pause(counted, last.broke_down(), params, rng))
+}
+
+/// The pause after the last of so many attempts that count.
+fn pause(counted: u32, broke_down: bool, params: Params, rng: &mut impl RngExt) -> Duration {
     // The first retry goes to another replica at once: most failures are one replica's own, and an agent waits. From the
     // second on the trouble is wider, and a random pause keeps the edges from beating in time on what is left.
-    if counted <= 1 {
-        return Next::Again(Duration::ZERO);
-    }
-    let bound = params.backoff.saturating_mul(1u32 << (counted - 2).min(16)).min(params.backoff_max);
-    Next::Again(bound.mul_f64(rng.random::<f64>()))
+    let doublings = match (counted, broke_down) {
+        (..=1, false) => return Duration::ZERO,
+        // All that was under way at the replica broke down at once.
+        (..=1, true) => 0,
+        _ => (counted - 2).min(16),
+    };
+    let bound = params.backoff.saturating_mul(1u32 << doublings).min(params.backoff_max);
+    let least = if broke_down { BREAKDOWN_PAUSE } else { Duration::ZERO };
+    least.saturating_add(bound.mul_f64(rng.random::<f64>()))
 }
 
 /// Whether the request may no longer try this pool: it made its share of attempts there that count.
@@ -97,9 +126,8 @@ pub fn exhausted(tried: &[Tried], pool: PoolIx, params: Params) -> bool {
 
 /// How many different replicas broke down.
 fn broken_down(tried: &[Tried]) -> usize {
-    let broke_down = |t: &Tried| matches!(t.outcome, Outcome::Reset | Outcome::Cut);
-    let before = |at: usize, replica| tried[..at].iter().any(|t| broke_down(t) && t.replica == replica);
-    tried.iter().enumerate().filter(|(at, t)| broke_down(t) && !before(*at, t.replica)).count()
+    let before = |at: usize, replica| tried[..at].iter().any(|t| t.broke_down() && t.replica == replica);
+    tried.iter().enumerate().filter(|(at, t)| t.broke_down() && !before(*at, t.replica)).count()
 }
 
 fn counted<'a>(tried: impl Iterator<Item = &'a Tried>) -> u32 {
@@ -137,10 +165,26 @@ mod tests {
 
     #[test]
     fn the_first_retry_comes_at_once() {
-        for outcome in [Reset, ServerError, Busy, FirstByteTimeout, ConnectFailed] {
+        for outcome in [ServerError, Busy, FirstByteTimeout, ConnectFailed] {
             check(&[outcome], NOW);
         }
         check(&[], NOW);
+    }
+
+    #[test]
+    fn after_a_breakdown_it_waits_until_those_that_died_together_are_seen_to_be_dead() {
+        for (outcomes, most) in
+            [(&[Reset][..], 25), (&[Cut], 25), (&[ServerError, Reset], 25), (&[Busy, Busy, Cut], 50)]
+        {
+            for seed in 0..256 {
+                let Next::Again(pause) = after(&tried(outcomes), PARAMS, &mut rng(seed)) else {
+                    panic!("{outcomes:?}")
+                };
+                let range = BREAKDOWN_PAUSE..=BREAKDOWN_PAUSE + Duration::from_millis(most);
+                assert!(range.contains(&pause), "{pause:?} after {outcomes:?}, seed {seed}");
+            }
+        }
+        check(&[Reset, ConnectFailed], NOW);
     }
 
     #[test]
@@ -169,6 +213,20 @@ mod tests {
         let mut rng = rng(0);
         let mixed = tried(&[ServerError, ConnectFailed, ServerError, ConnectFailed, ServerError]);
         assert!(matches!(after(&mixed, PARAMS, &mut rng), Next::Again(_)));
+    }
+
+    #[test]
+    fn what_repeats_work_is_paid_for_and_what_replaces_lost_work_is_not() {
+        for (outcome, paid) in [
+            (ServerError, true),
+            (Busy, true),
+            (FirstByteTimeout, true),
+            (ConnectFailed, false),
+            (Reset, false),
+            (Cut, false),
+        ] {
+            assert_eq!(tried(&[outcome])[0].must_be_paid_for(), paid, "{outcome:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use rand::RngExt;
 
+use super::least_bad::Mercy;
 use super::pool::PoolCandidate;
 use super::replica::{self, Affinity, Candidate, NoReplica, SessionView, Standing};
 use crate::domain::ids::{PoolIx, ReplicaIx};
@@ -79,9 +80,8 @@ pub struct Home {
 /// looked at alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's replicas as they
 /// are now, and `exhausted` tells whether the request may no longer try a pool.
 ///
-/// When no replica is usable anywhere, the least bad is tried: first those whose breakers are open, since their health
-/// checks still pass, then those whose checks fail. What is known of a replica is always a little old, and a request
-/// that would be refused has nothing to lose.
+/// When no replica takes more anywhere, the [least bad](super::least_bad) is tried. `waits` says that the request would
+/// wait if all that are usable are full.
 ///
 /// An error speaks of what is left for this request: once it has tried something, the last attempt's outcome says more.
 pub fn select(
@@ -90,26 +90,28 @@ pub fn select(
     home: Option<Home>,
     mut view: impl FnMut(PoolIx, &mut Vec<Candidate>),
     exhausted: impl Fn(PoolIx) -> bool,
+    waits: bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
     if let Some(selection) = stay(pools, home, &exhausted) {
         return Ok(selection);
     }
-    let mut result = walk(pools, session, &mut view, &exhausted, rng);
-    for admitted in [&[Standing::BreakerOpen][..], &[Standing::BreakerOpen, Standing::Unhealthy]] {
-        if result != Err(NoReplica::Unusable) {
-            break;
-        }
+    let mut refusal = match walk(pools, session, &mut view, &exhausted, rng) {
+        Ok(selection) => return Ok(selection),
+        Err(refusal) => refusal,
+    };
+    for mercy in Mercy::when(refusal, waits) {
         let mut admitting = |pool, into: &mut Vec<Candidate>| {
             view(pool, into);
-            for candidate in into.iter_mut().filter(|candidate| admitted.contains(&candidate.standing)) {
-                candidate.standing = Standing::Usable;
-            }
+            mercy.admit(into);
         };
-        result = walk(pools, session, &mut admitting, &exhausted, rng)
-            .map(|selection| Selection { last_resort: true, ..selection });
+        match walk(pools, session, &mut admitting, &exhausted, rng) {
+            Ok(selection) => return Ok(Selection { last_resort: true, ..selection }),
+            Err(NoReplica::Full) => refusal = NoReplica::Full,
+            Err(NoReplica::Unusable) => {}
+        }
     }
-    result
+    Err(refusal)
 }
 
 /// The pools in order, and the first replica that takes more.
@@ -172,11 +174,12 @@ mod tests {
     struct World {
         replicas: Vec<Candidate>,
         exhausted: Vec<usize>,
+        waits: bool,
     }
 
     impl World {
         fn new() -> World {
-            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new() }
+            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new(), waits: false }
         }
 
         /// Changes both replicas of these pools.
@@ -191,6 +194,10 @@ mod tests {
 
         fn down(self, pools: &[usize]) -> World {
             self.with(pools, |replica| replica.standing = Standing::Unhealthy)
+        }
+
+        fn waiting(self) -> World {
+            World { waits: true, ..self }
         }
 
         fn one(mut self, n: usize, change: impl Fn(&mut Candidate)) -> World {
@@ -219,6 +226,7 @@ mod tests {
                 home.map(|(n, candidate)| Home { pool: PoolIx(n / 2), candidate }),
                 |pool, view| view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]),
                 |pool| self.exhausted.contains(&pool.0),
+                self.waits,
                 &mut rng(0),
             )
         }
@@ -312,6 +320,34 @@ mod tests {
     }
 
     #[test]
+    fn breakers_shut_out_at_most_half_of_a_pool_but_only_a_region_that_is_no_better_is_spared() {
+        let open = |replica: &mut Candidate| replica.standing = Standing::BreakerOpen;
+        for session in [NO_SESSION, NEW] {
+            // The next region takes more: there it goes, and not to replicas that fail.
+            check(World::new().with(&[0, 1], open), session, 2, Reason::Failover);
+            // All that are well are full: of the others half of each pool is spared.
+            let full = World::new().with(&[0, 1], open).full(&[2, 3, 4]);
+            let spared = full.select(session).unwrap();
+            assert!(spared.last_resort && spared.pool.pool == PoolIx(0), "{spared:?}");
+            let full = World::new().with(&[0, 1], open).full(&[2, 3, 4]).waiting();
+            assert_eq!(full.select(session), Err(NoReplica::Full), "while it can wait it does");
+            let half = World::new().with(&[0, 1], open).full(&[2, 3, 4]);
+            let half = half.with(&[1], |replica| replica.standing = Standing::Unhealthy);
+            let half = half.one(spared.replica.0, |replica| replica.tried = true);
+            assert_eq!(half.select(session), Err(NoReplica::Full), "to wait is better than the worse half");
+        }
+    }
+
+    #[test]
+    fn who_asked_to_be_left_alone_is_asked_only_when_no_other_takes_more() {
+        let rests = |replica: &mut Candidate| replica.rests = true;
+        check(World::new().with(&[0, 1], rests), NEW, 2, Reason::Spill);
+        check(World::new().one(6, rests), FAR, 0, Reason::Moved);
+        let all = World::new().with(&[0, 1, 2, 3, 4], rests).select(NEW).unwrap();
+        assert!(all.last_resort && all.pool.pool == PoolIx(0), "{all:?}");
+    }
+
+    #[test]
     fn a_refusal_says_whether_waiting_would_help() {
         for session in [NO_SESSION, NEW, FAR] {
             let tried = World::new().with(&[0, 1, 2, 3, 4], |replica| replica.tried = true);
@@ -323,7 +359,7 @@ mod tests {
             assert_eq!(World::new().down(&[0, 1, 2, 3]).full(&[4]).select(session), Err(NoReplica::Full));
             assert_eq!(World::new().exhausted(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
         }
-        let nothing = select(&[], None, None, |_, _| {}, |_| false, &mut rng(0));
+        let nothing = select(&[], None, None, |_, _| {}, |_| false, false, &mut rng(0));
         assert_eq!(nothing, Err(NoReplica::Unusable));
     }
 

@@ -274,6 +274,7 @@ impl World {
                 view.extend(self.topology.pool(pool).replicas.iter().map(|at| self.candidate(*at, &request.tried)));
             },
             |pool| retry::exhausted(&request.tried, pool, RETRY),
+            false,
             &mut coin,
         );
         self.rng = coin;
@@ -302,9 +303,9 @@ impl World {
         let chosen = self.candidate(selection.replica, &request.tried);
         assert!(!chosen.tried && chosen.in_flight < chosen.cap, "{chosen:?}");
         assert_eq!(selection.probe, chosen.standing == Standing::Probe);
-        assert_eq!(selection.last_resort, !chosen.eligible(), "{chosen:?}");
+        assert_eq!(selection.last_resort, !chosen.takes_more(), "{chosen:?}");
         if selection.last_resort {
-            assert!(!self.open_to(n).iter().any(Candidate::eligible), "a better one than {chosen:?} was left");
+            assert!(!self.open_to(n).iter().any(Candidate::takes_more), "a better one than {chosen:?} was left");
         }
         assert_eq!(self.topology.replica(selection.replica).pool, selection.pool.pool);
         if let Some(home) = home.filter(|home| home.candidate.replica != selection.replica) {
@@ -433,8 +434,10 @@ impl World {
             replica,
             key: self.topology.replica(replica).key,
             standing: Standing::of(live.health.is_healthy(), gate),
+            open_since: live.breaker.open_since(),
             in_flight: live.in_flight,
             cap: self.pool_of(replica).max_in_flight,
+            rests: false,
             tried: tried.iter().any(|t| t.replica == replica),
         }
     }
@@ -498,7 +501,7 @@ fn the_laws_hold_for_every_seed() {
     for reason in Reason::ALL {
         assert!(total.reasons.get(&reason).is_some_and(|count| *count > 100), "{reason:?} hardly occurs: {total:?}");
     }
-    assert!(total.refused > 10 && total.crashed > 10 && total.probes > 100 && total.last_resorts > 100, "{total:?}");
+    assert!(total.refused > 10 && total.crashed > 3 && total.probes > 100 && total.last_resorts > 100, "{total:?}");
     assert!(total.served > SEEDS as u32 * SESSIONS as u32 * CALLS_PER_SESSION * 9 / 10, "{total:?}");
 }
 

@@ -123,8 +123,10 @@ pub(super) fn candidate(n: usize) -> Candidate {
         replica: ReplicaIx(n),
         key: replica_key(n),
         standing: Standing::Usable,
+        open_since: None,
         in_flight: 0,
         cap: 4,
+        rests: false,
         tried: false,
     }
 }

@@ -59,6 +59,16 @@ pub(super) enum Began {
     Under(Box<ResponseHeader>, Box<UnderWay>),
 }
 
+impl Began {
+    /// How it ends, as far as it can be told.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Began::Whole(answer) => Outcome::of_status(answer.head.status.as_u16(), false),
+            Began::Under(..) => Outcome::Ok,
+        }
+    }
+}
+
 /// A whole answer.
 pub(super) struct Answer {
     pub(super) head: Box<ResponseHeader>,
@@ -98,11 +108,13 @@ pub(super) struct Failed {
     pub(super) outcome: Outcome,
     /// What the replica said, if it said something.
     pub(super) answer: Option<Box<Answer>>,
+    /// How long it asked to be left alone, when it is busy.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl From<Outcome> for Failed {
     fn from(outcome: Outcome) -> Failed {
-        Failed { outcome, answer: None }
+        Failed { outcome, answer: None, retry_after: None }
     }
 }
 
@@ -198,8 +210,9 @@ impl Attempt<'_> {
         let Answered { mut exchange, head, .. } = answered;
         let outcome = Outcome::of_status(head.status.as_u16(), head.headers.contains_key(header::RETRY_AFTER));
         if !matches!(outcome, Outcome::Ok | Outcome::ClientError) {
+            let retry_after = retry_after(&head).filter(|_| outcome == Outcome::Busy);
             let answer = self.failed_answer(exchange, head).await;
-            return Err(Failed { outcome, answer });
+            return Err(Failed { outcome, answer, retry_after });
         }
         if outcome == Outcome::Ok && self.stream && is_event_stream(&head) {
             if head.headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
@@ -243,7 +256,7 @@ impl Attempt<'_> {
                     if events.failed_at_once() {
                         // Nothing of an answer came before it: as good as a 5xx, and passed on only if nobody does better.
                         let answer = Some(Box::new(Answer { head, body: ready }));
-                        return Err(Failed { outcome: Outcome::ServerError, answer });
+                        return Err(Failed { outcome: Outcome::ServerError, answer, retry_after: None });
                     }
                     if events.begun() {
                         let ended = exchange.session.response_done();
@@ -306,6 +319,12 @@ fn head_outcome(error: &pingora::Error) -> Outcome {
         ErrorType::InvalidHTTPHeader => Outcome::Garbage,
         _ => Outcome::Reset,
     }
+}
+
+/// The seconds of `Retry-After`. Engines write no dates.
+fn retry_after(head: &ResponseHeader) -> Option<Duration> {
+    let seconds = head.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 fn is_event_stream(head: &ResponseHeader) -> bool {

@@ -16,9 +16,11 @@ use super::headers::{Template, To};
 use super::place::NoPlace;
 use super::reply::Refusal;
 use crate::domain::ask::Endpoint;
-use crate::domain::ids::ModelIx;
+use crate::domain::ids::{ClientKey, ModelIx};
 use crate::domain::outcome::Outcome;
+use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
+use crate::policy::record;
 use crate::policy::replica::SessionView;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::Selection;
@@ -35,6 +37,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) endpoint: Endpoint,
     pub(super) stream: bool,
+    /// Whose retries are paid for.
+    pub(super) client: ClientKey,
     pub(super) session: Option<SessionView>,
     /// Nearest first.
     pub(super) pools: &'a [PoolCandidate],
@@ -67,7 +71,16 @@ impl Dispatch<'_> {
     pub(super) async fn run(&self, account: &mut Account<'_>) -> Result<Reached, Stopped> {
         let mut doubts = Vec::new();
         let result = self.walk(account, &mut doubts).await;
-        judge(doubts, result.is_ok());
+        let ending = match &result {
+            Ok(reached) => reached.began.outcome(),
+            Err(Stopped::Refused(refusal)) => refusal.outcome,
+            Err(Stopped::Answered(outcome, _)) => *outcome,
+        };
+        // Doubts that are let go blame nobody.
+        if Verdict::of_ending(ending).blames_replicas(doubts.len()) {
+            let now = Instant::now();
+            doubts.into_iter().for_each(|doubt| doubt.blame_replica(now));
+        }
         result
     }
 
@@ -90,20 +103,41 @@ impl Dispatch<'_> {
                 Ok(began) => return Ok(Reached { began, selection, booking }),
                 Err(failed) => failed,
             };
+            self.rest(&selection, &failed);
             match failed.outcome {
-                Outcome::ServerError => doubts.push(booking.end_in_doubt(failed.outcome)),
+                outcome if blame::in_doubt(outcome) => doubts.push(booking.end_in_doubt(outcome)),
                 outcome => booking.end(outcome, Instant::now()),
             }
             self.edge.count_attempt(self.snapshot, &selection, failed.outcome);
             last_answer = failed.answer;
-            tried.push(Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome });
+            let last = Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome };
+            tried.push(last);
             match retry::after(&tried, params, &mut rng) {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
+                Next::Again(_) if last.must_be_paid_for() && !self.pay() => {
+                    self.edge.metrics.retry_denied();
+                    // Those that could tell whose fault it was are not asked.
+                    doubts.clear();
+                    return Err(self.stopped(last.outcome, last_answer));
+                }
                 Next::Again(pause) => {
                     self.edge.metrics.retry(failed.outcome);
                     self.pause(pause).await;
                 }
             }
+        }
+    }
+
+    /// Pays for one more attempt from the retry budget.
+    fn pay(&self) -> bool {
+        self.edge.roster.retries.take(self.client, self.snapshot.config.retry_budget, Instant::now())
+    }
+
+    /// Leaves a replica alone for as long as it asked.
+    fn rest(&self, selection: &Selection, failed: &Failed) {
+        let credential = &self.snapshot.config.topology.pool(selection.pool.pool).credential;
+        if let Some(rest) = record::rest_of(failed.retry_after, credential) {
+            self.snapshot.live(selection.replica).rest(rest, Instant::now());
         }
     }
 
@@ -161,16 +195,6 @@ impl Dispatch<'_> {
             }
             _ => Stopped::Refused(Refusal::new(outcome, explain(outcome)).retry_after_s(RETRY_AFTER_S)),
         }
-    }
-}
-
-/// Whose fault the 5xx of one request were. Engines answer so to some requests too (llama.cpp to a tool call that
-/// `max_tokens` cut): when two replicas did and none did better it was the request, and a client that repeats it must not
-/// open the breakers of a whole fleet.
-fn judge(doubts: Vec<Doubt>, answered: bool) {
-    if answered || doubts.len() == 1 {
-        let now = Instant::now();
-        doubts.into_iter().for_each(|doubt| doubt.blame_replica(now));
     }
 }
 

@@ -10,7 +10,7 @@ use pingora::protocols::http::ServerSession;
 use super::due::Patience;
 use super::reply::Refusal;
 use crate::config::Config;
-use crate::domain::ids::SessionKey;
+use crate::domain::ids::{ClientKey, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::policy::affinity;
 
@@ -21,6 +21,7 @@ pub(super) const STEP: HeaderName = HeaderName::from_static("x-agent-step");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// How long the official SDKs wait for the next byte, in seconds.
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 const READ_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
 
 /// How long a client waits for the whole, in seconds.
@@ -40,6 +41,10 @@ const NAME_BYTES_MAX: usize = 256;
 pub(super) struct Caller {
     /// The client's address, as far as trusted peers tell it.
     pub(super) address: Option<IpAddr>,
+    /// Whose retry budget it is.
+    pub(super) client: ClientKey,
+    /// Whether the client's SDK says that it has sent this request before.
+    pub(super) sdk_retry: bool,
     /// The session that the head names.
     pub(super) session: Option<SessionKey>,
     /// The step that the head names.
@@ -53,18 +58,25 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let peer = session.client_addr().and_then(|address| address.as_inet()).map(|address| address.ip().to_canonical());
     let headers = &session.req_header().headers;
     let address = client_address(peer, headers, &config.trusted_proxies);
+    let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
+    let scope = affinity::scope(credential.map(|value| value.as_bytes()), address);
     let mut key = None;
     for name in &config.sessions.headers {
         if let Some(value) = visible(headers, name)? {
-            let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
-            let scope = affinity::scope(credential.map(|value| value.as_bytes()), address);
             key = Some(affinity::session_key(&scope, value.as_bytes()));
             break;
         }
     }
     let step = visible(headers, STEP.as_str())?.map(str::to_owned);
     let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
-    Ok(Caller { address, session: key, step, patience })
+    let (client, sdk_retry) = (affinity::client_key(&scope), is_sdk_retry(headers));
+    Ok(Caller { address, client, sdk_retry, session: key, step, patience })
+}
+
+/// Whether the SDK's count of retries is above 0. A hint: however high, it counts once.
+fn is_sdk_retry(headers: &HeaderMap) -> bool {
+    let count = headers.get(RETRY_COUNT).map_or(&b""[..], |value| value.as_bytes());
+    count.iter().all(u8::is_ascii_digit) && count.iter().any(|digit| *digit != b'0')
 }
 
 /// A header's duration in seconds. A hint and no more: what is no positive number is passed over.
@@ -212,6 +224,15 @@ mod tests {
             assert_eq!(read(nonsense), None, "{nonsense}");
         }
         assert_eq!(seconds(&HeaderMap::new(), READ_TIMEOUT), None);
+    }
+
+    #[test]
+    fn an_sdks_retry_is_a_count_above_nothing() {
+        for (count, retry) in [("0", false), ("00", false), ("1", true), ("10", true), ("-1", false), ("", false)] {
+            assert_eq!(is_sdk_retry(&headers(&[("x-stainless-retry-count", count)])), retry, "{count:?}");
+        }
+        assert!(is_sdk_retry(&headers(&[("x-stainless-retry-count", &"9".repeat(1_000))])));
+        assert!(!is_sdk_retry(&headers(&[])));
     }
 
     #[test]

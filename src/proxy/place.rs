@@ -37,6 +37,17 @@ pub(super) enum NoPlace {
     Late(Outcome),
 }
 
+/// How a call asks for a place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Manner {
+    /// It has just come.
+    Comes,
+    /// It waited and was called.
+    Called,
+    /// It waited for nothing, or found the line full: it takes a place where nobody wants to wait.
+    Leaves,
+}
+
 impl Dispatch<'_> {
     /// A place at a replica. When all are taken it is waited for, for as long as the nearest pool says.
     pub(super) async fn place(
@@ -45,15 +56,23 @@ impl Dispatch<'_> {
         rng: &mut SmallRng,
         account: &mut Account<'_>,
     ) -> Result<Placed, NoPlace> {
-        match self.choose(tried, rng, false) {
+        match self.choose(tried, rng, Manner::Comes) {
             Err(NoReplica::Full) => {}
             chosen => return chosen.map_err(NoPlace::No),
         }
+        match self.wait(tried, rng, account).await {
+            Err(NoPlace::No(NoReplica::Full)) => self.choose(tried, rng, Manner::Leaves).map_err(NoPlace::No),
+            placed => placed,
+        }
+    }
+
+    /// Waits in line for a place.
+    async fn wait(&self, tried: &[Tried], rng: &mut SmallRng, account: &mut Account<'_>) -> Result<Placed, NoPlace> {
         let Some(mut ticket) = self.join_lines(tried) else { return Err(NoPlace::No(NoReplica::Full)) };
         let began = Instant::now();
         let due = self.queue_due(tried);
         let placed = loop {
-            match self.choose(tried, rng, true) {
+            match self.choose(tried, rng, Manner::Called) {
                 Ok(placed) => {
                     ticket.took(self.snapshot.pool(placed.0.pool.pool));
                     break Ok(placed);
@@ -72,8 +91,8 @@ impl Dispatch<'_> {
         placed
     }
 
-    /// Selects a replica and books a place there. A call that was not `called` overtakes nobody who waits.
-    fn choose(&self, tried: &[Tried], rng: &mut SmallRng, called: bool) -> Result<Placed, NoReplica> {
+    /// Selects a replica and books a place there. A call that was not called overtakes nobody who waits.
+    fn choose(&self, tried: &[Tried], rng: &mut SmallRng, manner: Manner) -> Result<Placed, NoReplica> {
         let config = &self.snapshot.config;
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();
@@ -85,9 +104,11 @@ impl Dispatch<'_> {
                 home.and_then(|home| self.snapshot.home(home, was_tried, now)),
                 |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
                 |pool| retry::exhausted(tried, pool, config.retry),
+                manner != Manner::Leaves,
                 rng,
             )?;
-            if !called && self.snapshot.pool(selection.pool.pool).overtakes(self.turn(tried)) {
+            let in_line = manner != Manner::Called && !selection.last_resort;
+            if in_line && self.snapshot.pool(selection.pool.pool).overtakes(self.turn(tried)) {
                 return Err(NoReplica::Full);
             }
             let cap = config.topology.pool(selection.pool.pool).max_in_flight;

@@ -178,6 +178,7 @@ impl Serving<'_, '_> {
         });
 
         // 5 choose a replica, 6 send, 7 retry.
+        self.edge.roster.retries.request(caller.client, caller.sdk_retry, config.retry_budget, Instant::now());
         let template = Template::of(self.session.req_header(), caller.address, &self.account.request_id)
             .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let dispatch = Dispatch {
@@ -185,6 +186,7 @@ impl Serving<'_, '_> {
             snapshot: self.snapshot,
             endpoint,
             stream: self.account.stream,
+            client: caller.client,
             session,
             pools: &pools,
             received: &received,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -11,10 +11,11 @@ use super::inflight::InFlight;
 use super::pool::PoolLive;
 use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaKey;
-use crate::domain::outcome::{Blame, Outcome};
+use crate::domain::outcome::Outcome;
 use crate::domain::topology::ReplicaAddress;
-use crate::policy::breaker::{self, Breaker, Gate};
+use crate::policy::breaker::{self, Breaker};
 use crate::policy::health::{self, Health};
+use crate::policy::record::Record;
 use crate::policy::replica::Standing;
 
 /// What is known of one replica. It outlives reloads that keep the replica's name and address.
@@ -27,13 +28,7 @@ pub struct Live {
     failing: ArcSwapOption<Failure>,
     in_flight: AtomicU32,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    health: Health,
-    breaker: Breaker,
+    record: Mutex<Record>,
 }
 
 /// A replica's state for people and gauges.
@@ -53,7 +48,7 @@ impl Live {
         let literal: Option<IpAddr> = address.host.parse().ok();
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
         let (failing, in_flight) = (ArcSwapOption::empty(), AtomicU32::new(0));
-        Live { key, address, pool, resolved, failing, in_flight, state: Mutex::default() }
+        Live { key, address, pool, resolved, failing, in_flight, record: Mutex::default() }
     }
 
     /// The same for a replica that comes to others that serve: it is used from its first passed check on.
@@ -88,10 +83,14 @@ impl Live {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// What is known of it.
+    pub fn record(&self) -> Record {
+        *self.lock()
+    }
+
     /// Whether it may be used at `now`.
     pub fn standing(&self, breaker: breaker::Params, now: Instant) -> Standing {
-        let state = self.lock();
-        Standing::of(state.health.is_healthy(), state.breaker.gate(breaker, now))
+        self.lock().standing(breaker, now)
     }
 
     /// Books one request there, unless its cap was reached or the probe's place taken since it was looked at.
@@ -111,14 +110,7 @@ impl Live {
         }
         // From here on the guard gives the place back.
         let guard = InFlight::new(Arc::clone(self), params);
-        let mut state = self.lock();
-        match state.breaker.gate(params, now) {
-            Gate::Pass => {}
-            Gate::Probe => state.breaker = state.breaker.claim(params, now)?,
-            Gate::Stop if last_resort => {}
-            Gate::Stop => return None,
-        }
-        Some(guard.sent_at(now))
+        self.lock().admit(params, last_resort, now).then(|| guard.sent_at(now))
     }
 
     pub(super) fn leave(&self) {
@@ -128,27 +120,21 @@ impl Live {
 
     /// Takes in how an attempt ended that was booked at `sent`.
     pub(super) fn report(&self, outcome: Outcome, sent: Instant, params: breaker::Params, now: Instant) {
-        let mut state = self.lock();
-        state.breaker = if outcome.counts_against_replica() {
-            state.breaker.failed(params, sent, now)
-        } else if outcome.facts().blame == Blame::None || outcome == Outcome::ClientError {
-            state.breaker.succeeded(sent)
-        } else {
-            state.breaker.released(sent)
-        };
+        self.lock().ended(outcome, sent, params, now);
+    }
+
+    /// Leaves it alone for so long: it said that it is busy (see [`rest_of`](crate::policy::record::rest_of)).
+    pub fn rest(&self, rest: Duration, now: Instant) {
+        self.lock().rest(rest, now);
     }
 
     /// Takes in one health check. Returns the new side if the replica changed sides.
     pub fn checked(&self, passed: bool, health: health::Params, breaker: breaker::Params) -> Option<bool> {
-        let mut state = self.lock();
-        let before = state.health.is_healthy();
-        state.health = state.health.after(passed, health);
-        let after = state.health.is_healthy();
-        if after && !before {
-            state.breaker = state.breaker.recovered(breaker);
+        let turned = self.lock().checked(passed, health, breaker);
+        if turned == Some(true) {
             self.pool.call_all();
         }
-        (before != after).then_some(after)
+        turned
     }
 
     /// Whether one more passed check would make it healthy: the moment to warm it up.
@@ -168,20 +154,18 @@ impl Live {
 
     /// Its state for people and gauges.
     pub fn reading(&self) -> Reading {
-        let state = self.lock();
-        Reading { healthy: state.health.is_healthy(), breaker: state.breaker, in_flight: self.in_flight() }
+        let record = self.record();
+        Reading { healthy: record.health.is_healthy(), breaker: record.breaker, in_flight: self.in_flight() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic while holding it cannot leave the state half written: every section is one assignment.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Record> {
+        // A panic while holding it cannot leave the record half written: every section is one pure step.
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, reset_timeout: Duration::from_secs(60) };
@@ -248,32 +232,6 @@ mod tests {
         assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "the probe is still out");
         probe.end(Outcome::Ok, later);
         assert_eq!(live.standing(PARAMS, later), Standing::Usable);
-    }
-
-    #[test]
-    fn clients_faults_and_busy_answers_never_open_the_breaker() {
-        let (live, now) = (live(), Instant::now());
-        for _ in 0..10_000 {
-            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::ClientError, now);
-            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Busy, now);
-        }
-        assert_eq!(live.standing(PARAMS, now), Standing::Usable);
-    }
-
-    #[test]
-    fn a_replica_whose_checks_pass_again_is_used_again_and_trusted_less() {
-        let (live, now) = (live(), Instant::now());
-        let health = health::Params { unhealthy_after: 1, healthy_after: 1 };
-        for _ in 0..2 {
-            live.begin(9, PARAMS, false, now).unwrap().end(Outcome::Reset, now);
-        }
-        assert_eq!(live.checked(false, health, PARAMS), Some(false));
-        assert_eq!(live.standing(PARAMS, now), Standing::Unhealthy);
-        assert_eq!(live.checked(true, health, PARAMS), Some(true));
-        assert_eq!(live.standing(PARAMS, now), Standing::Usable);
-        let later = now + Duration::from_secs(1);
-        live.begin(9, PARAMS, false, later).unwrap().end(Outcome::Reset, later);
-        assert_eq!(live.standing(PARAMS, later), Standing::BreakerOpen, "one failure is enough now");
     }
 
     #[test]

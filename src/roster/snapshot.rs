@@ -93,13 +93,16 @@ impl Snapshot {
 
     fn candidate(&self, replica: ReplicaIx, pool: &Pool, tried: bool, now: Instant) -> Candidate {
         let (live, pool_live) = (self.live(replica), self.pool(self.config.topology.replica(replica).pool));
+        let record = live.record();
         Candidate {
             replica,
             key: live.key(),
-            standing: live.standing(self.config.circuit_breaker, now),
+            standing: record.standing(self.config.circuit_breaker, now),
+            open_since: record.breaker.open_since(),
             in_flight: live.in_flight(),
             // A pool at its own cap has no place at any replica.
             cap: if pool_live.is_full() { 0 } else { pool.max_in_flight },
+            rests: record.rests(now),
             tried,
         }
     }

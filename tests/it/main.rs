@@ -9,6 +9,7 @@ mod affinity;
 mod bad_input;
 mod bad_input_h2;
 mod bodies;
+mod budget;
 mod command;
 mod deadlines;
 mod dialects;

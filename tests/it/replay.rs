@@ -5,7 +5,8 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 use crate::bodies::{ModelAt, PLACES, Voice, assert_same_bytes, odd_body, send};
 use crate::support::{Edge, EdgeConfig, Http1, Pool, SERVED, calls, chat, json_body, post, sim, soon};
 
-const BUSY: Fault = Fault::Status { status: 503, retry_after_s: Some(1) };
+/// It says to come back at once, so that it is not left alone in the calls that follow.
+const BUSY: Fault = Fault::Status { status: 503, retry_after_s: Some(0) };
 const BROKEN: Fault = Fault::Status { status: 503, retry_after_s: None };
 
 /// An edge over two replicas, and which of them a session starts at.
