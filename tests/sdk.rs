@@ -16,17 +16,27 @@ use std::process::{Command, Stdio};
 use nearpool::sim::server::ReplicaHandle;
 use support::{Edge, EdgeConfig, Pool, SERVED, sim};
 
-/// An edge with the model `m` of two good replicas, and one each whose only replica misbehaves, is soon full, is not there.
-async fn edge(fragile: &ReplicaHandle, good: [&ReplicaHandle; 2], busy: &ReplicaHandle, gone: &str) -> Edge {
+/// An edge with the model `m` of two good replicas, one each whose only replica misbehaves, is soon full, is not there, and
+/// `mended`, whose nearest replica misbehaves and whose next one goes on.
+async fn edge(
+    fragile: &ReplicaHandle,
+    good: [&ReplicaHandle; 2],
+    busy: &ReplicaHandle,
+    gone: &str,
+    mended: [&ReplicaHandle; 2],
+) -> Edge {
     let served = format!("served_as = \"{SERVED}\"");
     let mut config = EdgeConfig::of(&good);
-    for model in ["fragile", "busy", "gone"] {
+    for model in ["fragile", "busy", "gone", "mended"] {
         config = config.model(model, &[&served]);
     }
     config = config
         .step("planner", "m")
         .pool(Pool::new("fragile", "here", "fragile").sims(&[fragile]))
         .pool(Pool::new("busy", "here", "busy").sims(&[busy]).line("max_in_flight = 1"))
+        .region("far", 50.11, 8.68)
+        .pool(Pool::new("mended", "here", "mended").sims(&mended[..1]))
+        .pool(Pool::new("spare", "far", "mended").sims(&mended[1..]))
         .pool(Pool::new("gone", "here", "gone").replica("gone", gone))
         // The same replica fails many times here, and is to be asked again each time.
         .set("circuit_breaker", "failure_threshold", "1000")
@@ -39,9 +49,9 @@ async fn edge(fragile: &ReplicaHandle, good: [&ReplicaHandle; 2], busy: &Replica
 async fn run(script: &str) {
     let Some(python) = environment::python() else { return };
     let [a, b, fragile, busy] = [sim("a").await, sim("b").await, sim("fragile").await, sim("busy").await];
-    let gone = sim("gone").await;
+    let [gone, dying, spare] = [sim("gone").await, sim("dying").await, sim("spare").await];
     gone.stop().await;
-    let edge = edge(&fragile, [&a, &b], &busy, &gone.url()).await;
+    let edge = edge(&fragile, [&a, &b], &busy, &gone.url(), [&dying, &spare]).await;
     let base = format!("http://{}", edge.agents());
     let mut command = Command::new(python);
     command
@@ -51,6 +61,7 @@ async fn run(script: &str) {
         .env("ANTHROPIC_BASE_URL", &base)
         .env("ANTHROPIC_API_KEY", "client-key")
         .env("NEARPOOL_SDK_FRAGILE_REPLICA", fragile.url())
+        .env("NEARPOOL_SDK_DYING_REPLICA", dying.url())
         // Nothing between the script and the loopback network, and no traces left beside the scripts.
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1")

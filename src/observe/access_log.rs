@@ -69,6 +69,12 @@ pub struct AccessLine<'a> {
     pub reason: Option<Reason>,
     /// Attempts made.
     pub attempts: u32,
+    /// How often another replica went on with the answer where one had broken off.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resumes: u32,
+    /// Why an answer that broke off was not resumed: what forbade it, or how it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_resumed: Option<&'a str>,
     /// The status sent downstream; 0 if none was.
     pub status: u16,
     /// How it ended, with the blame.
@@ -110,6 +116,10 @@ pub struct Tokens {
     pub cached: Option<u64>,
     /// Of the answer.
     pub completion: Option<u64>,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn session<S: Serializer>(session: &Option<SessionKey>, to: S) -> Result<S::Ok, S::Error> {
@@ -265,6 +275,8 @@ mod tests {
             replica: None,
             reason: Some(Reason::Failover),
             attempts: 2,
+            resumes: 0,
+            not_resumed: None,
             status: 502,
             outcome: Outcome::Cut,
             bytes_in: 10,

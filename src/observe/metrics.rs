@@ -16,6 +16,7 @@ use prometheus::{
 use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::breaker::{Breaker, Gate};
+use crate::policy::resume::Resumed;
 use crate::policy::select::Reason;
 use crate::roster::{Roster, Snapshot};
 
@@ -117,6 +118,7 @@ pub struct Metrics {
     attempts: IntCounterVec,
     retries: IntCounterVec,
     retries_denied: IntCounter,
+    resumes: IntCounterVec,
     ttft: HistogramVec,
     itl: HistogramVec,
     overhead: Histogram,
@@ -157,6 +159,7 @@ impl Metrics {
             attempts: new.counters("nearpool_attempts_total", "Attempts at replicas by how they ended.", &["pool", "replica", "outcome"])?,
             retries: new.counters("nearpool_retries_total", "Further attempts by the outcome that caused them.", &["reason"])?,
             retries_denied: new.counter("nearpool_retries_denied_total", "Further attempts that the retry budget did not allow.")?,
+            resumes: new.counters("nearpool_resumes_total", "Streams that broke off, by what became of them.", &["result"])?,
             ttft: new.histograms("nearpool_ttft_seconds", "Whole request received to first content event.", &["pool", "model", "cache"], TTFT_BUCKETS)?,
             itl: new.histograms("nearpool_itl_seconds", "Time between two events of a stream.", &["pool", "model"], ITL_BUCKETS)?,
             overhead: new.histogram("nearpool_overhead_seconds", "Time that the edge itself added before the upstream request left.", OVERHEAD_BUCKETS)?,
@@ -185,6 +188,9 @@ impl Metrics {
         }
         for result in GeoResult::ALL {
             self.geo_lookups.with_label_values(&[result.name()]);
+        }
+        for result in Resumed::ALL {
+            self.resumes.with_label_values(&[result.name()]);
         }
         for source in ReloadSource::ALL {
             self.reloads.with_label_values(&[source.name(), "ok"]);
@@ -223,6 +229,11 @@ impl Metrics {
     /// Counts a further attempt that was not made, since the retry budget was used up.
     pub fn retry_denied(&self) {
         self.retries_denied.inc();
+    }
+
+    /// Counts a stream that broke off.
+    pub fn resume(&self, result: Resumed) {
+        self.resumes.with_label_values(&[result.name()]).inc();
     }
 
     /// Notes the time that the edge itself added to a request, in seconds.

@@ -48,6 +48,10 @@ pub(super) struct Account<'a> {
     /// Where the last attempt went.
     pub(super) selection: Option<Selection>,
     pub(super) attempts: u32,
+    /// How often another replica went on with the answer.
+    pub(super) resumes: u32,
+    /// Why none did, of an answer that broke off.
+    pub(super) not_resumed: Option<&'static str>,
     pub(super) status: u16,
     pub(super) bytes_in: usize,
     /// How it ended; until it is said, the client is taken to have gone.
@@ -83,6 +87,8 @@ impl<'a> Account<'a> {
             session: None,
             selection: None,
             attempts: 0,
+            resumes: 0,
+            not_resumed: None,
             status: 0,
             bytes_in: 0,
             outcome: Outcome::ClientGone,
@@ -211,6 +217,8 @@ impl<'a> Account<'a> {
             replica: route.map(|route| route.replica),
             reason: route.map(|route| route.reason),
             attempts: self.attempts,
+            resumes: self.resumes,
+            not_resumed: self.not_resumed,
             status: self.status,
             outcome: self.outcome,
             bytes_in: self.bytes_in as u64,

@@ -1,7 +1,8 @@
 //! Station 1, accept, continued: the request's body, read whole before anything is chosen.
 //!
 //! The model's name may stand behind a megabyte of messages, and a retry needs every byte again. So the chunks are kept
-//! as they arrive and scanned in passing; bounds hold for each body, for all bodies together, and in time.
+//! as they arrive and scanned in passing; bounds hold for each body, for all bodies together, and in time. The body of a
+//! stream that could be resumed is kept to the stream's end, as long as such bodies leave room for new requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,18 +15,45 @@ use super::reply::Refusal;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits::{Over, Params};
 use crate::wire::body::Body;
-use crate::wire::scan::{Scan, Scanner};
+use crate::wire::scan::{Model, Scan, Scanner};
+
+/// Of the bytes that bodies may take, those kept for streams under way take at most this part: streams last for minutes,
+/// and to take in new requests matters more than to resume every old one.
+const KEPT_PART: usize = 2;
 
 /// A body that was read whole, what was found in it, and its share of the bytes that the edge may hold.
 pub(super) struct Received<'a> {
     pub(super) body: Body,
     pub(super) scan: Scan,
+    held: Held<'a>,
+}
+
+/// A body that is kept while its answer is streamed.
+pub(super) struct Kept<'a> {
+    pub(super) body: Body,
+    /// Where the model's name stands in it.
+    pub(super) model: Model,
     _held: Held<'a>,
+    _kept: Held<'a>,
+}
+
+impl<'a> Received<'a> {
+    /// Keeps the body, unless too many are kept already; else its bytes are given back.
+    pub(super) fn keep(self, limits: &Params, buffered: &'a Buffered) -> Option<Kept<'a>> {
+        let mut kept = Held { all: &buffered.kept, mine: 0 };
+        let within = kept.add(self.body.len()) <= limits.buffered_bytes_max / KEPT_PART;
+        let model = self.scan.model.filter(|_| within)?;
+        Some(Kept { body: self.body, model, _held: self.held, _kept: kept })
+    }
 }
 
 /// The bytes of bodies that are held now, over all requests.
 #[derive(Default)]
-pub(super) struct Buffered(AtomicUsize);
+pub(super) struct Buffered {
+    all: AtomicUsize,
+    /// Those of streams under way.
+    kept: AtomicUsize,
+}
 
 struct Held<'a> {
     all: &'a AtomicUsize,
@@ -64,7 +92,7 @@ pub(super) async fn receive<'a>(
     answer_expectation(session).await?;
     let deadline = Instant::now() + limits.body_timeout;
     let (mut body, mut scanner) = (Body::new(), Scanner::new());
-    let mut held = Held { all: &buffered.0, mine: 0 };
+    let mut held = Held { all: &buffered.all, mine: 0 };
     while let Some(chunk) = next_chunk(session, limits, deadline).await? {
         let all = held.add(chunk.len());
         check(limits, body.len() + chunk.len(), all)?;
@@ -75,7 +103,7 @@ pub(super) async fn receive<'a>(
         return Err(Refusal::gone());
     }
     let scan = scanner.finish().map_err(bad_json)?;
-    Ok(Received { body, scan, _held: held })
+    Ok(Received { body, scan, held })
 }
 
 fn bad_json(error: crate::wire::scan::ScanError) -> Refusal {

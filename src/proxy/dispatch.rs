@@ -9,15 +9,16 @@ use rand::rngs::SmallRng;
 
 use super::account::Account;
 use super::attempt::{Answer, Attempt, Began, Failed, Missed};
-use super::body::Received;
 use super::due::Due;
 use super::edge::Edge;
 use super::headers::{Template, To};
 use super::place::NoPlace;
 use super::reply::Refusal;
+use super::resume::Rest;
 use crate::domain::ask::Endpoint;
-use crate::domain::ids::{ClientKey, ModelIx};
+use crate::domain::ids::{ClientKey, ModelIx, ReplicaIx};
 use crate::domain::outcome::Outcome;
+use crate::domain::topology::Engine;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
@@ -25,6 +26,7 @@ use crate::policy::replica::SessionView;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::Selection;
 use crate::roster::{Doubt, InFlight, Snapshot};
+use crate::wire::body::Body;
 use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
 
@@ -42,9 +44,13 @@ pub(super) struct Dispatch<'a> {
     pub(super) session: Option<SessionView>,
     /// Nearest first.
     pub(super) pools: &'a [PoolCandidate],
-    pub(super) received: &'a Received<'a>,
+    pub(super) body: &'a Body,
     /// Where the model's name stands in the body.
     pub(super) model: &'a Model,
+    /// What makes of the body a request for the rest of an answer that broke off.
+    pub(super) continuing: Option<&'a Rest>,
+    /// Replicas that failed the request before this walk.
+    pub(super) failed: &'a [ReplicaIx],
     pub(super) template: &'a Template,
     /// When the request must have begun to be answered.
     pub(super) limit: Due,
@@ -98,7 +104,7 @@ impl Dispatch<'_> {
             account.selection = Some(selection);
             account.attempts += 1;
             account.leaving();
-            let segments = body.for_model(self, selection.pool.model);
+            let segments = body.for_pool(self, &selection.pool);
             let failed = match self.attempt(&selection, segments).await {
                 Ok(began) => return Ok(Reached { began, selection, booking }),
                 Err(failed) => failed,
@@ -128,9 +134,10 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Pays for one more attempt from the retry budget.
+    /// Pays for one more attempt from the retry budget. To continue an answer is free: what was streamed would be lost.
     fn pay(&self) -> bool {
-        self.edge.roster.retries.take(self.client, self.snapshot.config.retry_budget, Instant::now())
+        self.continuing.is_some()
+            || self.edge.roster.retries.take(self.client, self.snapshot.config.retry_budget, Instant::now())
     }
 
     /// Leaves a replica alone for as long as it asked.
@@ -214,23 +221,24 @@ fn explain(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The body with the model's name as the replica knows it, made once for each model.
+/// The body with the model's name as the replica knows it, made once for each model; for the rest of an answer also as
+/// the engine wants to be asked for it.
 #[derive(Default)]
 struct Rewritten {
-    made: Option<(ModelIx, Vec<Bytes>)>,
+    made: Option<((ModelIx, Engine), Vec<Bytes>)>,
 }
 
 impl Rewritten {
-    fn for_model(&mut self, dispatch: &Dispatch<'_>, model: ModelIx) -> &[Bytes] {
-        if self.made.as_ref().is_none_or(|(made, _)| *made != model) {
-            let served_as = &dispatch.snapshot.config.topology.model(model).served_as;
-            let body = &dispatch.received.body;
-            let segments = if *served_as == dispatch.model.name {
-                body.segments()
-            } else {
-                body.splice(dispatch.model.range.clone(), json_string(served_as))
-            };
-            self.made = Some((model, segments));
+    fn for_pool(&mut self, dispatch: &Dispatch<'_>, pool: &PoolCandidate) -> &[Bytes] {
+        let topology = &dispatch.snapshot.config.topology;
+        let wanted = (pool.model, topology.pool(pool.pool).engine);
+        if self.made.as_ref().is_none_or(|(made, _)| *made != wanted) {
+            let served_as = &topology.model(pool.model).served_as;
+            let mut edits = dispatch.continuing.map_or_else(Vec::new, |rest| rest.edits(wanted.1));
+            if *served_as != dispatch.model.name {
+                edits.push((dispatch.model.range.clone(), json_string(served_as)));
+            }
+            self.made = Some((wanted, dispatch.body.edited(edits)));
         }
         self.made.as_ref().map_or(&[], |(_, segments)| segments)
     }

@@ -1,77 +1,174 @@
-//! The events of one stream on their way through: told apart, watched for their end, read for what they used.
+//! The events of one stream on their way through: told apart, watched for their end, read for what they used, and
+//! followed so that another replica can go on where this one stops.
 
 use bytes::Bytes;
 
 use crate::domain::ask::Dialect;
-use crate::wire::sse::{EventKind, Framer, Progress, SseError};
+use crate::domain::outcome::Outcome;
+use crate::policy::resume::Obstacle;
+use crate::wire::resume::{Told, Unfit};
+use crate::wire::sse::{EventKind, Framer, Progress};
 use crate::wire::usage::{Meter, Usage};
 
-/// One stream's framing, progress and usage.
+/// One stream's framing and what was read in it.
 pub(super) struct Events {
     framer: Framer,
+    reading: Reading,
+}
+
+/// What was read in a stream.
+struct Reading {
     progress: Progress,
     usage: Meter,
+    /// What the client was told, where another replica could go on with it.
+    told: Option<Box<Told>>,
+    /// Whether another replica began the answer, so that what this one says must be fitted to it.
+    continues: bool,
+    fitted: Fitted,
 }
 
 impl Events {
     pub(super) fn new(dialect: Dialect) -> Events {
-        Events { framer: Framer::new(), progress: Progress::new(dialect), usage: Meter::new() }
+        let reading = Reading {
+            progress: Progress::new(dialect),
+            usage: Meter::new(),
+            told: Told::new(dialect),
+            continues: false,
+            fitted: Fitted::default(),
+        };
+        Events { framer: Framer::new(), reading }
     }
 
-    /// Takes a chunk in and puts the whole events that are there now behind `ready`.
-    pub(super) fn push(&mut self, chunk: Bytes, ready: &mut Vec<Bytes>) -> Result<(), SseError> {
-        let Events { framer, progress, usage } = self;
-        let framed = framer.push(chunk, |event| {
-            progress.note(event);
-            usage.event(event);
-        })?;
-        ready.extend(framed.into_parts());
-        Ok(())
+    /// Takes a chunk in and puts the whole events that are there now behind `ready`. After an error, what is ready is
+    /// good all the same.
+    pub(super) fn push(&mut self, chunk: Bytes, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+        let Events { framer, reading } = self;
+        match framer.push(chunk, |event| reading.note(event)) {
+            Ok(_) if reading.continues => reading.fitted.move_to(ready),
+            Ok(framed) => {
+                ready.extend(framed.into_parts());
+                Ok(())
+            }
+            Err(_) => {
+                // Events of this chunk were noted, and do not go down: nobody knows any more what the client was told.
+                reading.told = None;
+                Err(Outcome::Garbage)
+            }
+        }
     }
 
     /// The engine has sent everything: an event whose end was still in doubt is one now.
     pub(super) fn finish(&mut self, ready: &mut Vec<Bytes>) {
-        let Events { framer, progress, usage } = self;
-        ready.extend(framer.finish(|event| {
-            progress.note(event);
-            usage.event(event);
-        }));
+        let Events { framer, reading } = self;
+        let mut last = framer.finish(|event| reading.note(event));
         // Some engines leave out the blank line after their last event. Anything else that is cut off is no event.
-        if !framer.pending().is_empty() && { *progress }.note(framer.pending()) == EventKind::Done {
-            let last = Bytes::copy_from_slice(framer.pending());
-            progress.note(&last);
-            ready.push(last);
+        if !framer.pending().is_empty() && { reading.progress }.note(framer.pending()) == EventKind::Done {
+            let done = Bytes::copy_from_slice(framer.pending());
+            reading.note(&done);
+            last = Some(done);
+        }
+        if reading.continues {
+            // An event that does not fit leaves the answer without its end, which is seen next.
+            let _ = reading.fitted.move_to(ready);
+        } else {
+            ready.extend(last);
+        }
+    }
+
+    /// Goes on with the answer of which the client was `told` by another replica. What is ready already is this replica's
+    /// beginning.
+    pub(super) fn go_on(&mut self, mut told: Box<Told>, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+        told.hand_over();
+        let (mut progress, mut fitted) = (Progress::new(told.dialect()), Fitted::default());
+        for events in ready.drain(..) {
+            // Whole events, since they came out of a framer: nothing is pending and nothing too long.
+            let _ = Framer::new().push(events, |event| fitted.add(&mut told, event, progress.note(event)));
+        }
+        self.reading.told = Some(told);
+        self.reading.continues = true;
+        fitted.move_to(ready)
+    }
+
+    /// What the client was told, as far as another replica could go on with it. To be asked once, at the end.
+    pub(super) fn take_told(&mut self) -> Option<Box<Told>> {
+        self.reading.told.take()
+    }
+
+    /// No other replica can go on with the answer.
+    pub(super) fn cannot_go_on(&mut self, obstacle: Obstacle) {
+        if let Some(told) = &mut self.reading.told {
+            told.obstruct(obstacle);
         }
     }
 
     /// Whether the engine reported a failure before anything else.
     pub(super) fn failed_at_once(&self) -> bool {
-        self.progress.error && self.progress.data_events == 0
+        self.reading.progress.error && self.reading.progress.data_events == 0
     }
 
     /// Whether the answer has begun: from here on a client may have seen part of it.
     pub(super) fn begun(&self) -> bool {
-        self.progress.data_events > 0 || self.ended()
+        self.reading.progress.data_events > 0 || self.ended()
     }
 
     /// How many whole events there were.
     pub(super) fn count(&self) -> u64 {
-        self.progress.events
+        self.reading.progress.events
     }
 
     /// Whether the engine has said that the answer is whole, or that it failed.
     pub(super) fn ended(&self) -> bool {
-        self.progress.done || self.progress.error
+        self.reading.progress.done || self.reading.progress.error
     }
 
     /// Whether the engine has reported a failure, and no whole answer.
     pub(super) fn failed(&self) -> bool {
-        self.progress.error
+        self.reading.progress.error
     }
 
-    /// What the engine says it used, once it has said so.
+    /// What the answer used, once the engine has said so; of one that another replica began, all of it.
     pub(super) fn usage(&self) -> Option<Usage> {
-        self.usage.usage()
+        let usage = self.reading.usage.usage();
+        match &self.reading.told {
+            Some(told) if self.reading.continues => usage.map(|usage| told.sum(usage)),
+            _ => usage,
+        }
+    }
+}
+
+impl Reading {
+    #[inline]
+    fn note(&mut self, event: &[u8]) {
+        let kind = self.progress.note(event);
+        self.usage.event(event);
+        match &mut self.told {
+            Some(told) if self.continues => self.fitted.add(told, event, kind),
+            Some(told) if kind == EventKind::Data => told.note(event),
+            _ => {}
+        }
+    }
+}
+
+/// Events of a replica that goes on, as the client is to see them.
+#[derive(Default)]
+struct Fitted {
+    events: Vec<u8>,
+    unfit: bool,
+}
+
+impl Fitted {
+    fn add(&mut self, told: &mut Told, event: &[u8], kind: EventKind) {
+        if !self.unfit {
+            self.unfit = told.continued(event, kind, &mut self.events) == Err(Unfit);
+        }
+    }
+
+    /// Those before one that does not fit are good, and were noted.
+    fn move_to(&mut self, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+        if !self.events.is_empty() {
+            ready.push(std::mem::take(&mut self.events).into());
+        }
+        if self.unfit { Err(Outcome::Garbage) } else { Ok(()) }
     }
 }
 

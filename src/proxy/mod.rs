@@ -22,6 +22,7 @@ mod upstream;
 
 mod relay;
 mod reply;
+mod resume;
 
 mod account;
 

@@ -96,7 +96,7 @@ impl Dispatch<'_> {
         let config = &self.snapshot.config;
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();
-            let was_tried = |replica| tried.iter().any(|t| t.replica == replica);
+            let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
             let home = self.session.and_then(|session| session.home);
             let selection = select(
                 self.pools,
@@ -122,7 +122,8 @@ impl Dispatch<'_> {
 
     /// Chains that have begun come before new ones, so that they can end.
     fn turn(&self, tried: &[Tried]) -> Turn {
-        let begun = !tried.is_empty() || self.session.is_some_and(|session| session.home.is_some());
+        let tried = !tried.is_empty() || !self.failed.is_empty();
+        let begun = tried || self.session.is_some_and(|session| session.home.is_some());
         if begun { Turn::UnderWay } else { Turn::New }
     }
 

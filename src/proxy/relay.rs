@@ -1,7 +1,8 @@
 //! Station 8, stream and observe: what the replica sends goes down as it comes.
 //!
 //! A stream is relayed in whole events, so that a cut never lands inside one; whatever is complete goes at once. After
-//! the first byte nothing is tried again: the answer ends whole, or it ends so that no client takes it for whole.
+//! the first byte nothing is tried again: a text that breaks off is continued elsewhere ([`resume`](super::resume)), and
+//! else the answer ends whole, or so that no client takes it for whole.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,12 +18,13 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::events::Events;
-use super::upstream::Upstream;
+use super::upstream::{Exchange, Upstream};
 use super::waiting::chunked;
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::wire::reply::{Failure, error_event};
+use crate::wire::resume::Told;
 
 /// How long an HTTP/2 stream that broke is kept before it is reset. A reset discards what was written and not yet sent,
 /// and nothing tells when the error event has left.
@@ -87,15 +89,13 @@ pub(super) struct Relay<'a> {
 }
 
 impl Relay<'_> {
-    /// Sends the head, then everything. An error means that the connection must be closed, not ended; what the engine
-    /// itself reported as a failure is told and ended as the engine did.
-    pub(super) async fn run(
+    /// Sends the head.
+    pub(super) async fn open(
         &self,
         session: &mut ServerSession,
         mut head: Box<ResponseHeader>,
-        mut under: Box<UnderWay>,
         account: &mut Account<'_>,
-    ) -> Result<Outcome, Outcome> {
+    ) -> Result<(), Outcome> {
         if !self.opened {
             account.status = head.status.as_u16();
             chunked(session, &mut head).map_err(|_| Outcome::Garbage)?;
@@ -103,35 +103,91 @@ impl Relay<'_> {
             session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
         }
         account.first_event();
-        // Each piece has its own bound there: the framework's would be set up anew for each.
-        session.set_write_timeout(None);
-        let result = self.body(session, &mut under, account).await;
-        session.set_write_timeout(Some(self.timeouts.idle));
-        account.used(under.events.as_ref().and_then(Events::usage));
-        let failed = under.events.as_ref().is_some_and(Events::failed);
-        match result {
-            Ok(()) => {
-                if self.opened {
-                    send(session, account.receipt().comment(), || self.total).await?;
-                }
-                session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
-                self.upstream.release(under.exchange).await;
-            }
-            Err(Outcome::ClientGone) => {}
-            Err(outcome) => {
-                // A replica that is merely too late stops at once.
-                drop(under.exchange);
-                if let Some(events) = &under.events {
-                    let failure = Failure::new(outcome, "the answer broke off before its end");
-                    let event = error_event(self.dialect, &failure, events.count());
-                    break_off(session, event).await;
-                }
-            }
-        }
-        result.map(|()| if failed { Outcome::ServerError } else { Outcome::Ok })
+        Ok(())
     }
 
-    async fn body(
+    /// Ends the answer, and gives the replica's connection back if there still is one.
+    pub(super) async fn close(
+        &self,
+        session: &mut ServerSession,
+        exchange: Option<Exchange>,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        if self.opened {
+            send(session, account.receipt().comment(), || self.total).await?;
+        }
+        session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
+        if let Some(exchange) = exchange {
+            self.upstream.release(exchange).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the last bytes of an answer that no replica sends any more, and ends it.
+    pub(super) async fn last(
+        &self,
+        session: &mut ServerSession,
+        end: Bytes,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        account.sent(end.len());
+        send(session, end, || self.total).await?;
+        self.close(session, None, account).await
+    }
+
+    /// Tells the client that the answer broke off, if it is a stream: `events` came before.
+    pub(super) async fn broke_off(&self, session: &mut ServerSession, outcome: Outcome, events: u64) {
+        if outcome != Outcome::ClientGone {
+            let failure = Failure::new(outcome, "the answer broke off before its end");
+            break_off(session, error_event(self.dialect, &failure, events)).await;
+        }
+    }
+
+    /// Goes on with an answer that another replica began.
+    pub(super) async fn go_on(
+        &self,
+        session: &mut ServerSession,
+        under: &mut UnderWay,
+        told: Box<Told>,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        account.next_event(std::time::Instant::now());
+        let fits = under.events.as_mut().map_or(Ok(()), |events| events.go_on(told, &mut under.ready));
+        match fits {
+            Ok(()) => self.body(session, under, account).await,
+            Err(outcome) => self.ready(session, under, account).await.and(Err(outcome)),
+        }
+    }
+
+    /// Sends what is ready.
+    async fn ready(
+        &self,
+        session: &mut ServerSession,
+        under: &mut UnderWay,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        for piece in under.ready.drain(..) {
+            account.sent(piece.len());
+            send(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends all that the replica says.
+    pub(super) async fn body(
+        &self,
+        session: &mut ServerSession,
+        under: &mut UnderWay,
+        account: &mut Account<'_>,
+    ) -> Result<(), Outcome> {
+        // Each piece has its own bound there: the framework's would be set up anew for each.
+        session.set_write_timeout(None);
+        let result = self.pieces(session, under, account).await;
+        session.set_write_timeout(Some(self.timeouts.idle));
+        result
+    }
+
+    async fn pieces(
         &self,
         session: &mut ServerSession,
         under: &mut UnderWay,
@@ -142,10 +198,7 @@ impl Relay<'_> {
         // of what is done here.
         let mut idle_timer = pin!(sleep_until((now + self.timeouts.idle).min(self.total)));
         loop {
-            for piece in under.ready.drain(..) {
-                account.sent(piece.len());
-                send(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
-            }
+            self.ready(session, under, account).await?;
             if under.ended {
                 return self.ending(under);
             }
@@ -171,7 +224,11 @@ impl Relay<'_> {
                 Ok(Some(chunk)) => {
                     account.next_event(now.into_std());
                     match &mut under.events {
-                        Some(events) => events.push(chunk, &mut under.ready).map_err(|_| Outcome::Garbage)?,
+                        Some(events) => {
+                            if let Err(outcome) = events.push(chunk, &mut under.ready) {
+                                return self.ready(session, under, account).await.and(Err(outcome));
+                            }
+                        }
                         None => under.ready.push(chunk),
                     }
                 }

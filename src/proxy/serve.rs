@@ -6,7 +6,7 @@
 //! | 2 identify | [`identify`], [`route`] |
 //! | 3 resolve, 4 choose pool, 5 choose replica | `policy`, walked here and in [`dispatch`](super::dispatch) |
 //! | 6 send, 7 retry | [`attempt`](super::attempt), [`dispatch`](super::dispatch) |
-//! | 8 stream, observe | [`relay`] |
+//! | 8 stream, observe | [`relay`], [`resume`] |
 //! | 9 account | [`account`](super::account) |
 
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use super::headers::Template;
 use super::identify::{self, Caller};
 use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
+use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
 use super::waiting::{self, Gone, KeepAlive};
 use crate::domain::ask::{Dialect, Endpoint};
@@ -189,8 +190,10 @@ impl Serving<'_, '_> {
             client: caller.client,
             session,
             pools: &pools,
-            received: &received,
+            body: &received.body,
             model,
+            continuing: None,
+            failed: &[],
             template: &template,
             limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
         };
@@ -205,11 +208,26 @@ impl Serving<'_, '_> {
             sessions.remember(session.key, self.snapshot.live(reached.selection.replica).key(), Instant::now());
         }
 
-        // Nothing is tried again from here on: the body's bytes are given back before the answer, which may be long, goes down.
-        drop(received);
-
-        // 8 stream, observe.
-        self.relay(reached, endpoint.dialect(), total).await
+        // 8 stream, observe. Where nothing is tried again from here on, the body's bytes are given back before the answer,
+        // which may be long, goes down.
+        let dialect = endpoint.dialect();
+        let kept = resume::keep(received, self.account.stream, &pools, self.edge, self.snapshot, dialect);
+        let timeouts = &config.timeouts;
+        let stream = Stream {
+            edge: self.edge,
+            snapshot: self.snapshot,
+            relay: Relay { upstream: &self.edge.upstream, timeouts, dialect, opened: self.opened, total },
+            endpoint,
+            client: caller.client,
+            session,
+            pools: &pools,
+            template: &template,
+            kept,
+            comments_every: self.comments_every(endpoint),
+            failed: Vec::new(),
+            resumes: 0,
+        };
+        self.relay(reached, stream).await
     }
 
     /// Stations 5 to 7, while the client is watched and its stream kept alive.
@@ -237,35 +255,25 @@ impl Serving<'_, '_> {
         (self.account.stream && endpoint.generates() && !every.is_zero()).then_some(every)
     }
 
-    async fn relay(&mut self, reached: Reached, dialect: Dialect, total: tokio::time::Instant) -> Result<(), Ended> {
+    async fn relay(&mut self, reached: Reached, stream: Stream<'_>) -> Result<(), Ended> {
         let Reached { began, selection, booking } = reached;
-        let attempt_ended = |outcome| {
-            match outcome {
-                // An engine's own report within a stream: it may be the client's fault (a prompt that is too long), which
-                // only its words tell. So it speaks neither for nor against the replica.
-                Outcome::ServerError => drop(booking),
-                _ => booking.end(outcome, Instant::now()),
-            }
-            self.edge.count_attempt(self.snapshot, &selection, outcome);
-        };
-        let result = match began {
+        match began {
             Began::Whole(answer) => {
                 let outcome = Outcome::of_status(answer.head.status.as_u16(), false);
                 // The replica has done its part: a client that is slow to take the answer holds no place there.
-                attempt_ended(outcome);
+                booking.end(outcome, Instant::now());
+                self.edge.count_attempt(self.snapshot, &selection, outcome);
                 self.account.used(answer.usage());
-                return self.pass_on(outcome, answer, dialect, total).await;
+                let (dialect, total) = (stream.relay.dialect, stream.relay.total);
+                drop(stream);
+                self.pass_on(outcome, answer, dialect, total).await
             }
             Began::Under(head, under) => {
-                let timeouts = &self.snapshot.config.timeouts;
-                let relay = Relay { upstream: &self.edge.upstream, timeouts, dialect, opened: self.opened, total };
-                let result = relay.run(self.session, head, under, self.account).await;
-                attempt_ended(result.unwrap_or_else(|outcome| outcome));
-                result
+                let result = stream.run(self.session, head, Leg { under, selection, booking }, self.account).await;
+                self.account.outcome = result.unwrap_or_else(|outcome| outcome);
+                result.map(|_| ()).map_err(Ended::Broken)
             }
-        };
-        self.account.outcome = result.unwrap_or_else(|outcome| outcome);
-        result.map(|_| ()).map_err(Ended::Broken)
+        }
     }
 
     /// Passes a whole answer on. Where the client waits in an open stream, it is told by an event what went wrong.

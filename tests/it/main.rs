@@ -25,6 +25,7 @@ mod queue;
 mod regions;
 mod reload;
 mod replay;
+mod resume;
 mod robust;
 mod slow;
 mod streams;

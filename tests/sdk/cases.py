@@ -10,8 +10,9 @@ import time
 import traceback
 import urllib.request
 
-# What the edge calls its models; `fragile`, `busy` and `gone` have one replica each.
-SMALL, FRAGILE, BUSY, GONE = "m", "fragile", "busy", "gone"
+# What the edge calls its models; `fragile`, `busy` and `gone` have one replica each, `mended` has one that dies and,
+# farther away, a good one.
+SMALL, FRAGILE, BUSY, GONE, MENDED = "m", "fragile", "busy", "gone", "mended"
 
 
 # For one case, in seconds; the longest waits through a few `Retry-After` of the edge.
@@ -45,15 +46,28 @@ def run(module):
 @contextlib.contextmanager
 def fault(**plan):
     """The only replica of the model `fragile` shows this fault within the block."""
-    order(plan)
+    with at(os.environ["NEARPOOL_SDK_FRAGILE_REPLICA"], plan):
+        yield
+
+
+@contextlib.contextmanager
+def death(**plan):
+    """The nearest replica of the model `mended` shows this fault within the block."""
+    with at(os.environ["NEARPOOL_SDK_DYING_REPLICA"], plan):
+        yield
+
+
+@contextlib.contextmanager
+def at(replica, plan):
+    order(replica, plan)
     try:
         yield
     finally:
-        order({"fault": "none"})
+        order(replica, {"fault": "none"})
 
 
-def order(plan):
-    url = os.environ["NEARPOOL_SDK_FRAGILE_REPLICA"] + "/sim/fault"
+def order(replica, plan):
+    url = replica + "/sim/fault"
     with urllib.request.urlopen(urllib.request.Request(url, json.dumps(plan).encode()), timeout=10) as answer:
         assert answer.status < 300, answer.status
 

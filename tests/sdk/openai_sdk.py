@@ -6,7 +6,7 @@ import threading
 
 import openai
 
-from cases import BUSY, CUTS, FRAGILE, GONE, SMALL, fault, raises, run
+from cases import BUSY, CUTS, FRAGILE, GONE, MENDED, SMALL, death, fault, raises, run
 
 client = openai.OpenAI()
 once = client.with_options(max_retries=0)
@@ -379,6 +379,59 @@ def case_a_cut_completions_stream():
             for _ in once.completions.create(
                 model=FRAGILE, prompt="Once", stream=True, extra_body=sized(50, itl_ms=1)
             ):
+                pass
+
+
+def case_a_cut_stream_is_resumed_and_seen_as_one_answer():
+    whole = client.chat.completions.create(model=SMALL, messages=HELLO, extra_body=sized(50))
+    for cut in CUTS:
+        with death(**cut):
+            stream = once.chat.completions.create(
+                model=MENDED, messages=HELLO, stream=True, stream_options={"include_usage": True}, extra_body=sized(50)
+            )
+            chunks = list(stream)
+        assert text_of(chunks) == whole.choices[0].message.content, cut
+        assert len({chunk.id for chunk in chunks}) == 1 and len({chunk.created for chunk in chunks}) == 1, cut
+        assert [chunk.choices[0].delta.role for chunk in chunks if chunk.choices and chunk.choices[0].delta.role] == [
+            "assistant"
+        ], cut
+        assert chunks[-2].choices[0].finish_reason == "stop", cut
+        usage = chunks[-1].usage
+        assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, 50), (cut, usage)
+
+
+def case_a_resumed_stream_helper():
+    whole = client.chat.completions.create(model=SMALL, messages=HELLO, extra_body=sized(50))
+    for cut in CUTS:
+        with death(**cut), once.chat.completions.stream(
+            model=MENDED, messages=HELLO, extra_body=sized(50)
+        ) as stream:
+            choice = stream.get_final_completion().choices[0]
+        assert choice.message.content == whole.choices[0].message.content and choice.message.role == "assistant", cut
+
+
+def case_a_cut_completions_stream_is_resumed():
+    whole = client.completions.create(model=SMALL, prompt="Once", extra_body=sized(50))
+    for cut in CUTS:
+        with death(**cut):
+            stream = once.completions.create(
+                model=MENDED, prompt="Once", max_tokens=100, stream=True, extra_body=sized(50)
+            )
+            chunks = list(stream)
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text, cut
+        assert chunks[-1].choices[0].finish_reason == "stop", cut
+
+
+def case_a_cut_that_is_unsafe_to_resume():
+    unsafe = [
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True},
+        {"messages": ASK_WEATHER, "tools": [WEATHER]},
+    ]
+    for more in unsafe:
+        with death(fault="cut_mid_stream", after_events=3), raises(openai.APIError, "broke off"):
+            asked = {"messages": HELLO, **more}
+            for _ in once.chat.completions.create(model=MENDED, stream=True, extra_body=sized(50), **asked):
                 pass
 
 

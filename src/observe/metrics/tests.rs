@@ -88,6 +88,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_replica_in_flight{pool,replica}",
         "nearpool_replica_up{pool,replica}",
         "nearpool_requests_total{model,outcome,pool,region}",
+        "nearpool_resumes_total{result}",
         "nearpool_retries_denied_total{}",
         "nearpool_retries_total{reason}",
         "nearpool_sessions{}",

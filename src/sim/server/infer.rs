@@ -64,7 +64,7 @@ async fn generate(
         chain: answer.after(&call.prompt.tokens).chain(replica.params.engine.block_tokens),
         prompt_tokens: usage.prompt,
         output_tokens: answer.tokens,
-        pace: call.hints.pace(),
+        pace: call.hints.pace().filter(|_| replica.params.keeps_pace),
     };
     let job = submit_to(replica, submit).await?;
     if let Some(Spoilt::StallAfterHeaders) = spoilt {

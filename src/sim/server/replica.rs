@@ -35,6 +35,8 @@ pub struct ServerParams {
     pub answer_tokens: (u64, u64),
     /// A trailing assistant message is the beginning of the answer, as in llama.cpp, without being asked for.
     pub prefill_trailing_assistant: bool,
+    /// Whether it keeps to the pace that a request forces. One that does not finishes at once what a slower one began.
+    pub keeps_pace: bool,
     /// Every request waits so long before it is looked at: the way to a far region.
     pub network_delay: Duration,
     /// How many of the last requests are kept for [`ReplicaHandle::requests`]; 0 switches that off.
@@ -54,6 +56,7 @@ impl ServerParams {
             context_tokens: None,
             answer_tokens: (32, 128),
             prefill_trailing_assistant: false,
+            keeps_pace: true,
             network_delay: Duration::ZERO,
             log_requests: 64,
             seed: 0,

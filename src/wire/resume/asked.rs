@@ -14,7 +14,8 @@ use crate::domain::topology::Engine;
 use crate::policy::resume::Obstacle;
 use crate::wire::members::{Members, inside, items, place};
 
-/// Tokens of a completion for which nothing is said, at vLLM and SGLang (as at OpenAI). llama.cpp has no such limit.
+/// Tokens of a completion for which nothing is said, at vLLM and SGLang (as at OpenAI). llama.cpp has no such limit, nor has
+/// an engine that has made more.
 const COMPLETION_TOKENS_DEFAULT: u64 = 16;
 
 /// Keys that bound the answer's tokens from above; from below there is `min_tokens`.
@@ -67,9 +68,11 @@ impl Asked {
             edits.push((at.clone(), left.to_string().into()));
         }
         if self.most.is_empty() && self.completions && engine != Engine::LlamaCpp {
-            let left = COMPLETION_TOKENS_DEFAULT.checked_sub(spent).filter(|left| *left > 0);
-            let Some(left) = left else { return Ok(None) };
-            more.push_str(&format!(",\"max_tokens\":{left}"));
+            match COMPLETION_TOKENS_DEFAULT.checked_sub(spent) {
+                Some(0) => return Ok(None),
+                Some(left) => more.push_str(&format!(",\"max_tokens\":{left}")),
+                None => {}
+            }
         }
         if let Some((at, least)) = &self.least {
             edits.push((at.clone(), least.saturating_sub(spent).to_string().into()));

@@ -18,8 +18,12 @@ pub struct Unfit;
 impl Told {
     /// Puts an event of the replica that goes on behind `out`, as the client is to see it: with the first stream's `id` and
     /// `created`, without naming the speaker again, and with the tokens of the whole answer. What opens its stream and says
-    /// nothing is left out.
+    /// nothing is left out. After an error it can be continued no further.
     pub fn continued(&mut self, event: &[u8], kind: EventKind, out: &mut Vec<u8>) -> Result<(), Unfit> {
+        self.fit(event, kind, out).inspect_err(|Unfit| self.obstruct(Obstacle::Unread))
+    }
+
+    fn fit(&mut self, event: &[u8], kind: EventKind, out: &mut Vec<u8>) -> Result<(), Unfit> {
         if kind != EventKind::Data {
             out.extend_from_slice(event);
             return Ok(());
@@ -27,15 +31,16 @@ impl Told {
         // No engine spreads a chunk over several lines.
         let Cow::Borrowed(data) = data_of(event) else { return Err(Unfit) };
         let chunk = Chunk::read(self.dialect, data).ok_or(Unfit)?;
+        // An engine that takes the rest of an answer for reasoning would hide it behind a whole one's end.
+        let obstacle = chunk.choice.as_ref().and_then(|choice| choice.obstacle);
+        if matches!(obstacle, Some(Obstacle::Reasoning | Obstacle::Choices)) {
+            return Err(Unfit);
+        }
         let names_the_speaker_first = !self.role && chunk.choice.as_ref().is_some_and(|choice| choice.role);
         let speaker_is_known = self.role;
         let sum = self.chunk(&chunk, event, false);
         if let Some(choice) = &chunk.choice {
-            // An engine that takes the rest of an answer for reasoning would hide it behind a whole one's end.
-            if matches!(choice.obstacle, Some(Obstacle::Reasoning | Obstacle::Choices)) {
-                return Err(Unfit);
-            }
-            let silent = choice.text.is_empty() && choice.obstacle.is_none() && !choice.finished;
+            let silent = choice.text.is_empty() && obstacle.is_none() && !choice.finished;
             if self.opening && silent && !names_the_speaker_first {
                 return Ok(());
             }

@@ -292,6 +292,12 @@ fn a_completion_is_continued_by_a_longer_prompt() {
     // Where nothing is said, 16 tokens are meant, but at llama.cpp.
     check(r#"{"prompt":"x"}"#, Engine::Vllm, Ok(Some(r#"{"prompt":"xa\n","max_tokens":13}"#)));
     check(r#"{"prompt":"x"}"#, Engine::LlamaCpp, Ok(Some(r#"{"prompt":"xa\n"}"#)));
+    for (tokens, expected) in
+        [(15, Some(r#"{"prompt":"xa","max_tokens":1}"#)), (16, None), (17, Some(r#"{"prompt":"xa"}"#))]
+    {
+        let found = body(Dialect::Completions, r#"{"prompt":"x"}"#, &said("a", tokens), Engine::Vllm);
+        assert_eq!(found, Ok(expected.map(str::to_owned)), "{tokens}");
+    }
     check(r#"{"prompt":["x"]}"#, Engine::Vllm, Err(Obstacle::Prompt));
     check(r#"{"prompt":[1,2]}"#, Engine::Vllm, Err(Obstacle::Prompt));
     check(r#"{"messages":[]}"#, Engine::Vllm, Err(Obstacle::Unread));

@@ -121,6 +121,11 @@ impl Told {
         }
     }
 
+    /// The dialect of the answer.
+    pub fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// Why it cannot be continued, as far as the answer tells.
     pub fn obstacle(&self) -> Option<Obstacle> {
         self.obstacle
@@ -188,7 +193,8 @@ impl Told {
         self.tokens.deltas += 1;
     }
 
-    fn obstruct(&mut self, obstacle: Obstacle) {
+    /// It cannot be continued. The text is given up; its end is still waited for.
+    pub fn obstruct(&mut self, obstacle: Obstacle) {
         // The first one is the reason.
         self.obstacle.get_or_insert(obstacle);
         (self.text, self.shape) = (Vec::new(), Shape::default());

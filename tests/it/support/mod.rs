@@ -7,6 +7,7 @@ mod config;
 mod edge;
 mod h2c;
 mod http1;
+mod process;
 pub mod raw_h2;
 mod replicas;
 mod scripted;
@@ -24,6 +25,7 @@ pub use config::{EdgeConfig, Pool};
 pub use edge::{Edge, TOKEN};
 pub use h2c::{H2, whole};
 pub use http1::{Answer, Http1, Piece, post, post_with, request};
+pub use process::SimProcess;
 pub use raw_h2::{Frame, RawH2};
 pub use replicas::{SERVED, calls, sim, sim_with};
 pub use scripted::{Exchange, Scripted};
@@ -50,10 +52,10 @@ pub fn soon<T>(wait: impl Future<Output = T>) -> impl Future<Output = T> {
 pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(n < 2 * 254, "more addresses than one test process needs");
+    assert!(n < 4 * 254, "more addresses than one test process needs");
     let id = std::process::id();
-    let [high, low] = [(id >> 8) as u8 & 63, id as u8];
-    Ipv4Addr::new(127, 64 + 64 * (n / 254) as u8 + high, low, 1 + (n % 254) as u8)
+    let [high, low] = [(id >> 8) as u8 & 31, id as u8];
+    Ipv4Addr::new(127, 64 + 32 * (n / 254) as u8 + high, low, 1 + (n % 254) as u8)
 }
 
 /// A chat request for the model `m` whose answer has so many tokens.

@@ -1,0 +1,304 @@
+//! Station 8, continued: a stream whose replica dies goes on from another one, and the client sees one answer.
+//!
+//! Each replica that had a part in the answer is a leg of it. When one breaks off, the request is put again, with what the
+//! client was told so far, to another replica of the same served model: by the same walk that found the first one, so that
+//! places, breakers and bounds hold as ever. What may be resumed and how often is decided in [`policy`]; the bytes are
+//! made in [`wire::resume`](crate::wire::resume).
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use pingora::http::ResponseHeader;
+use pingora::protocols::http::ServerSession;
+
+use super::account::Account;
+use super::attempt::{Began, UnderWay};
+use super::body::{Kept, Received};
+use super::dispatch::{Dispatch, Reached};
+use super::due::Due;
+use super::edge::Edge;
+use super::events::Events;
+use super::headers::Template;
+use super::relay::Relay;
+use super::waiting::{self, Gone, KeepAlive};
+use crate::domain::ask::{Dialect, Endpoint};
+use crate::domain::ids::{ClientKey, ReplicaIx};
+use crate::domain::outcome::Outcome;
+use crate::domain::topology::Engine;
+use crate::policy::pool::PoolCandidate;
+use crate::policy::replica::SessionView;
+use crate::policy::resume::{self as policy, Broken, Obstacle, Rescue, Resumed};
+use crate::policy::select::Selection;
+use crate::roster::{InFlight, Snapshot};
+use crate::wire::resume::{Asked, Edit, Told};
+
+/// What makes of a request one for the rest of its answer, as each kind of engine wants to be asked.
+pub(super) struct Rest(Vec<(Engine, Vec<Edit>)>);
+
+impl Rest {
+    pub(super) fn edits(&self, engine: Engine) -> Vec<Edit> {
+        self.0.iter().find(|(own, _)| *own == engine).map(|(_, edits)| edits.clone()).unwrap_or_default()
+    }
+}
+
+/// One replica's part of an answer.
+pub(super) struct Leg {
+    pub(super) under: Box<UnderWay>,
+    pub(super) selection: Selection,
+    pub(super) booking: InFlight,
+}
+
+/// An answer under way, with all that it takes to go on elsewhere.
+pub(super) struct Stream<'a> {
+    pub(super) edge: &'a Edge,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) relay: Relay<'a>,
+    pub(super) endpoint: Endpoint,
+    pub(super) client: ClientKey,
+    pub(super) session: Option<SessionView>,
+    /// In the order of the first walk.
+    pub(super) pools: &'a [PoolCandidate],
+    pub(super) template: &'a Template,
+    pub(super) kept: Result<Kept<'a>, Obstacle>,
+    pub(super) comments_every: Option<Duration>,
+    /// Replicas that broke off.
+    pub(super) failed: Vec<ReplicaIx>,
+    pub(super) resumes: u32,
+}
+
+/// What is done about a leg that broke off.
+enum Next {
+    /// Another replica goes on.
+    Leg(Box<Leg>, Box<Told>),
+    /// Nothing but these bytes is missing.
+    End(Bytes),
+    /// It ends with an error.
+    Lost,
+    /// The client went away meanwhile.
+    Gone,
+}
+
+/// Keeps the request of a stream that could be resumed; else its bytes are given back.
+pub(super) fn keep<'a>(
+    received: Received<'a>,
+    stream: bool,
+    pools: &[PoolCandidate],
+    edge: &'a Edge,
+    snapshot: &Snapshot,
+    dialect: Dialect,
+) -> Result<Kept<'a>, Obstacle> {
+    let continues = |pool: &PoolCandidate| policy::continues(snapshot.config.topology.pool(pool.pool).engine);
+    if !stream || Told::new(dialect).is_none() {
+        return Err(Obstacle::Dialect);
+    }
+    if !pools.iter().any(continues) {
+        return Err(Obstacle::Engine);
+    }
+    received.keep(&snapshot.config.limits, &edge.buffered).ok_or(Obstacle::NotKept)
+}
+
+impl Stream<'_> {
+    /// Sends the head, then everything, from as many replicas as it takes. An error means that the connection must be
+    /// closed, not ended; what an engine itself reported as a failure is told and ended as the engine did.
+    pub(super) async fn run(
+        mut self,
+        session: &mut ServerSession,
+        head: Box<ResponseHeader>,
+        mut leg: Leg,
+        account: &mut Account<'_>,
+    ) -> Result<Outcome, Outcome> {
+        if let (Err(obstacle), Some(events)) = (&self.kept, &mut leg.under.events) {
+            events.cannot_go_on(*obstacle);
+        }
+        let mut result = match self.relay.open(session, head, account).await {
+            Ok(()) => self.relay.body(session, &mut leg.under, account).await,
+            Err(outcome) => Err(outcome),
+        };
+        loop {
+            account.used(leg.under.events.as_ref().and_then(Events::usage));
+            let replica = leg.selection.replica;
+            let Err(outcome) = result else {
+                let failed = leg.under.events.as_ref().is_some_and(Events::failed);
+                let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
+                let under = self.ended(leg, outcome);
+                self.relay.close(session, Some(under.exchange), account).await?;
+                return Ok(outcome);
+            };
+            let UnderWay { mut events, exchange, .. } = *self.ended(leg, outcome);
+            // A replica that is merely too late stops at once.
+            drop(exchange);
+            let told = events.as_mut().and_then(Events::take_told);
+            self.failed.push(replica);
+            // Boxed, so that a stream under way does not hold what its rescue would take.
+            match Box::pin(self.rescue(outcome, told, session, account)).await {
+                Next::Leg(next, told) => {
+                    leg = *next;
+                    result = self.relay.go_on(session, &mut leg.under, told, account).await;
+                }
+                Next::End(end) => {
+                    self.relay.last(session, end, account).await?;
+                    return Ok(Outcome::Ok);
+                }
+                Next::Lost => {
+                    if let Some(events) = &events {
+                        self.relay.broke_off(session, outcome, events.count()).await;
+                    }
+                    return Err(outcome);
+                }
+                Next::Gone => return Err(Outcome::ClientGone),
+            }
+        }
+    }
+
+    /// Books a leg's end.
+    fn ended(&self, leg: Leg, outcome: Outcome) -> Box<UnderWay> {
+        match outcome {
+            // An engine's own report within a stream: it may be the client's fault (a prompt that is too long), which
+            // only its words tell. So it speaks neither for nor against the replica.
+            Outcome::ServerError => drop(leg.booking),
+            _ => leg.booking.end(outcome, Instant::now()),
+        }
+        self.edge.count_attempt(self.snapshot, &leg.selection, outcome);
+        leg.under
+    }
+
+    async fn rescue(
+        &mut self,
+        outcome: Outcome,
+        told: Option<Box<Told>>,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> Next {
+        let unknown = if Told::new(self.endpoint.dialect()).is_some() { Obstacle::Unread } else { Obstacle::Dialect };
+        let obstacle = told.as_ref().map_or(Some(unknown), |told| told.obstacle());
+        let finished = told.as_ref().is_some_and(|told| told.finished());
+        let broken = Broken { outcome, finished, obstacle, resumes: self.resumes };
+        match (policy::rescue(&broken), told) {
+            (Rescue::NoCase, _) => Next::Lost,
+            (Rescue::MakeUpEnd, Some(told)) => self.end(told, account),
+            (Rescue::Continue, Some(told)) => self.go_on(told, session, account).await,
+            (Rescue::Give(result), _) => self.lost(result, obstacle, account),
+            (Rescue::MakeUpEnd | Rescue::Continue, None) => self.lost(Resumed::Unsafe, obstacle, account),
+        }
+    }
+
+    fn lost(&self, result: Resumed, obstacle: Option<Obstacle>, account: &mut Account<'_>) -> Next {
+        self.edge.metrics.resume(result);
+        account.not_resumed = Some(obstacle.map_or(result.name(), Obstacle::name));
+        Next::Lost
+    }
+
+    /// The closing words alone are missing.
+    fn end(&self, mut told: Box<Told>, account: &mut Account<'_>) -> Next {
+        let end = told.end(self.asked().usage);
+        account.used(told.known_usage());
+        self.edge.metrics.resume(Resumed::Ended);
+        Next::End(end.into())
+    }
+
+    /// The request, read again: once for each break, since that is rare and to keep what was read is not free.
+    fn asked(&self) -> Asked {
+        let Ok(kept) = &self.kept else { return Asked::default() };
+        Asked::read(self.endpoint.dialect(), &kept.body.slice(0..kept.body.len()))
+    }
+
+    /// Finds a replica that goes on.
+    async fn go_on(&mut self, told: Box<Told>, session: &mut ServerSession, account: &mut Account<'_>) -> Next {
+        let (pools, rest) = match self.rest(&told) {
+            Ok(Some(rest)) => rest,
+            Ok(None) => return self.end(told, account),
+            Err(obstacle) => return self.lost(Resumed::Unsafe, Some(obstacle), account),
+        };
+        self.resumes += 1;
+        let attempts = account.attempts;
+        let reached = match self.walk(&pools, &rest, session, account).await {
+            Ok(reached) => reached,
+            Err(Gone) => return Next::Gone,
+        };
+        match reached {
+            Some(leg) => {
+                if let (Some(session), false) = (self.session, leg.selection.pool.fallback) {
+                    let home = self.snapshot.live(leg.selection.replica).key();
+                    self.edge.roster.sessions.remember(session.key, home, Instant::now());
+                }
+                self.edge.metrics.resume(Resumed::Ok);
+                account.resumes += 1;
+                Next::Leg(Box::new(leg), told)
+            }
+            None if account.attempts == attempts => self.lost(Resumed::NoneLeft, None, account),
+            None => self.lost(Resumed::Failed, None, account),
+        }
+    }
+
+    /// The pools that may go on, and how their engines are asked to; `None` when no token is left to ask for.
+    fn rest(&self, told: &Told) -> Result<Option<(Vec<PoolCandidate>, Rest)>, Obstacle> {
+        let topology = &self.snapshot.config.topology;
+        let served_as = |pool: &PoolCandidate| &topology.model(pool.model).served_as;
+        let engine = |pool: &PoolCandidate| topology.pool(pool.pool).engine;
+        let began_in = self.failed.first().map(|replica| topology.replica(*replica).pool);
+        let Some(began) = self.pools.iter().find(|pool| Some(pool.pool) == began_in) else {
+            return Err(Obstacle::Engine);
+        };
+        let mut pools: Vec<_> = self.pools.iter().filter(|pool| served_as(pool) == served_as(began)).copied().collect();
+        let (asked, mut rest, mut result) = (self.asked(), Vec::new(), Err(Obstacle::Engine));
+        for kind in [Engine::Vllm, Engine::Sglang, Engine::LlamaCpp] {
+            if pools.iter().any(|pool| engine(pool) == kind) {
+                match asked.continuation(told, kind) {
+                    Ok(Some(edits)) => rest.push((kind, edits)),
+                    Ok(None) => result = Ok(None),
+                    Err(obstacle) => result = Err(obstacle),
+                }
+            }
+        }
+        pools.retain(|pool| rest.iter().any(|(kind, _)| *kind == engine(pool)));
+        if rest.is_empty() { result } else { Ok(Some((pools, Rest(rest)))) }
+    }
+
+    /// The walk of stations 5 to 7 once more, while the client is watched and hears comments if it takes long.
+    async fn walk(
+        &self,
+        pools: &[PoolCandidate],
+        rest: &Rest,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> Result<Option<Leg>, Gone> {
+        let Ok(kept) = &self.kept else { return Ok(None) };
+        let keep_alive = self.comments_every.map(|every| KeepAlive {
+            every,
+            request_id: account.request_id.clone(),
+            edge: &self.snapshot.config.topology.edge,
+        });
+        let dispatch = Dispatch {
+            edge: self.edge,
+            snapshot: self.snapshot,
+            endpoint: self.endpoint,
+            stream: true,
+            client: self.client,
+            session: self.session,
+            pools,
+            body: &kept.body,
+            model: &kept.model,
+            continuing: Some(rest),
+            failed: &self.failed,
+            template: self.template,
+            limit: Due::new(self.relay.total, Outcome::TotalTimeout),
+        };
+        // The head went down long ago.
+        let mut comment_bytes = Some(0);
+        let walked = waiting::wait(session, keep_alive, &mut comment_bytes, Box::pin(dispatch.run(account))).await;
+        account.sent(comment_bytes.unwrap_or_default());
+        let Ok(Reached { began, selection, booking }) = walked? else { return Ok(None) };
+        let outcome = match began {
+            Began::Under(_, under) if under.events.is_some() => return Ok(Some(Leg { under, selection, booking })),
+            // No stream, although one was asked for.
+            Began::Under(..) => Outcome::Garbage,
+            Began::Whole(answer) => match Outcome::of_status(answer.head.status.as_u16(), false) {
+                Outcome::Ok => Outcome::Garbage,
+                refused => refused,
+            },
+        };
+        booking.end(outcome, Instant::now());
+        self.edge.count_attempt(self.snapshot, &selection, outcome);
+        Ok(None)
+    }
+}
