@@ -9,6 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use nearpool::domain::ask::Dialect;
 use nearpool::wire::body::Body;
 use nearpool::wire::geoip::GeoDb;
+use nearpool::wire::resume::Told;
 use nearpool::wire::scan::{Scan, ScanError, Scanner};
 use nearpool::wire::sse::{Framer, Progress};
 use nearpool::wire::usage::{Meter, Usage};
@@ -123,6 +124,13 @@ fn relay(chunks: &[Bytes]) -> (Progress, Option<Usage>, usize) {
     (progress, meter.usage(), forwarded)
 }
 
+/// What it costs to know at any time what the client was told.
+fn follow(events: &[Bytes]) -> bool {
+    let mut told = Told::new(Dialect::Chat).expect("a dialect that is followed");
+    events.iter().for_each(|event| told.note(event));
+    told.obstacle().is_none()
+}
+
 fn streams(c: &mut Criterion) {
     let events = events();
     let flat = events.concat();
@@ -130,6 +138,7 @@ fn streams(c: &mut Criterion) {
     let cut = |size| flat.chunks(size).map(Bytes::copy_from_slice).collect::<Vec<_>>();
     let mut group = c.benchmark_group("sse_1000_events");
     group.throughput(Throughput::Elements(1000)).sample_size(20);
+    group.bench_function("followed", |b| b.iter(|| assert!(follow(black_box(&one_each)))));
     for (name, chunks) in [("one_a_chunk", one_each), ("by_16KiB", cut(16 * KIB)), ("by_100_bytes", cut(100))] {
         group.bench_function(name, |b| b.iter(|| relay(black_box(&chunks))));
     }

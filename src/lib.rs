@@ -16,7 +16,7 @@
 //! | 5 | choose replica | warm, light, healthy? | [`policy::replica`] with `affinity`, `load`, `health`, `breaker` | [`roster`] |
 //! | 6 | send | did this attempt reach its first event? | | `proxy/attempt.rs` |
 //! | 7 | retry, fall back | again, elsewhere, or stop? | [`policy::retry`] | `proxy/dispatch.rs` |
-//! | 8 | stream, observe | bytes down; times and usage noted | [`wire::sse`], [`wire::usage`] | `proxy/relay.rs` |
+//! | 8 | stream, observe | bytes down; times and usage noted; on elsewhere? | [`wire::sse`], [`wire::usage`], [`policy::resume`] | `proxy/relay.rs`, `proxy/resume.rs` |
 //! | 9 | account | counted once, logged once, also when cancelled | [`domain::outcome`] | `proxy/account.rs` to [`observe`] |
 //!
 //! # The floors

@@ -135,7 +135,7 @@ impl Relay<'_> {
         self.close(session, None, account).await
     }
 
-    /// Tells the client that the answer broke off, if it is a stream: `events` came before.
+    /// Tells the client of a stream that it broke off; `events` came before.
     pub(super) async fn broke_off(&self, session: &mut ServerSession, outcome: Outcome, events: u64) {
         if outcome != Outcome::ClientGone {
             let failure = Failure::new(outcome, "the answer broke off before its end");

@@ -127,7 +127,9 @@ impl Stream<'_> {
             let UnderWay { mut events, exchange, .. } = *self.ended(leg, outcome);
             // A replica that is merely too late stops at once.
             drop(exchange);
-            let told = events.as_mut().and_then(Events::take_told);
+            // What is no stream has no event either that could tell of its end.
+            let Some(events) = &mut events else { return Err(outcome) };
+            let told = events.take_told();
             self.failed.push(replica);
             // Boxed, so that a stream under way does not hold what its rescue would take.
             match Box::pin(self.rescue(outcome, told, session, account)).await {
@@ -140,9 +142,7 @@ impl Stream<'_> {
                     return Ok(Outcome::Ok);
                 }
                 Next::Lost => {
-                    if let Some(events) = &events {
-                        self.relay.broke_off(session, outcome, events.count()).await;
-                    }
+                    self.relay.broke_off(session, outcome, events.count()).await;
                     return Err(outcome);
                 }
                 Next::Gone => return Err(Outcome::ClientGone),
