@@ -62,6 +62,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     assert_eq!(reference.circuit_breaker, small.circuit_breaker);
     assert_eq!(reference.retry, small.retry);
     assert_eq!(reference.retry_budget, small.retry_budget);
+    assert_eq!(reference.hedging, small.hedging);
     assert_eq!(reference.timeouts, small.timeouts);
     assert_eq!(reference.limits, small.limits);
     assert_eq!(reference.geo, small.geo);

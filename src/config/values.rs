@@ -40,6 +40,8 @@ pub struct Config {
     pub retry: retry::Params,
     /// How much may be retried, of all requests.
     pub retry_budget: budget::Params,
+    /// Second attempts beside slow ones.
+    pub hedging: Hedging,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How large things may be.
@@ -110,6 +112,15 @@ pub struct Health {
     pub generation_timeout: Duration,
     /// How many checks change a replica's side.
     pub thresholds: health::Params,
+}
+
+/// A second attempt beside one whose first event is late.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Hedging {
+    /// Whether there is any.
+    pub enabled: bool,
+    /// How many.
+    pub budget: budget::Params,
 }
 
 /// How long things may take.

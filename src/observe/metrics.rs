@@ -62,6 +62,16 @@ labels! {
         Error = "error",
     }
 
+    /// What became of a second attempt beside one that was late.
+    HedgeResult {
+        /// It had something to show first.
+        Won = "won",
+        /// The first one did after all, or neither.
+        Lost = "lost",
+        /// There was none: the budget did not allow it.
+        Denied = "denied",
+    }
+
     /// Whether the replica had the prompt in its KV cache, as its usage report tells.
     CacheState {
         /// Most of the prompt was cached.
@@ -117,6 +127,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     attempts: IntCounterVec,
     retries: IntCounterVec,
+    hedges: IntCounterVec,
     retries_denied: IntCounter,
     resumes: IntCounterVec,
     ttft: HistogramVec,
@@ -160,6 +171,7 @@ impl Metrics {
             retries: new.counters("nearpool_retries_total", "Further attempts by the outcome that caused them.", &["reason"])?,
             retries_denied: new.counter("nearpool_retries_denied_total", "Further attempts that the retry budget did not allow.")?,
             resumes: new.counters("nearpool_resumes_total", "Streams that broke off, by what became of them.", &["result"])?,
+            hedges: new.counters("nearpool_hedges_total", "Second attempts beside one whose first event was late; result: won, lost, denied.", &["result"])?,
             ttft: new.histograms("nearpool_ttft_seconds", "Whole request received to first content event.", &["pool", "model", "cache"], TTFT_BUCKETS)?,
             itl: new.histograms("nearpool_itl_seconds", "Time between two events of a stream.", &["pool", "model"], ITL_BUCKETS)?,
             overhead: new.histogram("nearpool_overhead_seconds", "Time that the edge itself added before the upstream request left.", OVERHEAD_BUCKETS)?,
@@ -185,6 +197,9 @@ impl Metrics {
     fn start_at_zero(&self) {
         for reason in Reason::ALL {
             self.affinity.with_label_values(&[reason.name()]);
+        }
+        for result in HedgeResult::ALL {
+            self.hedges.with_label_values(&[result.name()]);
         }
         for result in GeoResult::ALL {
             self.geo_lookups.with_label_values(&[result.name()]);
@@ -234,6 +249,11 @@ impl Metrics {
     /// Counts a stream that broke off.
     pub fn resume(&self, result: Resumed) {
         self.resumes.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Counts a second attempt beside one that was late.
+    pub fn hedge(&self, result: HedgeResult) {
+        self.hedges.with_label_values(&[result.name()]).inc();
     }
 
     /// Notes the time that the edge itself added to a request, in seconds.

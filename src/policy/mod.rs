@@ -11,6 +11,7 @@ pub mod health;
 pub mod least_bad;
 pub mod limits;
 pub mod load;
+pub mod pace;
 pub mod pool;
 pub mod queue;
 pub mod record;

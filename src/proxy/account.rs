@@ -15,7 +15,7 @@ use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
 use crate::observe::metrics::{CacheState, Metrics, RequestEnd, StreamMetrics};
 use crate::observe::timestamp::Timestamp;
 use crate::policy::resolve::NO_STEP;
-use crate::policy::select::Selection;
+use crate::policy::select::{Reason, Selection};
 use crate::roster::Snapshot;
 use crate::wire::geoip::Code;
 use crate::wire::usage::Usage;
@@ -147,6 +147,18 @@ impl<'a> Account<'a> {
     /// What the engine says it used.
     pub(super) fn used(&mut self, usage: Option<Usage>) {
         self.usage = usage.or(self.usage.take());
+    }
+
+    /// Tokens of the prompt that the replica computed, as far as it can be told: an engine that does not tell what it had
+    /// cached computed all of a session's first prompt, but for what sessions share.
+    pub(super) fn computed_tokens(&self) -> Option<u64> {
+        let usage = self.usage.as_ref()?;
+        let warm = self.selection.is_none_or(|selection| selection.reason == Reason::Session);
+        match usage.cached_tokens {
+            Some(cached) => Some(usage.prompt_tokens.saturating_sub(cached)),
+            None if warm => None,
+            None => Some(usage.prompt_tokens),
+        }
     }
 
     /// The names of where it went.

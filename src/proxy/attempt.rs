@@ -47,6 +47,8 @@ pub(super) struct Attempt<'a> {
     pub(super) dialect: Dialect,
     pub(super) stream: bool,
     pub(super) timeouts: &'a Timeouts,
+    /// How long the replica may take to its first event, or to the whole answer when it is not streamed.
+    pub(super) patience: Duration,
     /// When the request must have begun to be answered, whatever this attempt may take.
     pub(super) limit: Due,
 }
@@ -101,6 +103,8 @@ pub(super) struct UnderWay {
     pub(super) events: Option<Events>,
     /// Whether the replica has sent everything.
     pub(super) ended: bool,
+    /// From the whole request sent to what came first.
+    pub(super) ttft: Duration,
 }
 
 /// An attempt that came to nothing.
@@ -137,6 +141,8 @@ impl From<Outcome> for Missed {
 struct Answered {
     exchange: Exchange,
     head: Box<ResponseHeader>,
+    /// When the whole request had been sent.
+    sent: Instant,
     /// When the first event, or the whole answer, is due.
     due: Due,
 }
@@ -171,7 +177,7 @@ impl Attempt<'_> {
                 exchange.unfinished = true;
                 // Some engines answer 413 or 503 and close without reading the rest.
                 return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
-                    Ok(Ok(head)) => Ok(Answered { exchange, head, due: self.due() }),
+                    Ok(Ok(head)) => Ok(Answered { exchange, head, sent: Instant::now(), due: self.due() }),
                     _ => Err(broke(&exchange, began)),
                 };
             }
@@ -179,7 +185,7 @@ impl Attempt<'_> {
         }
         let (due, sent) = (self.due(), Instant::now());
         match due.bound(read_head(&mut exchange)).await {
-            Ok(Ok(head)) => Ok(Answered { exchange, head, due }),
+            Ok(Ok(head)) => Ok(Answered { exchange, head, sent, due }),
             Ok(Err(Outcome::Reset)) => Err(broke(&exchange, sent)),
             Ok(Err(outcome)) | Err(outcome) => Err(outcome.into()),
         }
@@ -197,17 +203,13 @@ impl Attempt<'_> {
 
     /// Counted from the whole request sent: a large body's way to the replica is not the replica's delay.
     fn due(&self) -> Due {
-        let (patience, outcome) = if self.stream {
-            (self.timeouts.first_byte, Outcome::FirstByteTimeout)
-        } else {
-            (self.timeouts.answer, Outcome::AnswerTimeout)
-        };
-        self.limit.or_before(Some(Due::new(Instant::now() + patience, outcome)))
+        let outcome = if self.stream { Outcome::FirstByteTimeout } else { Outcome::AnswerTimeout };
+        self.limit.or_before(Some(Due::new(Instant::now() + self.patience, outcome)))
     }
 
     /// Reads an answer to where it may be shown.
     async fn begin(&self, answered: Answered) -> Result<Began, Failed> {
-        let Answered { mut exchange, head, .. } = answered;
+        let Answered { mut exchange, head, sent, .. } = answered;
         let outcome = Outcome::of_status(head.status.as_u16(), head.headers.contains_key(header::RETRY_AFTER));
         if !matches!(outcome, Outcome::Ok | Outcome::ClientError) {
             let retry_after = retry_after(&head).filter(|_| outcome == Outcome::Busy);
@@ -219,7 +221,7 @@ impl Attempt<'_> {
                 // It was not asked for, and events cannot be told apart in it.
                 return Err(Outcome::Garbage.into());
             }
-            return self.begin_stream(exchange, head).await;
+            return self.begin_stream(exchange, head, sent).await;
         }
         let (mut body, mut bytes) = (Vec::new(), 0);
         loop {
@@ -239,14 +241,19 @@ impl Attempt<'_> {
                 Err(_) => return Err(Outcome::Cut.into()),
             }
             if bytes > HELD_ANSWER_BYTES_MAX {
-                let under = UnderWay { exchange, ready: body, events: None, ended: false };
+                let under = UnderWay { exchange, ready: body, events: None, ended: false, ttft: sent.elapsed() };
                 return Ok(Began::Under(head, Box::new(under)));
             }
         }
     }
 
     /// Waits for the first data event; comments before it are no sign of life.
-    async fn begin_stream(&self, mut exchange: Exchange, head: Box<ResponseHeader>) -> Result<Began, Failed> {
+    async fn begin_stream(
+        &self,
+        mut exchange: Exchange,
+        head: Box<ResponseHeader>,
+        sent: Instant,
+    ) -> Result<Began, Failed> {
         let mut events = Events::new(self.dialect);
         let mut ready = Vec::new();
         loop {
@@ -263,7 +270,7 @@ impl Attempt<'_> {
                         if ended {
                             events.finish(&mut ready);
                         }
-                        let under = UnderWay { exchange, ready, events: Some(events), ended };
+                        let under = UnderWay { exchange, ready, events: Some(events), ended, ttft: sent.elapsed() };
                         return Ok(Began::Under(head, Box::new(under)));
                     }
                 }

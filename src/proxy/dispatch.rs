@@ -12,7 +12,7 @@ use super::attempt::{Answer, Attempt, Began, Failed, Missed};
 use super::due::Due;
 use super::edge::Edge;
 use super::headers::{Template, To};
-use super::place::NoPlace;
+use super::place::{NoPlace, Placed};
 use super::reply::Refusal;
 use super::resume::Rest;
 use crate::domain::ask::Endpoint;
@@ -20,12 +20,13 @@ use crate::domain::ids::{ClientKey, ModelIx, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::Engine;
 use crate::policy::blame::{self, Verdict};
+use crate::policy::pace;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
 use crate::policy::replica::SessionView;
 use crate::policy::retry::{self, Next, Tried};
-use crate::policy::select::Selection;
-use crate::roster::{Doubt, InFlight, Snapshot};
+use crate::policy::select::{Reason, Selection};
+use crate::roster::{Doubt, InFlight, Prefilling, Snapshot};
 use crate::wire::body::Body;
 use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
@@ -51,6 +52,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) continuing: Option<&'a Rest>,
     /// Replicas that failed the request before this walk.
     pub(super) failed: &'a [ReplicaIx],
+    /// Whether an engine keeps something of this call, or goes on with it by itself.
+    pub(super) leaves_state: bool,
     pub(super) template: &'a Template,
     /// When the request must have begun to be answered.
     pub(super) limit: Due,
@@ -97,29 +100,30 @@ impl Dispatch<'_> {
         let mut last_answer = None;
         let mut body = Rewritten::default();
         loop {
-            let (selection, booking) = match self.place(&tried, &mut rng, account).await {
+            let placed = match self.place(&tried, &mut rng, account).await {
                 Ok(placed) => placed,
                 Err(no) => return Err(self.nothing_left(no, &tried, last_answer.take())),
             };
-            account.selection = Some(selection);
+            account.selection = Some(placed.0);
             account.attempts += 1;
             account.leaving();
-            let segments = body.for_pool(self, &selection.pool);
-            let failed = match self.attempt(&selection, segments).await {
-                Ok(began) => return Ok(Reached { began, selection, booking }),
-                Err(failed) => failed,
-            };
-            self.rest(&selection, &failed);
-            match failed.outcome {
-                outcome if blame::in_doubt(outcome) => doubts.push(booking.end_in_doubt(outcome)),
-                outcome => booking.end(outcome, Instant::now()),
+            let segments = body.for_pool(self, &placed.0.pool);
+            let raced = self.race(placed, segments, &tried, &mut rng, account).await;
+            for (placed, failed) in raced.failed {
+                tried.push(self.count_failure(placed, &failed, doubts));
+                last_answer = failed.answer;
             }
-            self.edge.count_attempt(self.snapshot, &selection, failed.outcome);
-            last_answer = failed.answer;
-            let last = Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome };
-            tried.push(last);
+            if let Some(((selection, booking), began)) = raced.began {
+                account.selection = Some(selection);
+                return Ok(Reached { began, selection, booking });
+            }
+            let Some(last) = tried.last().copied() else { continue };
             match retry::after(&tried, params, &mut rng) {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
+                // What an engine does for a call that leaves state behind must not be done twice.
+                Next::Again(_) if last.counts() && self.leaves_state => {
+                    return Err(self.stopped(last.outcome, last_answer));
+                }
                 Next::Again(_) if last.must_be_paid_for() && !self.pay() => {
                     self.edge.metrics.retry_denied();
                     // Those that could tell whose fault it was are not asked.
@@ -127,11 +131,22 @@ impl Dispatch<'_> {
                     return Err(self.stopped(last.outcome, last_answer));
                 }
                 Next::Again(pause) => {
-                    self.edge.metrics.retry(failed.outcome);
+                    self.edge.metrics.retry(last.outcome);
                     self.pause(pause).await;
                 }
             }
         }
+    }
+
+    /// Takes in that an attempt failed.
+    fn count_failure(&self, (selection, booking): Placed, failed: &Failed, doubts: &mut Vec<Doubt>) -> Tried {
+        self.rest(&selection, failed);
+        match failed.outcome {
+            outcome if blame::in_doubt(outcome) => doubts.push(booking.end_in_doubt(outcome)),
+            outcome => booking.end(outcome, Instant::now()),
+        }
+        self.edge.count_attempt(self.snapshot, &selection, failed.outcome);
+        Tried { replica: selection.replica, pool: selection.pool.pool, outcome: failed.outcome }
     }
 
     /// Pays for one more attempt from the retry budget. To continue an answer is free: what was streamed would be lost.
@@ -148,20 +163,40 @@ impl Dispatch<'_> {
         }
     }
 
-    async fn attempt(&self, selection: &Selection, segments: &[Bytes]) -> Result<Began, Failed> {
+    /// One attempt, at the pace that its pool is known for.
+    pub(super) async fn attempt(&self, selection: Selection, segments: &[Bytes]) -> Result<Began, Failed> {
+        let (pool, live) = (self.snapshot.pool(selection.pool.pool), self.snapshot.live(selection.replica));
+        let timeouts = &self.snapshot.config.timeouts;
+        let body_bytes = segments.iter().map(Bytes::len).sum();
+        // Its own prompt counts as cold, since even a warm session's cache may be gone.
+        let unread = live.unread_tokens() + pace::tokens_to_compute(body_bytes, false);
+        let base = if self.stream { timeouts.first_byte } else { timeouts.answer };
         let attempt = Attempt {
             upstream: &self.edge.upstream,
-            live: self.snapshot.live(selection.replica),
+            live,
             segments,
             dialect: self.endpoint.dialect(),
             stream: self.stream,
-            timeouts: &self.snapshot.config.timeouts,
+            timeouts,
+            patience: pool.pace().deadline(base, unread),
             limit: self.limit,
         };
+        let warm = selection.reason == Reason::Session;
+        let _prefilling = Prefilling::begin(live, pace::tokens_to_compute(body_bytes, warm));
+        let began = self.run_attempt(&attempt, &selection).await?;
+        if let Began::Under(_, under) = &began
+            && under.events.is_some()
+        {
+            pool.pace().first_event(under.ttft);
+        }
+        Ok(began)
+    }
+
+    async fn run_attempt(&self, attempt: &Attempt<'_>, selection: &Selection) -> Result<Began, Failed> {
         let mut fresh = false;
         loop {
             // A header that was taken in and cannot be sent on is not the replica's fault, but there is nothing to send.
-            let head = self.head(selection, segments).map_err(|_| Outcome::BadHeader)?;
+            let head = self.head(selection, attempt.segments).map_err(|_| Outcome::BadHeader)?;
             match attempt.run(Box::new(head), fresh).await {
                 Ok(began) => return Ok(began),
                 Err(Missed::Failed(failed)) => return Err(failed),

@@ -12,6 +12,7 @@ mod route;
 mod dispatch;
 mod due;
 mod place;
+mod race;
 mod waiting;
 
 mod attempt;

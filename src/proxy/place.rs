@@ -39,7 +39,7 @@ pub(super) enum NoPlace {
 
 /// How a call asks for a place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Manner {
+pub(super) enum Manner {
     /// It has just come.
     Comes,
     /// It waited and was called.
@@ -92,7 +92,7 @@ impl Dispatch<'_> {
     }
 
     /// Selects a replica and books a place there. A call that was not called overtakes nobody who waits.
-    fn choose(&self, tried: &[Tried], rng: &mut SmallRng, manner: Manner) -> Result<Placed, NoReplica> {
+    pub(super) fn choose(&self, tried: &[Tried], rng: &mut SmallRng, manner: Manner) -> Result<Placed, NoReplica> {
         let config = &self.snapshot.config;
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();

@@ -118,6 +118,7 @@ impl Stream<'_> {
             account.used(leg.under.events.as_ref().and_then(Events::usage));
             let replica = leg.selection.replica;
             let Err(outcome) = result else {
+                self.learn(&leg, account);
                 let failed = leg.under.events.as_ref().is_some_and(Events::failed);
                 let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
                 let under = self.ended(leg, outcome);
@@ -147,6 +148,13 @@ impl Stream<'_> {
                 }
                 Next::Gone => return Err(Outcome::ClientGone),
             }
+        }
+    }
+
+    /// Notes how fast the replica read the prompt. A continuation's prompt is none of the usual ones.
+    fn learn(&self, leg: &Leg, account: &Account<'_>) {
+        if let (0, Some(tokens)) = (self.resumes, account.computed_tokens()) {
+            self.snapshot.pool(leg.selection.pool.pool).pace().prefilled(tokens, leg.under.ttft);
         }
     }
 
@@ -280,6 +288,7 @@ impl Stream<'_> {
             model: &kept.model,
             continuing: Some(rest),
             failed: &self.failed,
+            leaves_state: false,
             template: self.template,
             limit: Due::new(self.relay.total, Outcome::TotalTimeout),
         };

@@ -179,7 +179,7 @@ impl Serving<'_, '_> {
         });
 
         // 5 choose a replica, 6 send, 7 retry.
-        self.edge.roster.retries.request(caller.client, caller.sdk_retry, config.retry_budget, Instant::now());
+        self.earn(caller);
         let template = Template::of(self.session.req_header(), caller.address, &self.account.request_id)
             .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let dispatch = Dispatch {
@@ -194,6 +194,7 @@ impl Serving<'_, '_> {
             model,
             continuing: None,
             failed: &[],
+            leaves_state: endpoint == Endpoint::Responses && received.scan.leaves_state,
             template: &template,
             limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
         };
@@ -247,6 +248,15 @@ impl Serving<'_, '_> {
             self.account.sent(comment_bytes);
         }
         walked.map_err(|Gone| Ended::Broken(Outcome::ClientGone))
+    }
+
+    /// What a request earns its client: part of a retry, and of a hedge.
+    fn earn(&self, caller: &Caller) {
+        let (roster, config, now) = (&self.edge.roster, &self.snapshot.config, Instant::now());
+        roster.retries.request(caller.client, caller.sdk_retry, config.retry_budget, now);
+        if config.hedging.enabled {
+            roster.hedges.request(caller.client, false, config.hedging.budget, now);
+        }
     }
 
     /// The pause after which a client that waits for its stream is sent a comment, and then again.

@@ -1,4 +1,5 @@
-//! One live record per replica: health with its last complaint, circuit breaker, requests in flight, and where its name resolves to.
+//! One live record per replica: what is known of it, its last complaint, requests in flight, prompts that it has still to
+//! read, and where its name resolves to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,6 +10,7 @@ use arc_swap::ArcSwapOption;
 
 use super::inflight::InFlight;
 use super::pool::PoolLive;
+use super::prefill::Unread;
 use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaKey;
 use crate::domain::outcome::Outcome;
@@ -27,6 +29,7 @@ pub struct Live {
     resolved: ArcSwapOption<SocketAddr>,
     failing: ArcSwapOption<Failure>,
     in_flight: AtomicU32,
+    unread: Unread,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
     record: Mutex<Record>,
 }
@@ -48,7 +51,7 @@ impl Live {
         let literal: Option<IpAddr> = address.host.parse().ok();
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
         let (failing, in_flight) = (ArcSwapOption::empty(), AtomicU32::new(0));
-        Live { key, address, pool, resolved, failing, in_flight, record: Mutex::default() }
+        Live { key, address, pool, resolved, failing, in_flight, unread: Unread::default(), record: Mutex::default() }
     }
 
     /// The same for a replica that comes to others that serve: it is used from its first passed check on.
@@ -86,6 +89,15 @@ impl Live {
     /// What is known of it.
     pub fn record(&self) -> Record {
         *self.lock()
+    }
+
+    /// Tokens of prompts that it has still to read, of the calls of this edge, as far as they can be known.
+    pub fn unread_tokens(&self) -> u64 {
+        self.unread.tokens()
+    }
+
+    pub(super) fn unread(&self) -> &Unread {
+        &self.unread
     }
 
     /// Whether it may be used at `now`.
@@ -167,6 +179,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::Prefilling;
 
     const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, reset_timeout: Duration::from_secs(60) };
 
@@ -255,6 +268,17 @@ mod tests {
         assert!(live.begin(9, PARAMS, false, later).is_none());
         live.begin(9, PARAMS, true, later).unwrap().end(Outcome::Ok, later);
         assert_eq!(live.standing(PARAMS, later), Standing::Usable);
+    }
+
+    #[test]
+    fn a_prompt_is_unread_until_its_first_event_or_its_end() {
+        let live = live();
+        let (one, other) = (Prefilling::begin(&live, 100), Prefilling::begin(&live, 20));
+        assert_eq!(live.unread_tokens(), 120);
+        drop(one);
+        assert_eq!(live.unread_tokens(), 20);
+        drop(other);
+        assert_eq!(live.unread_tokens(), 0);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod budget;
 mod inflight;
 mod live;
 mod pool;
+mod prefill;
 mod sessions;
 mod snapshot;
 
@@ -14,5 +15,6 @@ pub use budget::RetryBudget;
 pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
+pub use prefill::Prefilling;
 pub use sessions::SessionTable;
 pub use snapshot::{Roster, Snapshot};

@@ -1,4 +1,4 @@
-//! One live record per pool: calls in flight there, and who waits for a place.
+//! One live record per pool: calls in flight there, who waits for a place, and how fast it is.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
 
 /// What is known of one pool. It outlives reloads that keep the pool's name.
@@ -17,6 +18,8 @@ pub struct PoolLive {
     waiting: AtomicUsize,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
     line: Mutex<Line<Arc<Notify>>>,
+    // The same.
+    pace: Mutex<Pace>,
 }
 
 impl PoolLive {
@@ -27,6 +30,7 @@ impl PoolLive {
             cap: AtomicU32::new(cap),
             waiting: AtomicUsize::new(0),
             line: Mutex::default(),
+            pace: Mutex::default(),
         }
     }
 
@@ -80,6 +84,12 @@ impl PoolLive {
     /// How long one more would wait; `None` while that is not known.
     pub fn wait(&self) -> Option<Duration> {
         self.line().wait()
+    }
+
+    /// How fast it is, to read and to note.
+    pub fn pace(&self) -> MutexGuard<'_, Pace> {
+        // A panic while noting loses one sample at most.
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every change of the line goes through here, so that the count without the lock follows it.

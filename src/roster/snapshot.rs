@@ -140,6 +140,8 @@ pub struct Roster {
     pub sessions: SessionTable,
     /// What clients have left to retry with.
     pub retries: RetryBudget,
+    /// What clients have left for hedges.
+    pub hedges: RetryBudget,
     draining: AtomicBool,
     handing_over: AtomicBool,
 }
@@ -152,6 +154,7 @@ impl Roster {
             current: ArcSwap::from_pointee(snapshot),
             sessions,
             retries: RetryBudget::default(),
+            hedges: RetryBudget::default(),
             draining: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
         }

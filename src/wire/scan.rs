@@ -46,6 +46,9 @@ pub struct Scan {
     pub model: Option<Model>,
     /// The top-level `stream`; `null` counts as absent.
     pub stream: Option<bool>,
+    /// Whether the top-level `store` or `background` is `true`: an engine of the Responses API then keeps something of
+    /// the call, or goes on with it by itself.
+    pub leaves_state: bool,
 }
 
 /// Where the model's name stands and what it says.
@@ -62,6 +65,7 @@ pub struct Model {
 enum TopKey {
     Model,
     Stream,
+    Stateful,
     Other,
 }
 
@@ -70,6 +74,7 @@ impl TopKey {
         match name {
             "model" => TopKey::Model,
             "stream" => TopKey::Stream,
+            "store" | "background" => TopKey::Stateful,
             _ => TopKey::Other,
         }
     }
@@ -222,6 +227,8 @@ impl Scanner {
         let key = if self.depth == 1 { self.key } else { TopKey::Other };
         match (key, byte) {
             (TopKey::Model, b'"') | (TopKey::Other, _) => {}
+            // Of a key that stands twice engines read the last; either may be meant here, so either counts.
+            (TopKey::Stateful, _) => self.scan.leaves_state |= byte == b't',
             (TopKey::Model, _) => return Err(ScanError::ModelNotString { at: self.offset + at }),
             (TopKey::Stream, b't') => self.scan.stream = Some(true),
             (TopKey::Stream, b'f') => self.scan.stream = Some(false),
@@ -362,7 +369,7 @@ impl Scanner {
         let (seen, key) = match self.key {
             TopKey::Model => (&mut self.seen_model, "model"),
             TopKey::Stream => (&mut self.seen_stream, "stream"),
-            TopKey::Other => return Ok(()),
+            TopKey::Stateful | TopKey::Other => return Ok(()),
         };
         if std::mem::replace(seen, true) {
             return Err(ScanError::Twice { key, at: self.text_at });

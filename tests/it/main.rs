@@ -21,6 +21,7 @@ mod keep_alive;
 mod kills;
 mod leaving;
 mod limits;
+mod pace;
 mod queue;
 mod regions;
 mod reload;

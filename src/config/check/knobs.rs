@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Bytes, Knob, Report, Set, Table};
-use crate::config::values::{Health, Sessions, Timeouts};
+use crate::config::values::{Health, Hedging, Sessions, Timeouts};
 use crate::policy::{breaker, budget, health, limits, retry};
 
 const fn ms(ms: u64) -> Duration {
@@ -67,6 +67,9 @@ knobs! {
     BUDGET_FLOOR_PER_S: u32 = "budget_floor_per_s", 10, 0, 1_000,
         "retries a second for clients with too few requests to have earned one; beyond a thousand it bounds nothing";
 
+    HEDGING_BUDGET: f64 = "budget", 0.05, 0.0, 0.5,
+        "hedges for each request; they stand for the slowest twentieth, and cost a prefill each";
+
     CONNECT: Duration = "connect", SECOND, ms(1), MINUTE,
         "the farthest region answers within half a second; a longer wait is a lost packet or a dead host";
     FIRST_BYTE: Duration = "first_byte", secs(30), ms(10), HOUR,
@@ -103,6 +106,9 @@ knobs! {
     KEEPALIVE: Duration = "keepalive", MINUTE, ms(10), HOUR,
         "how long a client's connection may idle; each costs memory";
 }
+
+/// Hedges a second that nobody need have earned: a fleet with few requests may hedge, too.
+const HEDGES_FLOOR_PER_S: u32 = 1;
 
 /// Headers that name a request and not a session: each call would be a session of its own, and none would be warm.
 const REQUEST_IDS: [&str; 6] =
@@ -209,6 +215,16 @@ pub(super) fn retry(root: &Table<'_>) -> (retry::Params, budget::Params) {
     };
     let share = section.knob(&BUDGET).value;
     (bounds, budget::Params { share, floor_per_s: section.knob(&BUDGET_FLOOR_PER_S).value })
+}
+
+/// Checks `[hedging]`.
+pub(super) fn hedging(root: &Table<'_>) -> Hedging {
+    let section = root.section("hedging");
+    let share = section.knob(&HEDGING_BUDGET).value;
+    Hedging {
+        enabled: section.get("enabled").and_then(|value| value.flag()).unwrap_or_default(),
+        budget: budget::Params { share, floor_per_s: HEDGES_FLOOR_PER_S },
+    }
 }
 
 /// Checks `[timeouts]`.

@@ -39,6 +39,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         circuit_breaker: knobs::circuit_breaker(root),
         retry,
         retry_budget,
+        hedging: knobs::hedging(root),
         timeouts,
         limits: knobs::limits(root),
         references: outside.into_references(),

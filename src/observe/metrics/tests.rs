@@ -81,6 +81,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_config_reloads_total{result,source}",
         "nearpool_draining{}",
         "nearpool_geo_lookups_total{result}",
+        "nearpool_hedges_total{result}",
         "nearpool_itl_seconds{model,pool}",
         "nearpool_overhead_seconds{}",
         "nearpool_prompt_tokens_total{kind,pool}",

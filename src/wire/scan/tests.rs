@@ -39,6 +39,24 @@ fn bad(body: &str, message: &str) {
 }
 
 #[test]
+fn a_call_that_leaves_state_behind_says_so_at_the_top_level() {
+    for (body, expected) in [
+        (r#"{"store":true}"#, true),
+        (r#"{"background": true, "model":"m"}"#, true),
+        (r#"{"st\u006fre":true}"#, true),
+        (r#"{"store":false,"background":null}"#, false),
+        (r#"{"metadata":{"store":true}}"#, false),
+        (r#"{"store":false,"store":true}"#, true),
+        (r#"{"store":"true"}"#, false),
+        (r#"{"input":"store"}"#, false),
+    ] {
+        let mut scanner = Scanner::new();
+        scanner.push(body.as_bytes()).unwrap();
+        assert_eq!(scanner.finish().unwrap().leaves_state, expected, "{body}");
+    }
+}
+
+#[test]
 fn model_and_stream_are_found_at_the_top_level_only() {
     good("{}", None, None);
     good(" \r\n\t{ } \n", None, None);

@@ -1,0 +1,110 @@
+//! One step of the walk: an attempt, and beside it a second one where the first event is late and hedging is on.
+//!
+//! The first event wins, and the other attempt is dropped, which cancels it at its replica. A failure of one waits for
+//! the other. Late is what 95 of 100 recent streams of the pool were not.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::SmallRng;
+use tokio::time::timeout;
+
+use super::account::Account;
+use super::attempt::{Began, Failed};
+use super::dispatch::Dispatch;
+use super::place::{Manner, Placed};
+use crate::domain::outcome::Outcome;
+use crate::observe::metrics::HedgeResult;
+use crate::policy::retry::Tried;
+use crate::policy::select::Selection;
+
+/// What became of the attempts of one step.
+pub(super) struct Raced {
+    /// Those that failed, in the order in which they did.
+    pub(super) failed: Vec<(Placed, Failed)>,
+    /// The one that has something to show.
+    pub(super) began: Option<(Placed, Began)>,
+}
+
+impl Raced {
+    fn of(placed: Placed, result: Result<Began, Failed>) -> Raced {
+        let mut raced = Raced { failed: Vec::new(), began: None };
+        raced.add(placed, result);
+        raced
+    }
+
+    fn add(&mut self, placed: Placed, result: Result<Began, Failed>) {
+        match result {
+            Ok(began) => self.began = Some((placed, began)),
+            Err(failed) => self.failed.push((placed, failed)),
+        }
+    }
+}
+
+impl Dispatch<'_> {
+    /// Runs the attempt that has its place already.
+    pub(super) async fn race(
+        &self,
+        placed: Placed,
+        segments: &[Bytes],
+        tried: &[Tried],
+        rng: &mut SmallRng,
+        account: &mut Account<'_>,
+    ) -> Raced {
+        let selection = placed.0;
+        let mut first = pin!(self.attempt(selection, segments));
+        let Some(late) = self.hedge_after(&selection) else { return Raced::of(placed, first.await) };
+        if let Ok(result) = timeout(late, first.as_mut()).await {
+            return Raced::of(placed, result);
+        }
+        let Some(hedge) = self.place_hedge(&selection, tried, rng) else { return Raced::of(placed, first.await) };
+        account.attempts += 1;
+        let mut second = pin!(self.attempt(hedge.0, segments));
+        let raced = tokio::select! {
+            biased;
+            result = first.as_mut() => {
+                let mut raced = Raced::of(placed, result);
+                if raced.began.is_none() {
+                    raced.add(hedge, second.await);
+                }
+                raced
+            }
+            result = second.as_mut() => {
+                let mut raced = Raced::of(hedge, result);
+                if raced.began.is_none() {
+                    raced.add(placed, first.await);
+                }
+                raced
+            }
+        };
+        let won = raced.began.as_ref().is_some_and(|((began, _), _)| began.replica != selection.replica);
+        self.edge.metrics.hedge(if won { HedgeResult::Won } else { HedgeResult::Lost });
+        raced
+    }
+
+    /// How long to wait for a first event before there is a second attempt; `None` when there is to be none.
+    fn hedge_after(&self, selection: &Selection) -> Option<Duration> {
+        let enabled = self.snapshot.config.hedging.enabled && self.stream;
+        if !enabled || self.leaves_state || self.continuing.is_some() {
+            return None;
+        }
+        self.snapshot.pool(selection.pool.pool).pace().hedge_after()
+    }
+
+    /// A place for the second attempt: at a healthy replica of the same model that is free, and within the budget.
+    fn place_hedge(&self, first: &Selection, tried: &[Tried], rng: &mut SmallRng) -> Option<Placed> {
+        let now = Instant::now();
+        let late = Tried { replica: first.replica, pool: first.pool.pool, outcome: Outcome::FirstByteTimeout };
+        let besides: Vec<Tried> = tried.iter().copied().chain([late]).collect();
+        let hedge = self.choose(&besides, rng, Manner::Comes).ok()?;
+        if hedge.0.last_resort || hedge.0.probe || hedge.0.pool.model != first.pool.model {
+            return None;
+        }
+        let paid = self.edge.roster.hedges.take(self.client, self.snapshot.config.hedging.budget, now);
+        if !paid {
+            self.edge.metrics.hedge(HedgeResult::Denied);
+        }
+        paid.then_some(hedge)
+    }
+}
