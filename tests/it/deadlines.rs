@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::raw_h2::{DATA, END_HEADERS, END_STREAM, HEADERS, frame, post_block};
 use crate::support::{
-    Answer, Edge, EdgeConfig, H2, Http1, PATIENCE, RawH2, chat, json_body, pair, post, sim, sim_with, soon, with,
+    Answer, Edge, EdgeConfig, H2, Http1, PATIENCE, RawH2, calls, chat, json_body, pair, post, sim, sim_with, soon, with,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -111,7 +111,7 @@ async fn http2_that_falls_silent_is_ended() {
     let line = edge.wait_for_log(|line| line["status"] == 408).await;
     assert_eq!(line["outcome"], "body_timeout");
     body.until(|_| false).await;
-    assert!(replica.requests().is_empty());
+    assert!(calls(&replica).is_empty());
 }
 
 #[tokio::test]
