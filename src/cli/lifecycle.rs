@@ -71,12 +71,13 @@ impl Drainer {
             tokio::time::sleep(POLL).await;
         }
         let cut = self.edge.requests_open();
-        let closed_by = deadline.min(Instant::now() + LAST_BYTES);
+        self.edge.end_requests();
+        let closed_by = Instant::now() + LAST_BYTES;
         while self.edge.connections_open() > 0 && Instant::now() < closed_by {
             tokio::time::sleep(POLL).await;
         }
         if cut > 0 {
-            log::warn!("drained: {cut} requests were still open after timeouts.drain and are cut");
+            log::warn!("drained: {cut} requests were still open after timeouts.drain and are ended");
         } else {
             log::info!("drained: every request has ended");
         }

@@ -124,6 +124,12 @@ pub fn exhausted(tried: &[Tried], pool: PoolIx, params: Params) -> bool {
     counted(tried.iter().filter(|t| t.pool == pool)) >= params.attempts_per_pool
 }
 
+/// Whether the one attempt that is left belongs to a fallback model, if there is one: a model whose every pool is slow or
+/// sick would use up all attempts, and the fallback that could answer would not be asked.
+pub fn last_is_for_fallbacks(tried: &[Tried], params: Params) -> bool {
+    !tried.is_empty() && counted(tried.iter()).saturating_add(1) >= params.attempts
+}
+
 /// How many different replicas broke down.
 fn broken_down(tried: &[Tried]) -> usize {
     let before = |at: usize, replica| tried[..at].iter().any(|t| t.broke_down() && t.replica == replica);
@@ -268,6 +274,19 @@ mod tests {
             assert!(matches!(after(&tried(&[ServerError; 60]), params, &mut rng(seed)), Next::Again(_)));
         }
         assert_eq!(after(&tried(&[Busy]), Params { attempts: 0, ..params }, &mut rng(0)), Next::Stop(Busy));
+    }
+
+    #[test]
+    fn the_last_attempt_is_for_a_fallback_model() {
+        let check = |outcomes: &[Outcome], expected| {
+            assert_eq!(last_is_for_fallbacks(&tried(outcomes), PARAMS), expected, "{outcomes:?}");
+        };
+        check(&[], false);
+        check(&[ServerError, FirstByteTimeout], false);
+        check(&[ServerError, ConnectFailed, ConnectFailed, FirstByteTimeout], false);
+        check(&[ServerError, FirstByteTimeout, FirstByteTimeout], true);
+        let one = Params { attempts: 1, ..PARAMS };
+        assert!(!last_is_for_fallbacks(&[], one), "the only attempt is the model's own");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
 use super::body::Buffered;
+use super::ending::Ending;
 use super::upstream::Upstream;
 use crate::domain::outcome::Outcome;
 use crate::observe::access_log::AccessLog;
@@ -47,6 +48,7 @@ pub struct Edge {
     seed: AtomicU64,
     pub(super) upstream: Upstream,
     pub(super) buffered: Buffered,
+    pub(super) ending: Ending,
     open: AtomicUsize,
     connections: AtomicUsize,
     options: HttpServerOptions,
@@ -66,6 +68,7 @@ impl Edge {
             seed: AtomicU64::new(seed),
             upstream: Upstream::new(),
             buffered: Buffered::default(),
+            ending: Ending::default(),
             open: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             options,
@@ -75,6 +78,11 @@ impl Edge {
     /// Requests that are being served now.
     pub fn requests_open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
+    }
+
+    /// Ends the requests that are open: each is told so, in its answer's head or by an event.
+    pub fn end_requests(&self) {
+        self.ending.reach();
     }
 
     /// Connections of clients that are open now. A request's last bytes may still be on their way out of its connection

@@ -28,6 +28,7 @@ mod resume;
 mod account;
 
 mod edge;
+mod ending;
 pub mod tls;
 
 pub use accept::Accept;

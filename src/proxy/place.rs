@@ -10,6 +10,7 @@ use super::dispatch::{Dispatch, Stopped};
 use super::due::Due;
 use super::reply::Refusal;
 use crate::domain::outcome::Outcome;
+use crate::policy::pool::PoolCandidate;
 use crate::policy::queue::Turn;
 use crate::policy::replica::NoReplica;
 use crate::policy::retry::{self, Tried};
@@ -96,17 +97,12 @@ impl Dispatch<'_> {
         let config = &self.snapshot.config;
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();
-            let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
-            let home = self.session.and_then(|session| session.home);
-            let selection = select(
-                self.pools,
-                self.session,
-                home.and_then(|home| self.snapshot.home(home, was_tried, now)),
-                |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
-                |pool| retry::exhausted(tried, pool, config.retry),
-                manner != Manner::Leaves,
-                rng,
-            )?;
+            let theirs = self.last_for_fallbacks(tried);
+            let theirs = theirs.and_then(|fallbacks| self.select_among(fallbacks, tried, rng, manner, now).ok());
+            let selection = match theirs.filter(|selection| !selection.last_resort) {
+                Some(selection) => selection,
+                None => self.select_among(self.pools, tried, rng, manner, now)?,
+            };
             let in_line = manner != Manner::Called && !selection.last_resort;
             if in_line && self.snapshot.pool(selection.pool.pool).overtakes(self.turn(tried)) {
                 return Err(NoReplica::Full);
@@ -118,6 +114,35 @@ impl Dispatch<'_> {
             }
         }
         Err(NoReplica::Full)
+    }
+
+    fn select_among(
+        &self,
+        pools: &[PoolCandidate],
+        tried: &[Tried],
+        rng: &mut SmallRng,
+        manner: Manner,
+        now: Instant,
+    ) -> Result<Selection, NoReplica> {
+        let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
+        let home = self.session.and_then(|session| session.home);
+        select(
+            pools,
+            self.session,
+            home.and_then(|home| self.snapshot.home(home, was_tried, now)),
+            |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
+            |pool| retry::exhausted(tried, pool, self.snapshot.config.retry),
+            manner != Manner::Leaves,
+            rng,
+        )
+    }
+
+    /// The pools of fallback models, which stand behind those of the model asked for, when the last attempt is theirs.
+    fn last_for_fallbacks(&self, tried: &[Tried]) -> Option<&[PoolCandidate]> {
+        let own = self.pools.iter().take_while(|pool| !pool.fallback).count();
+        let fallbacks = &self.pools[own..];
+        let theirs = !fallbacks.is_empty() && retry::last_is_for_fallbacks(tried, self.snapshot.config.retry);
+        theirs.then_some(fallbacks)
     }
 
     /// Chains that have begun come before new ones, so that they can end.

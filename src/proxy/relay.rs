@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
+use super::ending::Ending;
 use super::events::Events;
 use super::upstream::{Exchange, Upstream};
 use super::waiting::chunked;
@@ -80,6 +81,7 @@ pub(super) async fn break_off(session: &mut ServerSession, event: Bytes) {
 /// Relays an answer that is under way, to its end.
 pub(super) struct Relay<'a> {
     pub(super) upstream: &'a Upstream,
+    pub(super) ending: &'a Ending,
     pub(super) timeouts: &'a Timeouts,
     pub(super) dialect: Dialect,
     /// Whether the head of a stream is out already, with comments behind it.
@@ -138,7 +140,11 @@ impl Relay<'_> {
     /// Tells the client of a stream that it broke off; `events` came before.
     pub(super) async fn broke_off(&self, session: &mut ServerSession, outcome: Outcome, events: u64) {
         if outcome != Outcome::ClientGone {
-            let failure = Failure::new(outcome, "the answer broke off before its end");
+            let message = match outcome {
+                Outcome::Drained => "this edge is about to end; the answer is not whole",
+                _ => "the answer broke off before its end",
+            };
+            let failure = Failure::new(outcome, message);
             break_off(session, error_event(self.dialect, &failure, events)).await;
         }
     }
@@ -197,10 +203,11 @@ impl Relay<'_> {
         // One timer for the whole stream, looked at when it fires: to set one for each event costs more than the rest
         // of what is done here.
         let mut idle_timer = pin!(sleep_until((now + self.timeouts.idle).min(self.total)));
+        let mut ending = pin!(self.ending.reached());
         loop {
             self.ready(session, under, account).await?;
             if under.ended {
-                return self.ending(under);
+                return whole_by_its_word(under);
             }
             // A replica that is always ahead leaves the timer no turn.
             if now >= self.total {
@@ -212,6 +219,7 @@ impl Relay<'_> {
                     biased;
                     chunk = under.exchange.session.read_response_body() => break chunk,
                     _ = session.read_body_or_idle(true) => return Err(Outcome::ClientGone),
+                    () = ending.as_mut() => return Err(Outcome::Drained),
                     () = idle_timer.as_mut() => match Instant::now() {
                         now if now >= self.total => return Err(Outcome::TotalTimeout),
                         now if now >= idle => return Err(Outcome::IdleTimeout),
@@ -244,12 +252,12 @@ impl Relay<'_> {
             }
         }
     }
+}
 
-    /// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
-    fn ending(&self, under: &UnderWay) -> Result<(), Outcome> {
-        match &under.events {
-            Some(events) if !events.ended() => Err(Outcome::Cut),
-            _ => Ok(()),
-        }
+/// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
+fn whole_by_its_word(under: &UnderWay) -> Result<(), Outcome> {
+    match &under.events {
+        Some(events) if !events.ended() => Err(Outcome::Cut),
+        _ => Ok(()),
     }
 }

@@ -20,7 +20,7 @@ use super::edge::Edge;
 use super::events::Events;
 use super::headers::Template;
 use super::relay::Relay;
-use super::waiting::{self, Gone, KeepAlive};
+use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
@@ -221,7 +221,8 @@ impl Stream<'_> {
         let attempts = account.attempts;
         let reached = match self.walk(&pools, &rest, session, account).await {
             Ok(reached) => reached,
-            Err(Gone) => return Next::Gone,
+            Err(Unserved::Gone) => return Next::Gone,
+            Err(Unserved::Drained) => None,
         };
         match reached {
             Some(leg) => {
@@ -269,7 +270,7 @@ impl Stream<'_> {
         rest: &Rest,
         session: &mut ServerSession,
         account: &mut Account<'_>,
-    ) -> Result<Option<Leg>, Gone> {
+    ) -> Result<Option<Leg>, Unserved> {
         let Ok(kept) = &self.kept else { return Ok(None) };
         let keep_alive = self.comments_every.map(|every| KeepAlive {
             every,
@@ -294,7 +295,8 @@ impl Stream<'_> {
         };
         // The head went down long ago.
         let mut comment_bytes = Some(0);
-        let walked = waiting::wait(session, keep_alive, &mut comment_bytes, Box::pin(dispatch.run(account))).await;
+        let walk = Box::pin(dispatch.run(account));
+        let walked = waiting::wait(session, keep_alive, &mut comment_bytes, &self.edge.ending, walk).await;
         account.sent(comment_bytes.unwrap_or_default());
         let Ok(Reached { began, selection, booking }) = walked? else { return Ok(None) };
         let outcome = match began {

@@ -29,7 +29,7 @@ use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
-use super::waiting::{self, Gone, KeepAlive};
+use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
@@ -217,7 +217,14 @@ impl Serving<'_, '_> {
         let stream = Stream {
             edge: self.edge,
             snapshot: self.snapshot,
-            relay: Relay { upstream: &self.edge.upstream, timeouts, dialect, opened: self.opened, total },
+            relay: Relay {
+                upstream: &self.edge.upstream,
+                ending: &self.edge.ending,
+                timeouts,
+                dialect,
+                opened: self.opened,
+                total,
+            },
             endpoint,
             client: caller.client,
             session,
@@ -241,13 +248,18 @@ impl Serving<'_, '_> {
         let mut opened = None;
         // Boxed, so that a stream under way does not hold what its attempts took.
         let walk = Box::pin(dispatch.run(self.account));
-        let walked = waiting::wait(self.session, keep_alive, &mut opened, walk).await;
+        let walked = waiting::wait(self.session, keep_alive, &mut opened, &self.edge.ending, walk).await;
         if let Some(comment_bytes) = opened {
             self.opened = true;
             self.account.status = StatusCode::OK.as_u16();
             self.account.sent(comment_bytes);
         }
-        walked.map_err(|Gone| Ended::Broken(Outcome::ClientGone))
+        walked.map_err(|unserved| match unserved {
+            Unserved::Gone => Ended::Broken(Outcome::ClientGone),
+            Unserved::Drained => {
+                Refusal::new(Outcome::Drained, "this edge is about to end; try again").retry_after_s(1).into()
+            }
+        })
     }
 
     /// What a request earns its client: part of a retry, and of a hedge.

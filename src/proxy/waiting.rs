@@ -4,6 +4,7 @@
 //! A comment is no data: retries and fallbacks go on behind it. But once the head is out no status can follow, so that
 //! whatever fails later is told by an event.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until};
 
+use super::ending::Ending;
 use super::reply::Receipt;
 
 /// A line that every reader of event streams passes over (WHATWG HTML, 9.2.5).
@@ -25,9 +27,14 @@ pub(super) struct KeepAlive<'a> {
     pub(super) edge: &'a str,
 }
 
-/// The client went away.
+/// Why the wait ended without what was waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Gone;
+pub(super) enum Unserved {
+    /// The client went away.
+    Gone,
+    /// The edge ends.
+    Drained,
+}
 
 /// Waits for `walk`. `opened` tells afterwards how many bytes of comments went down, if the stream was opened meanwhile.
 /// A client that leaves ends the wait, and dropping the walk cancels what it does at replicas.
@@ -35,14 +42,17 @@ pub(super) async fn wait<T>(
     session: &mut ServerSession,
     keep_alive: Option<KeepAlive<'_>>,
     opened: &mut Option<usize>,
+    ending: &Ending,
     walk: impl Future<Output = T> + Unpin,
-) -> Result<T, Gone> {
+) -> Result<T, Unserved> {
     let mut walk = walk;
+    let mut ending = pin!(ending.reached());
     let Some(keep_alive) = keep_alive else {
         return tokio::select! {
             biased;
             result = &mut walk => Ok(result),
-            _ = session.read_body_or_idle(true) => Err(Gone),
+            _ = session.read_body_or_idle(true) => Err(Unserved::Gone),
+            () = ending.as_mut() => Err(Unserved::Drained),
         };
     };
     let comment_due = sleep_until(Instant::now() + keep_alive.every);
@@ -51,13 +61,14 @@ pub(super) async fn wait<T>(
         tokio::select! {
             biased;
             result = &mut walk => return Ok(result),
-            _ = session.read_body_or_idle(true) => return Err(Gone),
+            _ = session.read_body_or_idle(true) => return Err(Unserved::Gone),
+            () = ending.as_mut() => return Err(Unserved::Drained),
             () = comment_due.as_mut() => {
                 let sent = match *opened {
                     Some(sent) => sent,
-                    None => open(session, &keep_alive).await.map(|()| 0).map_err(|_| Gone)?,
+                    None => open(session, &keep_alive).await.map(|()| 0).map_err(|_| Unserved::Gone)?,
                 };
-                session.write_response_body(COMMENT, false).await.map_err(|_| Gone)?;
+                session.write_response_body(COMMENT, false).await.map_err(|_| Unserved::Gone)?;
                 *opened = Some(sent + COMMENT.len());
                 comment_due.as_mut().reset(Instant::now() + keep_alive.every);
             }

@@ -73,7 +73,7 @@ async fn a_terminated_edge_goes_on_accepting_then_finishes_what_it_has() {
 }
 
 #[tokio::test]
-async fn streams_that_outlast_the_drain_are_cut_and_look_cut() {
+async fn what_outlasts_the_drain_is_told_so_and_looks_cut() {
     let mut replica = Scripted::start().await;
     let pool = Pool::new("near", "here", "m").replica("a", &replica.url());
     let mut edge = Edge::start(EdgeConfig::new().pool(pool).set("timeouts", "drain", "\"1s\"")).await;
@@ -83,11 +83,22 @@ async fn streams_that_outlast_the_drain_are_cut_and_look_cut() {
     exchange.begin_stream().await;
     exchange.chunk("data: 1\n\n").await;
     let head = client.head().await;
+    // And one that waits for its first event, and one that is not streamed.
+    let mut waiting = Http1::connect(edge.agents()).await;
+    waiting.send(&post(CHAT, &chat("hi", 1))).await;
+    let silent = replica.next().await;
     edge.signal("TERM");
-    let (_, ended) = client.body(&head).await;
+    let (body, ended) = client.body(&head).await;
     assert!(ended.is_err(), "the cut answer looks whole");
+    let body = String::from_utf8_lossy(&body);
+    assert!(body.starts_with("data: 1\n\ndata: {\"error\":") && body.contains("\"code\":\"drained\""), "{body}");
+    let answer = waiting.answer().await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(json_body(&answer)["error"]["code"], "drained");
     assert_eq!(edge.wait_for_end().await.code(), Some(0));
-    assert!(edge.stderr().contains("1 requests were still open"), "{}", edge.stderr());
+    assert!(edge.stderr().contains("2 requests were still open"), "{}", edge.stderr());
+    edge.wait_for_logs(2, |line| line["outcome"] == "drained").await;
+    drop(silent);
 }
 
 #[tokio::test]

@@ -185,3 +185,31 @@ async fn steps_choose_models_and_fallbacks_answer_when_the_model_cannot() {
     assert_eq!(answer.header("x-nearpool-model"), Some("llama-8b"));
     assert_eq!(json_body(&answer)["model"], SERVED);
 }
+
+#[tokio::test]
+async fn a_model_that_fails_everywhere_leaves_an_attempt_for_its_fallback() {
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for n in 0..3 {
+        near.push(sim(&format!("near-{n}")).await);
+        far.push(sim(&format!("far-{n}")).await);
+    }
+    for sick in near.iter().chain(&far) {
+        sick.set_fault(FaultPlan::from(Fault::Status { status: 503, retry_after_s: None })).await.unwrap();
+    }
+    let small = sim("small").await;
+    let config = EdgeConfig::new()
+        .region("ireland", 53.35, -6.26)
+        .model("m", &[&format!("served_as = \"{SERVED}\""), "fallbacks = [\"s\"]"])
+        .model("s", &[&format!("served_as = \"{SERVED}\"")])
+        .pool(Pool::new("near", "here", "m").sims(&near.iter().collect::<Vec<_>>()))
+        .pool(Pool::new("far", "ireland", "m").sims(&far.iter().collect::<Vec<_>>()))
+        .pool(Pool::new("fallback", "ireland", "s").sims(&[&small]));
+    let edge = Edge::start(config).await;
+    let answer = Http1::connect(edge.agents()).await.call(&post("/v1/chat/completions", &chat("x", 1))).await;
+    let told = ["reason", "model", "attempts"].map(|name| answer.header(&format!("x-nearpool-{name}")).unwrap());
+    assert_eq!((answer.status, told), (200, ["fallback", "s", "4"]));
+    // Without one that can answer, the model's own replicas get every attempt.
+    small.stop().await;
+    let answer = Http1::connect(edge.agents()).await.call(&post("/v1/chat/completions", &chat("x", 1))).await;
+    assert_eq!((answer.status, answer.header("x-nearpool-model")), (503, Some("m")));
+}
