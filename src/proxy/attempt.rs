@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::ErrorType;
+use pingora::connectors::http::v2::ConnectionRef;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::client::HttpSession;
+use pingora::{ErrorType, RetryType};
 use tokio::time::{Instant, timeout};
 
 use super::due::Due;
@@ -21,7 +22,7 @@ use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::{Again, Outcome};
 use crate::roster::Live;
-use crate::wire::body::is_whole_json;
+use crate::wire::body::{is_whole_json, reports_error};
 use crate::wire::usage::{Meter, Usage};
 
 /// An answer that is not streamed is held back up to this many bytes, so that a replica that dies over it can be
@@ -34,10 +35,11 @@ const FAILED_ANSWER_BYTES_MAX: usize = 256 << 10;
 /// How long a replica that stopped reading is given to say why: some answer 413 or 503 and close.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// A kept-alive connection that breaks within this time after the request was written may have been closed by the
-/// replica before it saw the request: the word of that takes one round trip, 0.3 s at the far side of the Earth. One that
-/// breaks later broke over the request.
-const STALE_WITHIN: Duration = Duration::from_millis(500);
+/// Informational heads before an answer's own. Engines send none, servers before them one or two.
+const INFORMATIONAL_HEADS_MAX: usize = 16;
+
+/// Comments before a stream's first event: one a second for `first_byte` stays far below.
+const EARLY_COMMENT_BYTES_MAX: usize = 1 << 20;
 
 /// One try at one replica.
 pub(super) struct Attempt<'a> {
@@ -152,8 +154,9 @@ impl Attempt<'_> {
     /// or resets the stream.
     pub(super) async fn run(&self, head: Box<RequestHeader>, fresh: bool) -> Result<Began, Missed> {
         let answered = self.exchange(head, fresh).await?;
+        let shared = answered.exchange.shared();
         let begun = answered.due.bound(self.begin(answered)).await;
-        begun.unwrap_or_else(|late| Err(late.into())).map_err(Missed::Failed)
+        begun.unwrap_or_else(|late| Err(given_up(shared, late).into())).map_err(Missed::Failed)
     }
 
     /// Sends the request and reads the answer's head.
@@ -167,18 +170,22 @@ impl Attempt<'_> {
             outcome => outcome,
         })?;
         let began = Instant::now();
-        let broke = |exchange: &Exchange, since: Instant| {
-            let stale = exchange.reused && !fresh && since.elapsed() < STALE_WITHIN;
-            if stale { Missed::Stale } else { Outcome::Reset.into() }
+        let broke = |exchange: &Exchange, outcome: Outcome, since: Instant| match outcome {
+            // The replica says that it did not look at the request, or it could not even be begun.
+            Outcome::ConnectFailed if !fresh => Missed::Stale,
+            Outcome::Reset if exchange.reused && !fresh && since.elapsed() < exchange.stale_within() => Missed::Stale,
+            outcome => outcome.into(),
         };
         match self.limit.bound(self.write(&mut exchange, head)).await {
             Ok(Ok(())) => {}
+            Ok(Err(_)) if exchange.takes_no_stream() => return Err(broke(&exchange, Outcome::ConnectFailed, began)),
             Ok(Err(_)) => {
                 exchange.unfinished = true;
                 // Some engines answer 413 or 503 and close without reading the rest.
                 return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
                     Ok(Ok(head)) => Ok(Answered { exchange, head, sent: Instant::now(), due: self.due() }),
-                    _ => Err(broke(&exchange, began)),
+                    Ok(Err(outcome)) => Err(broke(&exchange, outcome, began)),
+                    Err(_) => Err(broke(&exchange, Outcome::Reset, began)),
                 };
             }
             Err(late) => return Err(late.into()),
@@ -186,8 +193,8 @@ impl Attempt<'_> {
         let (due, sent) = (self.due(), Instant::now());
         match due.bound(read_head(&mut exchange)).await {
             Ok(Ok(head)) => Ok(Answered { exchange, head, sent, due }),
-            Ok(Err(Outcome::Reset)) => Err(broke(&exchange, sent)),
-            Ok(Err(outcome)) | Err(outcome) => Err(outcome.into()),
+            Ok(Err(outcome)) => Err(broke(&exchange, outcome, sent)),
+            Err(late) => Err(given_up(exchange.shared(), late).into()),
         }
     }
 
@@ -236,7 +243,15 @@ impl Attempt<'_> {
                 }
                 Ok(None) => {
                     self.upstream.release(exchange).await;
-                    return Ok(Began::Whole(Box::new(Answer { head, body })));
+                    let answer = Box::new(Answer { head, body });
+                    return match outcome {
+                        // No call is answered with nothing.
+                        Outcome::Ok if bytes == 0 => Err(Outcome::Garbage.into()),
+                        Outcome::Ok if reports_error(self.dialect, &answer.body) => {
+                            Err(Failed { outcome: Outcome::ServerError, answer: Some(answer), retry_after: None })
+                        }
+                        _ => Ok(Began::Whole(answer)),
+                    };
                 }
                 Err(_) => return Err(Outcome::Cut.into()),
             }
@@ -273,6 +288,9 @@ impl Attempt<'_> {
                         let under = UnderWay { exchange, ready, events: Some(events), ended, ttft: sent.elapsed() };
                         return Ok(Began::Under(head, Box::new(under)));
                     }
+                    if ready.iter().map(Bytes::len).sum::<usize>() > EARLY_COMMENT_BYTES_MAX {
+                        return Err(Outcome::Garbage.into());
+                    }
                 }
                 Ok(None) | Err(_) => return Err(Outcome::Cut.into()),
             }
@@ -302,7 +320,7 @@ impl Attempt<'_> {
 /// Reads an answer's head, as the client gets it, passing over informational ones. A 101 was not asked for and ends the
 /// exchange.
 async fn read_head(exchange: &mut Exchange) -> Result<Box<ResponseHeader>, Outcome> {
-    loop {
+    for _ in 0..=INFORMATIONAL_HEADS_MAX {
         exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
         let head = exchange.session.response_header().ok_or(Outcome::Garbage)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -312,6 +330,16 @@ async fn read_head(exchange: &mut Exchange) -> Result<Box<ResponseHeader>, Outco
             return headers::incoming(head).map(Box::new).map_err(|_| Outcome::Garbage);
         }
     }
+    Err(Outcome::Garbage)
+}
+
+/// Nothing came in time. Where that speaks of the replica, a connection that others share takes no further request: it
+/// may be the connection that is dead, on which nothing ever comes, and the system would notice many minutes later.
+fn given_up(shared: Option<ConnectionRef>, late: Outcome) -> Outcome {
+    if let (Outcome::FirstByteTimeout | Outcome::AnswerTimeout, Some(connection)) = (late, shared) {
+        connection.mark_shutdown();
+    }
+    late
 }
 
 fn connect_outcome(error: &pingora::Error) -> Outcome {
@@ -321,9 +349,12 @@ fn connect_outcome(error: &pingora::Error) -> Outcome {
     }
 }
 
+/// How it ends when no head comes; [`Outcome::ConnectFailed`] when the replica did not look at the request.
 fn head_outcome(error: &pingora::Error) -> Outcome {
     match error.etype() {
         ErrorType::InvalidHTTPHeader => Outcome::Garbage,
+        // HTTP/2 can say so: the stream was refused, or the replica goes away and names the last stream it looked at.
+        ErrorType::H2Error if matches!(error.retry, RetryType::Decided(true)) => Outcome::ConnectFailed,
         _ => Outcome::Reset,
     }
 }

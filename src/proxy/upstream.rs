@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pingora::connectors::ConnectorOptions;
-use pingora::connectors::http::v2::Connector;
+use pingora::connectors::http::v2::{ConnectionRef, Connector};
 use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora::protocols::http::v2::client::Http2Session;
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::corked::Corked;
@@ -21,6 +22,16 @@ const POOL_SIZE: usize = 4096;
 
 /// Streams in one HTTP/2 connection; engines allow 100 or more.
 const H2_STREAMS_MAX: usize = 100;
+
+/// How many HTTP/2 connections that died unnoticed are passed over for one request; each is gone from the pool then. One
+/// replica's rarely exceed a handful; beyond, a new connection is as good.
+const H2_DEAD_MAX: usize = 16;
+
+/// How late the word of a closed connection may be noticed on a busy machine, beside its way.
+const STALE_SLACK: Duration = Duration::from_millis(100);
+
+/// The same where the round trip is not known, whatever that is: 0.3 s at the far side of the Earth.
+const STALE_WITHIN_MAX: Duration = Duration::from_millis(500);
 
 /// The connections of one edge. One connector for both protocols, since each holds the system's root certificates.
 pub(super) struct Upstream {
@@ -36,6 +47,32 @@ pub(super) struct Exchange {
     pub(super) reused: bool,
     /// Whether the request may have gone out in part only. The replica would take the next one for the rest of it.
     pub(super) unfinished: bool,
+}
+
+impl Exchange {
+    /// The connection, where other requests share it.
+    pub(super) fn shared(&self) -> Option<ConnectionRef> {
+        match &self.session {
+            HttpSession::H2(session) => Some(session.conn.clone()),
+            HttpSession::H1(_) | HttpSession::Custom(()) => None,
+        }
+    }
+
+    /// Whether the request could not even be begun, since its connection takes no more of them. There is no answer to
+    /// be read then, and the framework panics if one is.
+    pub(super) fn takes_no_stream(&self) -> bool {
+        matches!(&self.session, HttpSession::H2(session) if session.request_header().is_none())
+    }
+
+    /// How soon after the request was sent a kept-alive connection breaks if the replica had closed it before it saw the
+    /// request: the word of that takes one round trip. One that breaks later broke over the request.
+    pub(super) fn stale_within(&self) -> Duration {
+        let socket = self.session.digest().and_then(|digest| digest.socket_digest.as_ref());
+        // The kernel's smoothed estimate may lag behind, hence twice.
+        let round_trip = socket.and_then(|socket| socket.tcp_info()).map(|info| info.tcpi_rtt).filter(|us| *us > 0);
+        let window = round_trip.map(|us| STALE_SLACK + 2 * Duration::from_micros(us.into()));
+        window.map_or(STALE_WITHIN_MAX, |window| window.min(STALE_WITHIN_MAX))
+    }
 }
 
 impl Upstream {
@@ -61,7 +98,7 @@ impl Upstream {
     pub(super) async fn connect(&self, peer: HttpPeer, fresh: bool) -> pingora::Result<Exchange> {
         let http1 = self.connector.transport();
         let http2 = peer.options.alpn.get_max_http_version() > 1;
-        if http2 && let Some(session) = self.connector.reused_http_session(&peer).await? {
+        if http2 && let Some(session) = self.reused_http2(&peer).await {
             return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true, unfinished: false });
         }
         let pooled = if fresh { None } else { http1.reused_stream(&peer).await };
@@ -75,6 +112,19 @@ impl Upstream {
         };
         let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &peer);
         Ok(Exchange { session: HttpSession::H1(session), peer, reused, unfinished: false })
+    }
+
+    /// A stream of a connection that lives, as far as is known. One that broke unnoticed is no reason to fail: its end
+    /// says nothing of whether the replica takes a new one.
+    async fn reused_http2(&self, peer: &HttpPeer) -> Option<Http2Session> {
+        for _ in 0..H2_DEAD_MAX {
+            match self.connector.reused_http_session(peer).await {
+                Ok(Some(session)) if session.conn.is_shutting_down() => {}
+                Ok(found) => return found,
+                Err(_) => {}
+            }
+        }
+        None
     }
 
     /// Gives the connection back for the next request, if the request went out whole, its answer was read to the end and

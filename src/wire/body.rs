@@ -8,6 +8,9 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::sse::is_error;
+use crate::domain::ask::Dialect;
+
 /// The whole body in arrival order. Cloning costs reference counts, not bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
@@ -136,6 +139,15 @@ pub fn is_whole_json(pieces: &[Bytes]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(&pieces.concat()).is_ok()
 }
 
+/// Whether an answer's body, in these pieces, is an engine's report of a failure and no answer. Told by its first member
+/// alone, as in a stream.
+pub fn reports_error(dialect: Dialect, pieces: &[Bytes]) -> bool {
+    /// More than any first member that tells, with some space before it.
+    const LOOKED_AT: usize = 64;
+    let start: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(LOOKED_AT).collect();
+    is_error(dialect, &start)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -208,5 +220,28 @@ mod tests {
         assert_eq!(body.slice(1..9), "bc");
         assert_eq!(body.slice(7..9), "");
         assert_eq!(body.splice(2..9, Bytes::from_static(b"-")).concat(), b"ab-");
+    }
+
+    #[test]
+    fn an_error_is_told_from_an_answer_by_its_first_member_however_it_was_cut() {
+        let check = |dialect, json: &str, error: bool| {
+            for at in 0..=json.len() {
+                let (a, b) = json.split_at(at);
+                let pieces = [Bytes::copy_from_slice(a.as_bytes()), Bytes::copy_from_slice(b.as_bytes())];
+                assert_eq!(reports_error(dialect, &pieces), error, "{json}");
+            }
+        };
+        check(Dialect::Chat, r#" {"error" : {"message":"x"}}"#, true);
+        check(Dialect::Completions, r#"{"error":"x"}"#, true);
+        check(Dialect::Embeddings, r#"{"object":"error","message":"x"}"#, true);
+        check(Dialect::Messages, r#"{"type":"error","error":{}}"#, true);
+        check(Dialect::Messages, r#"{"type":"message","id":"x"}"#, false);
+        check(Dialect::Chat, r#"{"error":null,"choices":[]}"#, false);
+        check(Dialect::Chat, r#"{"id":"error","object":"chat.completion"}"#, false);
+        check(Dialect::Chat, r#"{"choices":[{"message":{"content":"{\"error\":1}"}}]}"#, false);
+        check(Dialect::Responses, r#"{"id":"r","object":"response","error":{"code":"server_error"}}"#, false);
+        for odd in ["", "[", "{", "null", "\"error\"", "{\"error\"", "<html>"] {
+            check(Dialect::Chat, odd, false);
+        }
     }
 }

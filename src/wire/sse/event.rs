@@ -73,6 +73,11 @@ pub fn data_of(event: &[u8]) -> Cow<'_, [u8]> {
     data.unwrap_or_default()
 }
 
+/// Whether a JSON object is an engine's report of a failure.
+pub(in crate::wire) fn is_error(dialect: Dialect, json: &[u8]) -> bool {
+    of_data(dialect, json) == EventKind::Error
+}
+
 fn kind_of(dialect: Dialect, event: &[u8]) -> EventKind {
     let mut kind = EventKind::Comment;
     let mut ping = false;
@@ -117,7 +122,9 @@ fn of_data(dialect: Dialect, data: &[u8]) -> EventKind {
         return EventKind::Done;
     }
     match first_member(data) {
-        Some((b"error", value)) if !value.starts_with(b"null") => EventKind::Error,
+        Some((b"error", value)) if !value.is_empty() && !value.starts_with(b"null") => EventKind::Error,
+        // SGLang's, and older vLLM's.
+        Some((b"object", value)) if quoted(value).is_some_and(|(name, _)| name == b"error") => EventKind::Error,
         Some((b"type", value)) => match quoted(value) {
             Some((b"error", _)) => EventKind::Error,
             Some((name, _)) if is_end(dialect, name) => EventKind::Done,
