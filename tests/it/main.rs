@@ -14,6 +14,7 @@ mod command;
 mod deadlines;
 mod dialects;
 mod ending;
+mod faults;
 mod harness;
 mod health;
 mod hygiene;

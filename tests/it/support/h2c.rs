@@ -69,12 +69,28 @@ impl H2 {
 
 /// Reads a whole answer.
 pub async fn whole(answer: Response<Incoming>) -> Answer {
-    let (head, body) = answer.into_parts();
+    let (answer, ended) = as_far_as_it_came(answer).await;
+    assert!(ended, "a whole answer: {answer:?}");
+    answer
+}
+
+/// Reads an answer, and tells whether it ended regularly.
+pub async fn as_far_as_it_came(answer: Response<Incoming>) -> (Answer, bool) {
+    let (head, mut frames) = answer.into_parts();
     let headers = head
         .headers
         .iter()
         .map(|(name, value)| (name.as_str().to_owned(), value.to_str().unwrap().to_owned()))
         .collect();
-    let body = soon(body.collect()).await.unwrap().to_bytes();
-    Answer { status: head.status.as_u16(), headers, body }
+    let (mut body, mut ended) = (Vec::new(), true);
+    while let Some(frame) = soon(frames.frame()).await {
+        match frame {
+            Ok(frame) => body.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            Err(_) => {
+                ended = false;
+                break;
+            }
+        }
+    }
+    (Answer { status: head.status.as_u16(), headers, body: body.into() }, ended)
 }

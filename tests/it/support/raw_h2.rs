@@ -16,6 +16,7 @@ pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 
 pub const END_STREAM: u8 = 1;
@@ -81,6 +82,22 @@ impl RawH2 {
         let mut connection = RawH2 { stream: soon(TcpStream::connect(to)).await.unwrap(), buffer: BytesMut::new() };
         connection.send(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).await;
         connection
+    }
+
+    /// The other side: reads the preface and sends settings that any client can live with, and a window for many
+    /// requests. `None` when it is no HTTP/2.
+    pub async fn accept(mut stream: TcpStream) -> Option<RawH2> {
+        let mut preface = [0; PREFACE.len()];
+        soon(stream.read_exact(&mut preface)).await.ok().filter(|_| preface == PREFACE)?;
+        let mut connection = RawH2 { stream, buffer: BytesMut::new() };
+        let begun = [frame(SETTINGS, 0, 0, b""), frame(WINDOW_UPDATE, 0, 0, &(16u32 << 20).to_be_bytes())];
+        connection.try_send(&begun.concat()).await.ok()?;
+        Some(connection)
+    }
+
+    /// Breaks the connection (RST).
+    pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
     }
 
     /// Writes these bytes.
