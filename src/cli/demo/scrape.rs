@@ -29,12 +29,14 @@ pub(super) async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<String>
     timeout(ASK_TIMEOUT, ask).await.with_context(|| format!("{path} took more than {ASK_TIMEOUT:?}"))?
 }
 
-/// The edge's own time per request and its retries, as they stood at one moment.
+/// The edge's own time per request, its retries and its resumes, as they stood at one moment.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Scrape {
     /// Upper bound in seconds as it is written, and the requests at or below it.
     buckets: Vec<(String, f64)>,
     retries: BTreeMap<String, f64>,
+    /// Streams that went on at another replica, or whose end was made up.
+    resumes: f64,
 }
 
 impl Scrape {
@@ -51,6 +53,8 @@ impl Scrape {
                 scrape.buckets.push((bound.to_owned(), value));
             } else if let Some(reason) = label(series, "nearpool_retries_total{reason=\"") {
                 scrape.retries.insert(reason.to_owned(), value);
+            } else if let Some("ok" | "ended") = label(series, "nearpool_resumes_total{result=\"") {
+                scrape.resumes += value;
             }
         }
         scrape
@@ -65,6 +69,7 @@ impl Scrape {
             *now -= before.retries.get(reason).unwrap_or(&0.0);
         }
         self.retries.retain(|_, count| *count > 0.0);
+        self.resumes -= before.resumes;
         self
     }
 
@@ -74,6 +79,11 @@ impl Scrape {
         let (_, total) = self.buckets.last().filter(|(_, total)| *total > 0.0)?;
         let (bound, _) = self.buckets.iter().find(|(_, count)| *count >= share * total)?;
         Some(bound.parse().unwrap_or(f64::INFINITY))
+    }
+
+    /// Streams whose replica died and that went on.
+    pub(super) fn resumes(&self) -> u64 {
+        self.resumes as u64
     }
 
     /// Further attempts by what caused them, most frequent first.
@@ -100,7 +110,10 @@ mod tests {
              nearpool_overhead_seconds_bucket{{le=\"0.001\"}} {middle}\n\
              nearpool_overhead_seconds_bucket{{le=\"+Inf\"}} {total}\n\
              nearpool_overhead_seconds_sum 1.5\n\
-             nearpool_retries_total{{reason=\"reset\"}} {retries}\n"
+             nearpool_retries_total{{reason=\"reset\"}} {retries}\n\
+             nearpool_resumes_total{{result=\"ended\"}} 1\n\
+             nearpool_resumes_total{{result=\"ok\"}} {retries}\n\
+             nearpool_resumes_total{{result=\"unsafe\"}} 40\n"
         ))
     }
 
@@ -118,6 +131,7 @@ mod tests {
         let phase = scrape(60, 199, 200, 7).since(&scrape(60, 99, 100, 5));
         assert_eq!(phase.overhead_at_most(0.5), Some(0.001));
         assert_eq!(phase.retries(), [("reset", 2)]);
+        assert_eq!((phase.resumes(), scrape(0, 0, 0, 7).resumes()), (2, 8));
         assert!(scrape(1, 1, 1, 5).since(&scrape(1, 1, 1, 5)).retries().is_empty());
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn table(phases: &[Shown], world: &World, paint: Paint) -> String {
         row("time", &|shown| Some(format!("{:.0} s", shown.took.as_secs_f64()))),
         row("calls", &|shown| Some(thousands(shown.tally.calls))),
         row("errors", &|shown| Some(thousands(shown.tally.errors))),
+        row("died in mid-stream, went on elsewhere", &|shown| Some(thousands(shown.edge.as_ref()?.resumes()))),
         row("cut in mid-stream [1]", &|shown| Some(thousands(shown.tally.cuts))),
         row("sessions run to their end", &|shown| Some(thousands(shown.tally.sessions))),
         row("prompt tokens found in KV caches [2]", &|shown| {
@@ -122,9 +123,9 @@ fn notes(phases: &[Shown]) -> String {
     let build =
         if cfg!(debug_assertions) { "\n    This is a debug build; a release build takes a fraction." } else { "" };
     format!(
-        "[1] A replica that dies in mid-answer cuts its streams. The agent gets an error\n    \
-         event, never half an answer that looks whole. The edge cannot resume streams\n    \
-         yet, so these cuts do not count as errors here.\n\
+        "[1] When a replica dies in mid-answer, a text stream goes on at another one. What\n    \
+         cannot go on safely, as a tool call that is half said, ends with an error event,\n    \
+         never as half an answer that looks whole. Such cuts do not count as errors here.\n\
          [2] Of a session's six calls, the first to each of its two models finds little:\n    \
          two thirds is about the most.\n\
          [3] By nearpool_overhead_seconds: upper bounds of its buckets. Edge, agents and\n    \
