@@ -33,7 +33,7 @@ async fn edge(
     config = config
         .step("planner", "m")
         .pool(Pool::new("fragile", "here", "fragile").sims(&[fragile]))
-        .pool(Pool::new("busy", "here", "busy").sims(&[busy]).line("max_in_flight = 1"))
+        .pool(Pool::new("busy", "here", "busy").sims(&[busy]).line("max_in_flight = 1").line("queue = 0"))
         .region("far", 50.11, 8.68)
         .pool(Pool::new("mended", "here", "mended").sims(&mended[..1]))
         .pool(Pool::new("spare", "far", "mended").sims(&mended[1..]))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 
 import openai
 
@@ -318,6 +319,31 @@ def case_at_capacity_then_free_again():
     threading.Timer(0.5, slow.close).start()
     patient = openai.OpenAI(max_retries=5)
     assert patient.chat.completions.create(model=BUSY, messages=HELLO, extra_body=sized(5)).choices
+
+
+def case_a_shed_call_is_retried_after_retry_after():
+    slow = once.chat.completions.create(model=BUSY, messages=HELLO, stream=True, extra_body=sized(5000, itl_ms=10))
+    next(iter(slow))
+    sent, told = [], []
+
+    def request(message):
+        sent.append((time.monotonic(), message.headers.get("x-stainless-retry-count")))
+
+    def response(message):
+        told.append((time.monotonic(), message.status_code, message.headers))
+        # The place is free from the first refusal on: only the SDK's own pause is left to wait for.
+        slow.close()
+
+    http_client = openai.DefaultHttpxClient(event_hooks={"request": [request], "response": [response]})
+    with openai.OpenAI(http_client=http_client) as patient:
+        answer = patient.chat.completions.create(model=BUSY, messages=HELLO, extra_body=sized(5))
+    assert answer.choices[0].message.content and answer.usage.completion_tokens == 5
+    assert [status for _, status, _ in told] == [429, 200], told
+    refused_at, _, refusal = told[0]
+    pause_s = float(refusal["retry-after"])
+    assert 1 <= pause_s <= 60 and refusal["x-nearpool-attempts"] == "0", refusal
+    assert [count for _, count in sent] == ["0", "1"], sent
+    assert sent[1][0] - refused_at >= pause_s, (sent, told)
 
 
 def case_an_error_of_the_replica():
