@@ -10,6 +10,7 @@ use nearpool::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use nearpool::domain::place::Place;
 use nearpool::domain::topology::{Credential, Engine, Model, Pool, Region, Topology};
 use nearpool::policy::replica::{Candidate, SessionView, Standing};
+use nearpool::policy::ttft::Typical;
 use nearpool::policy::{affinity, pool, select};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -58,6 +59,8 @@ fn replicas(count: usize) -> Vec<Candidate> {
         key: affinity::replica_key("pool-0", &format!("r-{n}")),
         standing: Standing::Usable,
         open_since: None,
+        weight: 1.0,
+        ttft: Typical::default(),
         in_flight: (n * 7 % 100) as u32,
         cap: 128,
         rests: false,

@@ -4,6 +4,7 @@
 //! fixed seed over the replicas' stable keys, so that all edges, which never talk, start it at the same replica, also
 //! after a restart, and so that the loss of a replica moves only its own sessions.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
@@ -23,12 +24,35 @@ pub fn replica_name(url: &str) -> String {
     format!("r-{:08x}", xxh3_64_with_seed(url.as_bytes(), SEED) as u32)
 }
 
-/// A replica's weight for a session; the highest weight has the session.
-pub fn weight(session: SessionKey, replica: ReplicaKey) -> u64 {
+/// A replica's score for a session; the highest has it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Score {
+    weighted: f64,
+    hash: u64,
+}
+
+/// The score of a replica with this [weight](super::weight); `None` where all weights are the same.
+///
+/// `-weight / ln(hash)` gives each replica sessions in proportion to its weight, and a weight that changes moves only the
+/// sessions which that replica gains or loses (logarithmic method; Schindelhauer and Schomaker, 2005).
+pub fn score(session: SessionKey, replica: ReplicaKey, weight: Option<f64>) -> Score {
     let mut bytes = [0u8; 24];
     bytes[..16].copy_from_slice(&session.0.to_le_bytes());
     bytes[16..].copy_from_slice(&replica.0.to_le_bytes());
-    xxh3_64_with_seed(&bytes, SEED)
+    let hash = xxh3_64_with_seed(&bytes, SEED);
+    let weighted = weight.map_or(0.0, |weight| {
+        // Strictly between 0 and 1, so that its logarithm is neither infinite nor nothing.
+        let fraction = ((hash as f64 + 0.5) / 2f64.powi(64)).min(1.0 - f64::EPSILON);
+        -weight / fraction.ln()
+    });
+    Score { weighted, hash }
+}
+
+impl Score {
+    /// Which is higher. Total: a weight is never `nan`.
+    pub fn total_cmp(&self, other: &Score) -> Ordering {
+        self.weighted.total_cmp(&other.weighted).then(self.hash.cmp(&other.hash))
+    }
 }
 
 /// What tells clients apart, and what a session's name belongs to: the client's credential, else its address (IPv6 by /64, since one host has many).
@@ -78,7 +102,12 @@ mod tests {
     use crate::policy::testing::{replica_key as replica, session_key as session};
 
     fn owner(session: SessionKey, replicas: &[usize]) -> usize {
-        replicas.iter().copied().max_by_key(|n| weight(session, replica(*n))).unwrap()
+        weighted_owner(session, &replicas.iter().map(|n| (*n, None)).collect::<Vec<_>>())
+    }
+
+    fn weighted_owner(session: SessionKey, replicas: &[(usize, Option<f64>)]) -> usize {
+        let score = |(n, weight): &(usize, Option<f64>)| score(session, replica(*n), *weight);
+        replicas.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap().0
     }
 
     fn owners(sessions: usize, replicas: &[usize]) -> Vec<usize> {
@@ -124,6 +153,22 @@ mod tests {
     }
 
     #[test]
+    fn sessions_spread_in_proportion_to_weights_and_a_change_moves_only_its_own() {
+        let light = [(0, Some(1.0)), (1, Some(1.0)), (2, Some(1.0)), (3, Some(0.1))];
+        let whole = light.map(|(n, _)| (n, Some(1.0)));
+        let mut counts = [0u32; 4];
+        for n in 0..10_000 {
+            let (before, after) = (weighted_owner(session(n), &light), weighted_owner(session(n), &whole));
+            counts[before] += 1;
+            assert!(before == after || after == 3, "the sessions of others stay");
+            assert_eq!(after, owner(session(n), &[0, 1, 2, 3]), "even weights are as no weights");
+        }
+        // 0.1 of 3.1 are 323 of 10,000; three standard deviations are 53.
+        assert!((270..376).contains(&counts[3]), "{counts:?}");
+        assert!(counts[..3].iter().all(|count| (3_080..3_372).contains(count)), "{counts:?}");
+    }
+
+    #[test]
     fn edges_that_list_the_replicas_in_another_order_agree() {
         assert_eq!(owners(1_000, &[0, 1, 2, 3, 4, 5, 6, 7]), owners(1_000, &[5, 2, 7, 0, 3, 6, 1, 4]));
     }
@@ -137,7 +182,7 @@ mod tests {
         assert_eq!(replica_name("http://10.0.1.11:8000"), "r-4227bf87");
         assert_eq!(replica.0, 0x534a_af98_d0d2_ebfe);
         assert_eq!(session.0, 0xaeeb_434f_77f3_85b3_0438_e467_f35d_d032);
-        assert_eq!(weight(session, replica), 0x66f0_7e02_761c_c81e);
+        assert_eq!(score(session, replica, None).hash, 0x66f0_7e02_761c_c81e);
         assert_eq!(for_model(session, "llama-3.1-8b").0, 0xaeeb_434f_ea88_9e99_3213_923d_f35d_d032);
     }
 

@@ -33,14 +33,26 @@ impl Verdict {
         }
     }
 
-    /// Whether the failures in doubt, `count` of them at different replicas, count against their replicas.
-    pub const fn blames_replicas(self, count: usize) -> bool {
+    /// Whose the failures in doubt are, `count` of them at different replicas.
+    pub const fn falls_on(self, count: usize) -> Fault {
         match self {
-            Verdict::Answered => true,
-            Verdict::Exhausted => count <= 1,
-            Verdict::Moot => false,
+            Verdict::Answered => Fault::Replicas,
+            Verdict::Exhausted if count <= 1 => Fault::Replicas,
+            Verdict::Exhausted => Fault::Open,
+            Verdict::Moot => Fault::Nobody,
         }
     }
+}
+
+/// Whose a failure was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The replica's: it counts.
+    Replicas,
+    /// The request's own, as far as can be told: it does not count, but other replicas come first for a while.
+    Open,
+    /// There is nothing to tell.
+    Nobody,
 }
 
 /// Whether an attempt that ended so may have failed by the request's own fault.
@@ -62,17 +74,17 @@ mod tests {
 
     #[test]
     fn an_answer_elsewhere_or_the_lack_of_another_replica_blames_those_that_failed() {
-        for (ending, count, blamed) in [
-            (Outcome::Ok, 1, true),
-            (Outcome::Ok, 2, true),
-            (Outcome::ServerError, 1, true),
-            (Outcome::ServerError, 2, false),
-            (Outcome::FirstByteTimeout, 1, true),
-            (Outcome::FirstByteTimeout, 3, false),
-            (Outcome::Busy, 1, true),
-            (Outcome::Crashed, 1, true),
+        for (ending, count, fault) in [
+            (Outcome::Ok, 1, Fault::Replicas),
+            (Outcome::Ok, 2, Fault::Replicas),
+            (Outcome::ServerError, 1, Fault::Replicas),
+            (Outcome::ServerError, 2, Fault::Open),
+            (Outcome::FirstByteTimeout, 1, Fault::Replicas),
+            (Outcome::FirstByteTimeout, 3, Fault::Open),
+            (Outcome::Busy, 1, Fault::Replicas),
+            (Outcome::Crashed, 1, Fault::Replicas),
         ] {
-            assert_eq!(Verdict::of_ending(ending).blames_replicas(count), blamed, "{count} in doubt, then {ending:?}");
+            assert_eq!(Verdict::of_ending(ending).falls_on(count), fault, "{count} in doubt, then {ending:?}");
         }
     }
 
@@ -80,7 +92,7 @@ mod tests {
     fn whoever_cuts_its_request_short_or_sends_a_bad_one_blames_nobody() {
         for ending in [Outcome::ClientGone, Outcome::ClientError, Outcome::TotalTimeout] {
             for count in 0..4 {
-                assert!(!Verdict::of_ending(ending).blames_replicas(count), "{ending:?}");
+                assert_eq!(Verdict::of_ending(ending).falls_on(count), Fault::Nobody, "{ending:?}");
             }
         }
     }

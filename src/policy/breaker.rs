@@ -1,24 +1,33 @@
 //! The circuit breaker of one replica: closed, open, half-open.
 //!
 //! It protects clients from the attempts that a broken replica would cost, and the replica from the load that keeps it
-//! broken. It trips on failures in a row, opens for `reset_timeout`, and then lets exactly one request through: if that
-//! succeeds it closes, else it opens again. What is the client's fault never counts; nor does backpressure.
+//! broken. It trips on failures in a row, or on a [success rate](super::success_rate) that is too low, opens for
+//! `reset_timeout`, and then lets exactly one request through: if that succeeds it closes, else it opens again. What is the client's fault never counts; nor does backpressure.
 //!
 //! Calls to an engine may take minutes, longer than `reset_timeout`. So every report says when its request was sent, and
 //! what was sent before the breaker last opened says nothing of the replica since: neither do the last victims of an
 //! outage open it again after it healed, nor does an answer that began before the outage close it.
 //!
-//! It errs towards caution: with every replica of a model open, calls are refused until the first `reset_timeout` ends.
+//! It errs towards caution, as far as there are other replicas: when none takes more, the [least bad](super::least_bad) is
+//! asked in spite of it.
 
 use std::time::{Duration, Instant};
 
 /// When a breaker trips and for how long.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Params {
     /// Failures in a row that open it; at least 1.
     pub failure_threshold: u32,
+    /// The share of attempts that must go well, from 0 (it never opens by that) to 1.
+    pub success_rate: f64,
+    /// The time over which that is measured.
+    pub window: Duration,
+    /// With fewer attempts in the window there is no rate.
+    pub min_requests: u32,
     /// How long it stays open before a probe.
     pub reset_timeout: Duration,
+    /// How long a replica that comes back takes to its whole share of calls.
+    pub slow_start: Duration,
 }
 
 /// The state of one replica's breaker.
@@ -104,6 +113,15 @@ impl Breaker {
         }
     }
 
+    /// The state when its success rate is too low.
+    #[must_use]
+    pub fn tripped(self, now: Instant) -> Breaker {
+        match self {
+            Breaker::Closed { .. } => Breaker::Open { since: now },
+            Breaker::Open { .. } | Breaker::HalfOpen { .. } => self,
+        }
+    }
+
     /// The state when the request sent at `sent` ended without a verdict: its client went away, or the replica was
     /// merely busy. If it was the present probe, the place is free for the next request at once.
     #[must_use]
@@ -137,7 +155,7 @@ impl Breaker {
 
     /// Whether a request sent then tells nothing of the replica since the breaker last opened. Only probes
     /// and last resorts are sent between an opening and the next closing: their reports count.
-    fn predates(self, sent: Instant) -> bool {
+    pub(super) fn predates(self, sent: Instant) -> bool {
         self.opened().is_some_and(|opened| sent <= opened)
     }
 
@@ -156,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    const PARAMS: Params = Params { failure_threshold: 3, reset_timeout: Duration::from_secs(60) };
+    const PARAMS: Params = Params { failure_threshold: 3, ..crate::policy::testing::BREAKER };
 
     /// One thing that befalls a breaker, at a time in seconds.
     #[derive(Clone, Copy, Debug)]

@@ -7,25 +7,35 @@ use rand::RngExt;
 
 use super::replica::Candidate;
 
-/// Whether `a` has less to do than `b`: fewer requests in flight in proportion to its cap.
+/// Whether `a`, with one request more, would have no more to do than `b` has, in proportion to their caps and weights. The
+/// one more keeps a replica that fails everything at once, and so is always idle, from being the lighter one always.
 pub fn lighter(a: &Candidate, b: &Candidate) -> bool {
-    u64::from(a.in_flight) * u64::from(b.cap.max(1)) < u64::from(b.in_flight) * u64::from(a.cap.max(1))
+    let room = |candidate: &Candidate| f64::from(candidate.cap.max(1)) * candidate.weight;
+    (f64::from(a.in_flight) + 1.0) * room(b) <= f64::from(b.in_flight) * room(a)
 }
 
-/// The less loaded of two random candidates that take more; the first drawn when they are equal.
+/// The less loaded of two random candidates that take more; the first drawn when they are equal. Drawn in proportion to
+/// their weights, so that these count in an idle pool too.
 pub fn lighter_of_two<'a>(view: &'a [Candidate], rng: &mut impl RngExt) -> Option<&'a Candidate> {
-    let open = view.iter().filter(|candidate| candidate.takes_more()).count();
-    let nth = |n: usize| view.iter().filter(|candidate| candidate.takes_more()).nth(n);
-    match open {
-        0 => None,
-        1 => nth(0),
-        _ => {
-            let first = rng.random_range(0..open);
-            let second = (first + rng.random_range(1..open)) % open;
-            let (a, b) = (nth(first)?, nth(second)?);
-            Some(if lighter(b, a) { b } else { a })
-        }
+    let first = draw(view, None, rng)?;
+    match draw(view, Some(first), rng) {
+        Some(second) if lighter(second, first) => Some(second),
+        _ => Some(first),
     }
+}
+
+fn draw<'a>(view: &'a [Candidate], but: Option<&Candidate>, rng: &mut impl RngExt) -> Option<&'a Candidate> {
+    let open = || {
+        let other = |candidate: &&Candidate| but.is_none_or(|but| !std::ptr::eq(*candidate, but));
+        view.iter().filter(|candidate| candidate.takes_more()).filter(other)
+    };
+    let mut left = open().map(|candidate| candidate.weight).sum::<f64>() * rng.random::<f64>();
+    let drawn = open().find(|candidate| {
+        left -= candidate.weight;
+        left < 0.0
+    });
+    // Sums are rounded: what is left over belongs to the last.
+    drawn.or_else(|| open().next_back())
 }
 
 #[cfg(test)]
@@ -65,6 +75,16 @@ mod tests {
     #[test]
     fn equals_are_drawn_equally_often() {
         check_shares(&[0, 1, 2, 3, 4].map(candidate), &[20.0; 5]);
+    }
+
+    #[test]
+    fn weights_are_shares_of_an_idle_pool_and_of_the_load_of_a_busy_one() {
+        let mut view = [0, 1].map(candidate);
+        view[0].weight = 0.1;
+        check_shares(&view, &[100.0 * 0.1 / 1.1, 100.0 / 1.1]);
+        let tenth = |in_flight| Candidate { weight: 0.1, ..loaded(0, in_flight, 128) };
+        assert!(lighter(&tenth(0), &loaded(1, 10, 128)) && !lighter(&tenth(0), &loaded(1, 9, 128)));
+        assert!(lighter(&loaded(1, 9, 128), &tenth(1)) && !lighter(&loaded(1, 10, 128), &tenth(1)));
     }
 
     #[test]

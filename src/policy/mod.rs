@@ -20,8 +20,11 @@ pub mod resolve;
 pub mod resume;
 pub mod retry;
 pub mod select;
+pub mod success_rate;
+pub mod ttft;
+pub mod weight;
 
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

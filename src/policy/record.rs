@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use super::breaker::{self, Breaker, Gate};
 use super::health::{self, Health};
 use super::replica::Standing;
+use super::success_rate::Recent;
+use super::ttft::{Ttft, Typical};
+use super::weight::{self, WEIGHT_MIN};
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::topology::Credential;
 
@@ -18,14 +21,30 @@ pub struct Record {
     pub health: Health,
     /// Its circuit breaker.
     pub breaker: Breaker,
+    recent: Recent,
+    ttft: Ttft,
     /// Until when it asked to be left alone.
     rests_until: Option<Instant>,
+    /// Whether the last that was heard of it is a failure that may have been the request's own.
+    doubted: bool,
+    /// When it came back, after its breaker was open or its health checks failed.
+    back: Option<Instant>,
 }
 
 impl Record {
     /// Whether it may be used at `now`.
     pub fn standing(&self, breaker: breaker::Params, now: Instant) -> Standing {
         Standing::of(self.health.is_healthy(), self.breaker.gate(breaker, now))
+    }
+
+    /// The share of new work that it is given at `now`, as far as that depends on itself.
+    pub fn weight(&self, breaker: breaker::Params, now: Instant) -> f64 {
+        if self.doubted { WEIGHT_MIN } else { weight::slow_start(self.back, breaker.slow_start, now) }
+    }
+
+    /// How long it takes to its first event.
+    pub fn ttft(&self, now: Instant) -> Typical {
+        self.ttft.typical(now)
     }
 
     /// Whether it asked to be left alone at `now`.
@@ -52,22 +71,57 @@ impl Record {
 
     /// Takes in how an attempt ended that was let through at `sent`.
     pub fn ended(&mut self, outcome: Outcome, sent: Instant, params: breaker::Params, now: Instant) {
-        self.breaker = if outcome.counts_against_replica() {
-            self.breaker.failed(params, sent, now)
+        let (before, predates) = (self.breaker, self.breaker.predates(sent));
+        let succeeded = if outcome.counts_against_replica() {
+            self.breaker = before.failed(params, sent, now);
+            false
         } else if outcome.facts().blame == Blame::None || outcome == Outcome::ClientError {
-            self.breaker.succeeded(sent)
+            self.breaker = before.succeeded(sent);
+            self.doubted = false;
+            true
         } else {
-            self.breaker.released(sent)
+            self.breaker = before.released(sent);
+            return;
         };
+        if !predates {
+            self.recent.note(succeeded, params.window, now);
+            if self.recent.success_rate(params.min_requests).is_some_and(|rate| rate < params.success_rate) {
+                self.breaker = self.breaker.tripped(now);
+            }
+        }
+        match (before.open_since(), self.breaker.open_since()) {
+            (Some(_), None) => self.back = Some(now),
+            // What led to the opening is paid for by it.
+            (None, Some(_)) => self.recent = Recent::default(),
+            _ => {}
+        }
+    }
+
+    /// Takes in that an attempt let through at `sent` failed, as did another replica over the same request.
+    pub fn doubt(&mut self, sent: Instant) {
+        self.breaker = self.breaker.released(sent);
+        self.doubted = true;
+    }
+
+    /// Takes in how long a call took to its first event: of a session that was at home there, or not.
+    pub fn first_event(&mut self, ttft: Duration, at_home: bool, now: Instant) {
+        self.ttft.note(ttft, at_home, now);
     }
 
     /// Takes in one health check. Returns the new side if the replica changed sides.
-    pub fn checked(&mut self, passed: bool, health: health::Params, breaker: breaker::Params) -> Option<bool> {
+    pub fn checked(
+        &mut self,
+        passed: bool,
+        health: health::Params,
+        breaker: breaker::Params,
+        now: Instant,
+    ) -> Option<bool> {
         let before = self.health.is_healthy();
         self.health = self.health.after(passed, health);
         let after = self.health.is_healthy();
         if after && !before {
             self.breaker = self.breaker.recovered(breaker);
+            self.back = Some(now);
         }
         (before != after).then_some(after)
     }
@@ -95,7 +149,7 @@ pub fn rest_of(retry_after: Option<Duration>, credential: &Credential) -> Option
 mod tests {
     use super::*;
 
-    const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, reset_timeout: Duration::from_secs(60) };
+    const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, ..crate::policy::testing::BREAKER };
 
     fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
@@ -145,6 +199,82 @@ mod tests {
         assert_eq!(record.standing(PARAMS, now), Standing::Usable);
     }
 
+    /// One attempt that was sent and ended then.
+    fn ends(record: &mut Record, outcome: Outcome, params: breaker::Params, now: Instant) {
+        record.ended(outcome, now, params, now);
+    }
+
+    #[test]
+    fn a_replica_that_fails_most_of_its_calls_is_found_though_never_in_a_row() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        let params = breaker::Params { failure_threshold: 5, ..PARAMS };
+        let outcomes = [Outcome::ServerError, Outcome::ServerError, Outcome::Ok];
+        let mut opened = None;
+        for n in 0..100 {
+            let now = start + Duration::from_millis(n * 100);
+            ends(&mut record, outcomes[n as usize % 3], params, now);
+            if record.standing(params, now) == Standing::BreakerOpen {
+                opened = opened.or(Some(n));
+            }
+        }
+        assert_eq!(opened, Some(19), "at the twentieth attempt");
+        let mut record = Record::default();
+        let off = breaker::Params { success_rate: 0.0, ..params };
+        for n in 0..1_000 {
+            ends(&mut record, outcomes[n % 3], off, start);
+        }
+        assert_eq!(record.standing(off, start), Standing::Usable);
+    }
+
+    #[test]
+    fn what_opened_the_breaker_does_not_open_it_again() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        for _ in 0..30 {
+            ends(&mut record, Outcome::ServerError, PARAMS, start);
+        }
+        let params = breaker::Params { window: secs(3_600), ..PARAMS };
+        let probe = start + secs(61);
+        assert!(record.admit(params, false, probe));
+        ends(&mut record, Outcome::Ok, params, probe);
+        ends(&mut record, Outcome::ServerError, params, probe);
+        assert_eq!(record.standing(params, probe), Standing::Usable);
+    }
+
+    #[test]
+    fn doubt_lowers_the_weight_until_somebody_is_answered_and_never_opens_the_breaker() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        for _ in 0..1_000 {
+            record.doubt(now);
+        }
+        assert_eq!((record.weight(PARAMS, now), record.standing(PARAMS, now)), (WEIGHT_MIN, Standing::Usable));
+        ends(&mut record, Outcome::ServerError, PARAMS, now);
+        assert_eq!(record.weight(PARAMS, now), WEIGHT_MIN);
+        ends(&mut record, Outcome::Ok, PARAMS, now);
+        assert_eq!(record.weight(PARAMS, now), 1.0);
+    }
+
+    #[test]
+    fn a_replica_that_comes_back_starts_slowly() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        assert_eq!(record.weight(PARAMS, start), 1.0);
+        ends(&mut record, Outcome::Reset, PARAMS, start);
+        ends(&mut record, Outcome::Ok, PARAMS, start + secs(1));
+        assert_eq!(record.weight(PARAMS, start + secs(1)), 1.0, "it was never away");
+        let away = start + secs(2);
+        ends(&mut record, Outcome::Reset, PARAMS, away);
+        ends(&mut record, Outcome::Reset, PARAMS, away);
+        let back = away + secs(61);
+        assert!(record.admit(PARAMS, false, back));
+        ends(&mut record, Outcome::Ok, PARAMS, back);
+        assert_eq!(record.weight(PARAMS, back), WEIGHT_MIN);
+        assert_eq!(record.weight(PARAMS, back + secs(30)), 1.0);
+        let health = health::Params { unhealthy_after: 1, healthy_after: 1 };
+        let later = back + secs(100);
+        record.checked(false, health, PARAMS, later);
+        record.checked(true, health, PARAMS, later);
+        assert_eq!(record.weight(PARAMS, later), WEIGHT_MIN, "checks that pass again are a return too");
+    }
+
     #[test]
     fn a_replica_whose_checks_pass_again_is_used_again_and_trusted_less() {
         let (mut record, now) = (Record::default(), Instant::now());
@@ -152,9 +282,9 @@ mod tests {
         for _ in 0..2 {
             record.ended(Outcome::Reset, now, PARAMS, now);
         }
-        assert_eq!(record.checked(false, health, PARAMS), Some(false));
+        assert_eq!(record.checked(false, health, PARAMS, now), Some(false));
         assert_eq!(record.standing(PARAMS, now), Standing::Unhealthy);
-        assert_eq!(record.checked(true, health, PARAMS), Some(true));
+        assert_eq!(record.checked(true, health, PARAMS, now), Some(true));
         assert_eq!(record.standing(PARAMS, now), Standing::Usable);
         let later = now + secs(1);
         record.ended(Outcome::Reset, later, PARAMS, later);

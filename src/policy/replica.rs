@@ -12,6 +12,7 @@ use std::time::Instant;
 use rand::RngExt;
 
 use super::breaker::Gate;
+use super::ttft::Typical;
 use super::{affinity, load};
 use crate::domain::ids::{ReplicaIx, ReplicaKey, SessionKey};
 
@@ -47,7 +48,7 @@ impl Standing {
 }
 
 /// One replica of the pool as it is now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Candidate {
     /// Which one.
     pub replica: ReplicaIx,
@@ -61,6 +62,10 @@ pub struct Candidate {
     pub in_flight: u32,
     /// The most that it is given at a time.
     pub cap: u32,
+    /// The share of new work that it is given, from [`WEIGHT_MIN`](super::weight::WEIGHT_MIN) to 1.
+    pub weight: f64,
+    /// How long it takes to its first event.
+    pub ttft: Typical,
     /// Whether it said that it is busy and asked to be left alone for now; to wait helps, as when it is at its cap.
     pub rests: bool,
     /// Whether this request already failed there.
@@ -119,10 +124,15 @@ pub fn choose(view: &[Candidate], session: Option<SessionView>, rng: &mut impl R
     match session {
         Some(session) => {
             let affinity = if home.is_some() { Affinity::Moved } else { Affinity::New };
-            view.iter()
-                .filter(|candidate| candidate.takes_more())
-                .max_by_key(|candidate| affinity::weight(session.key, candidate.key))
-                .map(|candidate| candidate.chosen(affinity))
+            let open = || view.iter().filter(|candidate| candidate.takes_more());
+            let first = open().next().map(|candidate| candidate.weight);
+            let even = open().all(|candidate| Some(candidate.weight) == first);
+            // With even weights the hash alone decides, to its last bit, as at every other edge.
+            let weight = |candidate: &Candidate| if even { None } else { Some(candidate.weight) };
+            open()
+                .map(|candidate| (affinity::score(session.key, candidate.key, weight(candidate)), candidate))
+                .max_by(|(a, _), (b, _)| a.total_cmp(b))
+                .map(|(_, candidate)| candidate.chosen(affinity))
         }
         None => load::lighter_of_two(view, rng).map(|candidate| candidate.chosen(Affinity::None)),
     }

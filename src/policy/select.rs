@@ -66,7 +66,7 @@ pub struct Selection {
 }
 
 /// The replica where a session was last, as it is now, in whatever pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Home {
     /// Its pool.
     pub pool: PoolIx,

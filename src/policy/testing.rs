@@ -5,12 +5,23 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::affinity;
 use super::replica::{Candidate, Standing};
+use super::ttft::Typical;
+use super::{affinity, breaker};
 use crate::domain::ask::{Dialect, DialectSet};
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::place::Place;
 use crate::domain::topology::{Credential, Engine, Model, Pool, Region, Replica, ReplicaAddress, Topology};
+
+/// The breakers' defaults.
+pub(crate) const BREAKER: breaker::Params = breaker::Params {
+    failure_threshold: 5,
+    success_rate: 0.5,
+    window: Duration::from_secs(30),
+    min_requests: 20,
+    reset_timeout: Duration::from_secs(60),
+    slow_start: Duration::from_secs(30),
+};
 
 /// A topology under construction; what is named must have been added before.
 pub(super) struct Fleet(Topology);
@@ -125,6 +136,8 @@ pub(super) fn candidate(n: usize) -> Candidate {
         standing: Standing::Usable,
         open_since: None,
         in_flight: 0,
+        weight: 1.0,
+        ttft: Typical::default(),
         cap: 4,
         rests: false,
         tried: false,

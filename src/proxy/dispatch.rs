@@ -85,11 +85,8 @@ impl Dispatch<'_> {
             Err(Stopped::Refused(refusal)) => refusal.outcome,
             Err(Stopped::Answered(outcome, _)) => *outcome,
         };
-        // Doubts that are let go blame nobody.
-        if Verdict::of_ending(ending).blames_replicas(doubts.len()) {
-            let now = Instant::now();
-            doubts.into_iter().for_each(|doubt| doubt.blame_replica(now));
-        }
+        let (fault, now) = (Verdict::of_ending(ending).falls_on(doubts.len()), Instant::now());
+        doubts.into_iter().for_each(|doubt| doubt.decide(fault, now));
         result
     }
 
@@ -115,6 +112,9 @@ impl Dispatch<'_> {
             }
             if let Some(((selection, booking), began)) = raced.began {
                 account.selection = Some(selection);
+                if matches!(&began, Began::Under(_, under) if under.events.is_some()) {
+                    booking.first_event(selection.reason == Reason::Session, Instant::now());
+                }
                 return Ok(Reached { began, selection, booking });
             }
             let Some(last) = tried.last().copied() else { continue };

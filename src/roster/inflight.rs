@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::live::Live;
 use crate::domain::outcome::Outcome;
+use crate::policy::blame::Fault;
 use crate::policy::breaker;
 
 /// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
@@ -32,6 +33,14 @@ impl InFlight {
         &self.live
     }
 
+    /// Notes that the first event of its stream came at `now`; `at_home` says that it belongs to a session whose cache
+    /// is warm there.
+    pub fn first_event(&self, at_home: bool, now: Instant) {
+        if let Some(sent) = self.sent {
+            self.live.first_event(now.saturating_duration_since(sent), at_home, now);
+        }
+    }
+
     /// Reports how the attempt ended and gives the place back.
     pub fn end(mut self, outcome: Outcome, now: Instant) {
         if let Some(sent) = self.sent.take() {
@@ -48,7 +57,7 @@ impl InFlight {
 }
 
 /// An attempt that failed by the replica's fault or by the request's. Dropped without
-/// [`blame_replica`](Doubt::blame_replica), it counts as neither success nor failure.
+/// [`decide`](Doubt::decide), it counts as neither success nor failure.
 #[derive(Debug)]
 pub struct Doubt {
     live: Arc<Live>,
@@ -58,11 +67,14 @@ pub struct Doubt {
 }
 
 impl Doubt {
-    /// It was the replica's.
-    pub fn blame_replica(mut self, now: Instant) {
-        if let Some(sent) = self.sent.take() {
-            self.live.report(self.outcome, sent, self.params, now);
+    /// Whose it was.
+    pub fn decide(mut self, fault: Fault, now: Instant) {
+        match (fault, self.sent) {
+            (Fault::Replicas, Some(sent)) => self.live.report(self.outcome, sent, self.params, now),
+            (Fault::Open, Some(sent)) => self.live.doubt(sent),
+            (Fault::Nobody, _) | (_, None) => return,
         }
+        self.sent = None;
     }
 }
 

@@ -86,9 +86,9 @@ impl Live {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// What is known of it.
-    pub fn record(&self) -> Record {
-        *self.lock()
+    /// Reads what is known of it. `read` runs under its lock: it may only look things up.
+    pub(super) fn read<T>(&self, read: impl FnOnce(&Record) -> T) -> T {
+        read(&self.lock())
     }
 
     /// Tokens of prompts that it has still to read, of the calls of this edge, as far as they can be known.
@@ -135,14 +135,28 @@ impl Live {
         self.lock().ended(outcome, sent, params, now);
     }
 
+    pub(super) fn doubt(&self, sent: Instant) {
+        self.lock().doubt(sent);
+    }
+
+    pub(super) fn first_event(&self, ttft: Duration, at_home: bool, now: Instant) {
+        self.lock().first_event(ttft, at_home, now);
+    }
+
     /// Leaves it alone for so long: it said that it is busy (see [`rest_of`](crate::policy::record::rest_of)).
     pub fn rest(&self, rest: Duration, now: Instant) {
         self.lock().rest(rest, now);
     }
 
     /// Takes in one health check. Returns the new side if the replica changed sides.
-    pub fn checked(&self, passed: bool, health: health::Params, breaker: breaker::Params) -> Option<bool> {
-        let turned = self.lock().checked(passed, health, breaker);
+    pub fn checked(
+        &self,
+        passed: bool,
+        health: health::Params,
+        breaker: breaker::Params,
+        now: Instant,
+    ) -> Option<bool> {
+        let turned = self.lock().checked(passed, health, breaker, now);
         if turned == Some(true) {
             self.pool.call_all();
         }
@@ -166,8 +180,8 @@ impl Live {
 
     /// Its state for people and gauges.
     pub fn reading(&self) -> Reading {
-        let record = self.record();
-        Reading { healthy: record.health.is_healthy(), breaker: record.breaker, in_flight: self.in_flight() }
+        let (healthy, breaker) = self.read(|record| (record.health.is_healthy(), record.breaker));
+        Reading { healthy, breaker, in_flight: self.in_flight() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
@@ -181,7 +195,7 @@ mod tests {
     use super::*;
     use crate::roster::Prefilling;
 
-    const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, reset_timeout: Duration::from_secs(60) };
+    const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, ..crate::policy::testing::BREAKER };
 
     fn live() -> Arc<Live> {
         let address =
@@ -254,7 +268,7 @@ mod tests {
         let health = health::Params { unhealthy_after: 3, healthy_after: 2 };
         assert_eq!(live.standing(PARAMS, now), Standing::Unhealthy);
         assert!(live.rises(health));
-        assert_eq!(live.checked(true, health, PARAMS), Some(true));
+        assert_eq!(live.checked(true, health, PARAMS, now), Some(true));
         assert_eq!(live.standing(PARAMS, now), Standing::Usable);
     }
 

@@ -16,6 +16,7 @@ use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
 use crate::domain::topology::{Pool, Replica};
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
+use crate::policy::weight;
 use crate::wire::geoip::GeoDb;
 
 /// One configuration with the live records of its replicas. A request takes it once and keeps it to its end.
@@ -80,7 +81,9 @@ impl Snapshot {
     /// Appends a pool's replicas as they are at `now`.
     pub fn candidates(&self, pool: PoolIx, tried: impl Fn(ReplicaIx) -> bool, now: Instant, into: &mut Vec<Candidate>) {
         let pool = self.config.topology.pool(pool);
+        let before = into.len();
         into.extend(pool.replicas.iter().map(|&replica| self.candidate(replica, pool, tried(replica), now)));
+        weight::lower_outliers(&mut into[before..]);
     }
 
     /// The replica with this key as it is at `now`, if it is still configured: the home of a session.
@@ -93,18 +96,20 @@ impl Snapshot {
 
     fn candidate(&self, replica: ReplicaIx, pool: &Pool, tried: bool, now: Instant) -> Candidate {
         let (live, pool_live) = (self.live(replica), self.pool(self.config.topology.replica(replica).pool));
-        let record = live.record();
-        Candidate {
+        let breaker = self.config.circuit_breaker;
+        live.read(|record| Candidate {
             replica,
             key: live.key(),
-            standing: record.standing(self.config.circuit_breaker, now),
+            standing: record.standing(breaker, now),
             open_since: record.breaker.open_since(),
             in_flight: live.in_flight(),
             // A pool at its own cap has no place at any replica.
             cap: if pool_live.is_full() { 0 } else { pool.max_in_flight },
+            weight: record.weight(breaker, now),
+            ttft: record.ttft(now),
             rests: record.rests(now),
             tried,
-        }
+        })
     }
 
     /// Whether at least one replica may be used at `now`.

@@ -16,6 +16,8 @@ const CALLS_MAX: usize = 2_000;
 async fn no_client_sees_an_error_while_a_replica_is_killed_again_and_again() {
     let (a, b) = (sim("a").await, sim("b").await);
     let config = EdgeConfig::of(&[&a, &b]).set("circuit_breaker", "reset_timeout", "\"20ms\"");
+    // The replica that is killed is to be given its whole share again at once, so that every kill falls on many calls.
+    let config = config.set("circuit_breaker", "slow_start", "\"0s\"");
     let edge = Edge::start(config).await;
     let over = Arc::new(AtomicBool::new(false));
     let retried = Arc::new(AtomicUsize::new(0));

@@ -51,6 +51,14 @@ knobs! {
 
     FAILURE_THRESHOLD: u32 = "failure_threshold", 5, 1, 1_000,
         "failures in a row; more than a thousand is no protection";
+    SUCCESS_RATE: f64 = "success_rate", 0.5, 0.0, 1.0,
+        "the share of attempts that must go well; 0 turns this off";
+    WINDOW: Duration = "window", secs(30), SECOND, secs(600),
+        "the time over which the success rate is measured; the longer, the later it speaks and forgets";
+    MIN_REQUESTS: u32 = "min_requests", 20, 1, 10_000,
+        "attempts within the window; of fewer a rate says little";
+    SLOW_START: Duration = "slow_start", secs(30), Duration::ZERO, HOUR,
+        "how long a replica that comes back takes to its whole share; 0s turns this off";
     RESET_TIMEOUT: Duration = "reset_timeout", MINUTE, ms(10), HOUR,
         "how long a broken replica rests before one call probes it";
 
@@ -199,6 +207,10 @@ pub(super) fn circuit_breaker(root: &Table<'_>) -> breaker::Params {
     let section = root.section("circuit_breaker");
     breaker::Params {
         failure_threshold: section.knob(&FAILURE_THRESHOLD).value,
+        success_rate: section.knob(&SUCCESS_RATE).value,
+        window: section.knob(&WINDOW).value,
+        min_requests: section.knob(&MIN_REQUESTS).value,
+        slow_start: section.knob(&SLOW_START).value,
         reset_timeout: section.knob(&RESET_TIMEOUT).value,
     }
 }

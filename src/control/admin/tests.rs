@@ -104,11 +104,21 @@ async fn ready_follows_draining_and_the_replicas() {
     let snapshot = edge.world.roster.snapshot();
     let (_, live) = snapshot.replicas().next().unwrap();
     for _ in 0..2 {
-        live.checked(false, snapshot.config.health.thresholds, snapshot.config.circuit_breaker);
+        live.checked(
+            false,
+            snapshot.config.health.thresholds,
+            snapshot.config.circuit_breaker,
+            std::time::Instant::now(),
+        );
     }
     edge.get("/readyz").await.check(503, "", "no replica can serve");
     for _ in 0..2 {
-        live.checked(true, snapshot.config.health.thresholds, snapshot.config.circuit_breaker);
+        live.checked(
+            true,
+            snapshot.config.health.thresholds,
+            snapshot.config.circuit_breaker,
+            std::time::Instant::now(),
+        );
     }
     edge.get("/readyz").await.check(200, "", "");
     edge.world.roster.start_draining();

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pingora::connectors::http::v2::Connector;
 
@@ -128,7 +128,7 @@ impl Judged {
     pub(super) fn report(&self) {
         let Round { live, pool, replica, .. } = &self.round;
         let before = live.failing().map(|failure| failure.label());
-        let changed = live.checked(self.verdict.is_ok(), self.round.thresholds, self.round.breaker);
+        let changed = live.checked(self.verdict.is_ok(), self.round.thresholds, self.round.breaker, Instant::now());
         let Err(why) = &self.verdict else {
             if live.reading().healthy {
                 live.set_failing(None);

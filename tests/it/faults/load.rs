@@ -51,7 +51,10 @@ pub(super) enum Breaker {
 impl Breaker {
     pub(super) fn add_to(self, config: EdgeConfig) -> EdgeConfig {
         match self {
-            Breaker::Off => config.set("circuit_breaker", "failure_threshold", "1000"),
+            Breaker::Off => {
+                let config = config.set("circuit_breaker", "failure_threshold", "1000");
+                config.set("circuit_breaker", "success_rate", "0")
+            }
             Breaker::Default => config,
             Breaker::Quick => config.set("circuit_breaker", "reset_timeout", "\"10ms\""),
         }
