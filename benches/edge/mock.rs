@@ -21,6 +21,9 @@ const ANSWER: &str = r#"{"id":"chatcmpl-7f3a","object":"chat.completion","create
 
 const LAST_EVENTS: &str = "data: {\"id\":\"chatcmpl-7f3a\",\"object\":\"chat.completion.chunk\",\"created\":1764000000,\"model\":\"bench-served\",\"choices\":[],\"usage\":{\"prompt_tokens\":218,\"completion_tokens\":200,\"total_tokens\":418}}\n\ndata: [DONE]\n\n";
 
+/// What it serves: the edge's health checks ask for it.
+const MODELS: &str = r#"{"object":"list","data":[{"id":"bench-served","object":"model"}]}"#;
+
 /// Serves on `listeners` free ports until the process is ended; the ports go to standard output in one line.
 pub(crate) async fn serve(listeners: usize) -> Result<()> {
     let mut ports = Vec::new();
@@ -41,10 +44,7 @@ pub(crate) async fn serve(listeners: usize) -> Result<()> {
 
 async fn connection(mut stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
-        ANSWER.len()
-    );
+    let (answer, models) = (whole(ANSWER), whole(MODELS));
     let mut buffer = vec![0; 256 * 1024];
     let mut filled = 0;
     loop {
@@ -59,6 +59,7 @@ async fn connection(mut stream: TcpStream) -> Result<()> {
             filled += read;
         };
         let head = &buffer[..head_end];
+        let asks_models = head.starts_with(b"GET /v1/models ");
         let wish = header(head, STREAM).and_then(parse_wish);
         let mut missing = content_length(head).unwrap_or(0).saturating_sub(filled - head_end);
         filled = 0;
@@ -70,9 +71,15 @@ async fn connection(mut stream: TcpStream) -> Result<()> {
         }
         match wish {
             Some((events, interval)) => send_stream(&mut stream, events, interval).await?,
-            None => stream.write_all(answer.as_bytes()).await?,
+            None if asks_models => stream.write_all(&models).await?,
+            None => stream.write_all(&answer).await?,
         }
     }
+}
+
+fn whole(body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").into_bytes()
 }
 
 fn parse_wish(value: &str) -> Option<(u32, Duration)> {

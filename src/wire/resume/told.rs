@@ -220,7 +220,8 @@ struct Shape {
 }
 
 impl Shape {
-    /// The text of an event of this shape. Where all other bytes are the same, so is what they mean.
+    /// The text of an event of this shape. Where all other bytes are the same, so is what they mean; but for numbers behind
+    /// the text, as of a counter or a clock, none of which matters while only text comes.
     #[inline]
     fn text_in<'a>(&self, event: &'a [u8]) -> Option<&'a [u8]> {
         let (before, after) = self.bytes.split_at(self.at);
@@ -229,7 +230,7 @@ impl Shape {
         }
         let rest = event.strip_prefix(before)?;
         let end = text_end(rest, 0)? - 1;
-        (rest[end..] == *after).then(|| &rest[..end])
+        (rest[end..] == *after || same_but_for_digits(&rest[end..], after)).then(|| &rest[..end])
     }
 
     fn learn(&mut self, event: &[u8], text: &str) {
@@ -242,6 +243,21 @@ impl Shape {
     }
 }
 
+/// Whether two pieces differ in nothing but how their runs of digits read.
+fn same_but_for_digits(mut a: &[u8], mut b: &[u8]) -> bool {
+    let run = |bytes: &[u8], digits: bool| bytes.iter().take_while(|byte| byte.is_ascii_digit() == digits).count();
+    while !a.is_empty() && !b.is_empty() {
+        let (digits_a, digits_b) = (run(a, true), run(b, true));
+        let (rest_a, rest_b) = (&a[digits_a..], &b[digits_b..]);
+        let others = run(rest_a, false);
+        if (digits_a == 0) != (digits_b == 0) || !rest_b.starts_with(&rest_a[..others]) {
+            return false;
+        }
+        (a, b) = (&rest_a[others..], &rest_b[others..]);
+    }
+    a.is_empty() && b.is_empty()
+}
+
 /// Whether an event may tell why the answer ends. The key cannot stand in text, where its quotes would be escaped.
 fn tells_the_end(event: &[u8]) -> bool {
     static KEY: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"finish_reason\""));
@@ -249,4 +265,55 @@ fn tells_the_end(event: &[u8]) -> bool {
         let value = event[place + KEY.needle().len()..].trim_ascii_start().strip_prefix(b":").unwrap_or_default();
         !value.trim_ascii_start().starts_with(b"null")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn counters_and_clocks_behind_the_text_do_not_change_an_events_shape() {
+        let event = |text: &str, rest: &str| {
+            format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]{rest}}}\n\n")
+        };
+        let shape = |first: &str| {
+            let mut shape = Shape::default();
+            let first = event("hi", first);
+            shape.learn(first.as_bytes(), &first[first.find("hi").unwrap()..][..2]);
+            shape
+        };
+        let check = |first: &str, second: &str, same: bool| {
+            let second = event("more \\\" 42", second);
+            let expected = same.then_some(&br#"more \" 42"#[..]);
+            assert_eq!(shape(first).text_in(second.as_bytes()), expected, "{first} {second}");
+        };
+        check("", "", true);
+        check(r#","at":999"#, r#","at":1000"#, true);
+        check(r#","at":1.5,"n":[7]"#, r#","at":22.75,"n":[123456]"#, true);
+        check(r#","at":999"#, r#","at":null"#, false);
+        check(r#","at":999"#, r#","to":999"#, false);
+        check(r#","at":999"#, "", false);
+        check("", r#","at":1"#, false);
+        check(r#","at":1.5"#, r#","at":15"#, false);
+        check(r#","at":-1"#, r#","at":1"#, false);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn the_same_but_for_digits_is_the_same_with_each_run_as_one(a in "[0-9a,]{0,12}", b in "[0-9a,]{0,12}") {
+            let squeezed = |text: &str| {
+                let mut squeezed = String::new();
+                for byte in text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }) {
+                    if byte != '0' || !squeezed.ends_with('0') {
+                        squeezed.push(byte);
+                    }
+                }
+                squeezed
+            };
+            prop_assert_eq!(same_but_for_digits(a.as_bytes(), b.as_bytes()), squeezed(&a) == squeezed(&b));
+        }
+    }
 }
