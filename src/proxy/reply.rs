@@ -22,6 +22,9 @@ const MODEL: HeaderName = HeaderName::from_static("x-nearpool-model");
 const REASON: HeaderName = HeaderName::from_static("x-nearpool-reason");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-nearpool-attempts");
 
+/// Whether the official SDKs try again, whatever the status says.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// Every header of the receipt begins so; a client's or a replica's own never pass.
 pub(super) const RECEIPT_PREFIX: &str = "x-nearpool-";
 
@@ -166,6 +169,10 @@ pub(super) fn refusal_answer(
     let mut head = whole_head(status, "application/json", body.len(), receipt)?;
     if let Some(seconds) = refusal.retry_after_s {
         head.insert_header(header::RETRY_AFTER, seconds)?;
+    }
+    if refusal.outcome == Outcome::Crashed {
+        // The official SDKs obey it: sent again, the request could take down the next two.
+        head.insert_header(SHOULD_RETRY, "false")?;
     }
     if let Some(methods) = refusal.allow {
         head.insert_header(header::ALLOW, methods)?;

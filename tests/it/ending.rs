@@ -68,7 +68,7 @@ async fn a_terminated_edge_goes_on_accepting_then_finishes_what_it_has() {
     assert_eq!(answer.body, format!("data: 1\n\ndata: 2\n\n{large}data: [DONE]\n\n"));
     let status = edge.wait_for_end().await;
     assert_eq!(status.code(), Some(0), "{}", edge.stderr());
-    assert!(edge.stderr().contains("drained: every request has ended"));
+    edge.wait_for_stderr("drained: every request has ended").await;
     edge.wait_for_logs(2, |line| line["path"] == CHAT || line["outcome"] == "ok").await;
 }
 
@@ -96,7 +96,7 @@ async fn what_outlasts_the_drain_is_told_so_and_looks_cut() {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
     assert_eq!(json_body(&answer)["error"]["code"], "drained");
     assert_eq!(edge.wait_for_end().await.code(), Some(0));
-    assert!(edge.stderr().contains("2 requests were still open"), "{}", edge.stderr());
+    edge.wait_for_stderr("2 requests were still open").await;
     edge.wait_for_logs(2, |line| line["outcome"] == "drained").await;
     drop(silent);
 }

@@ -129,6 +129,7 @@ async fn a_request_that_kills_replicas_stops_at_the_second_one() {
     }
     let answer = client.call(&post("/v1/chat/completions", &chat("query of death", 1))).await;
     assert_eq!((answer.status, json_body(&answer)["error"]["code"].as_str()), (502, Some("upstream_crashed")));
+    assert_eq!(answer.header("x-should-retry"), Some("false"), "an SDK would take down the next two");
     assert_eq!(answer.header("x-nearpool-attempts"), Some("2"));
     assert_eq!(tasks.iter().filter(|task| task.is_finished()).count(), 2);
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
