@@ -16,6 +16,7 @@ use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::client::Client;
 use super::edge::Edge;
 use super::reply::Refusal;
 use crate::domain::outcome::Outcome;
@@ -72,6 +73,7 @@ impl Accept {
     /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 16 KiB
     /// while a request is served, and little while it is idle.
     async fn serve_http1(&self, stream: Stream, tls: bool, mut shutdown: ShutdownWatch) {
+        let stream: Stream = Box::new(Client::new(stream));
         let mut next = Some(Reusable { stream, prefix: None, settings: None });
         let mut first = true;
         while let Some(connection) = next.take() {

@@ -6,6 +6,7 @@ mod serve;
 
 mod accept;
 mod body;
+mod client;
 mod identify;
 mod route;
 

@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
+use super::client::Client;
 use super::ending::Ending;
 use super::events::Events;
 use super::upstream::{Exchange, Upstream};
-use super::waiting::chunked;
+use super::waiting::{chunked, is_chunked};
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
@@ -53,17 +54,30 @@ pub(super) async fn whole(
     Ok(())
 }
 
-/// Sends a piece of a body; a client that has not taken all of it by `due` is given up. `due` is asked only when the
-/// piece has to wait: nearly every one is taken at once, and then needs neither clock nor timer.
+/// Sends a piece of a body.
 async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
-    let mut write = pin!(session.write_response_body(piece, false));
+    bounded(session.write_response_body(piece, false), due).await
+}
+
+/// Sends a piece of a stream.
+async fn send_event(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
+    match Client::of(session) {
+        Some(client) if is_chunked(session) => bounded(client.send_chunk(&piece), due).await,
+        _ => send(session, piece, due).await,
+    }
+}
+
+/// Waits for a write; a client that has not taken all of it by `due` is given up. `due` is asked only when the write has
+/// to wait: nearly every one is taken at once, and then needs neither clock nor timer.
+async fn bounded<E>(write: impl Future<Output = Result<(), E>>, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
+    let mut write = pin!(write);
     let sent = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
         Poll::Ready(sent) => Ok(sent),
         Poll::Pending => timeout_at(due(), write).await,
     };
     match sent {
         Ok(Ok(())) => Ok(()),
-        // Part of the piece may be out, so no other can follow.
+        // Part of it may be out, so nothing can follow.
         Ok(Err(_)) | Err(_) => Err(Outcome::ClientGone),
     }
 }
@@ -174,7 +188,7 @@ impl Relay<'_> {
     ) -> Result<(), Outcome> {
         for piece in under.ready.drain(..) {
             account.sent(piece.len());
-            send(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
+            send_event(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
         }
         Ok(())
     }

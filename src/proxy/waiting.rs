@@ -88,8 +88,13 @@ async fn open(session: &mut ServerSession, keep_alive: &KeepAlive<'_>) -> pingor
 
 /// Says how a body of unknown length is framed. To an HTTP/1.0 client the end of the connection is the end of the answer.
 pub(super) fn chunked(session: &ServerSession, head: &mut ResponseHeader) -> pingora::Result<()> {
-    if session.req_header().version == Version::HTTP_11 {
+    if is_chunked(session) {
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
+}
+
+/// Whether a body of unknown length goes to this client in chunks.
+pub(super) fn is_chunked(session: &ServerSession) -> bool {
+    session.req_header().version == Version::HTTP_11
 }
