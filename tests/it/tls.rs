@@ -56,6 +56,18 @@ async fn alpn_gives_h2_and_http1() {
 }
 
 #[tokio::test]
+async fn a_stream_over_tls_is_whole_and_keeps_its_connection() {
+    let replica = sim("a").await;
+    let (edge, _) = edge_with(&pair("edge.test"), EdgeConfig::of(&[&replica])).await;
+    let mut client = Http1::over_any(connect_tls(edge.tls(), &["http/1.1"]).await);
+    for _ in 0..3 {
+        let answer = client.call(&post(CHAT, &with(chat("hi", 30), json!({"stream": true})))).await;
+        assert_eq!((answer.status, answer.header("transfer-encoding")), (200, Some("chunked")));
+        assert!(answer.body.starts_with(b"data: {") && answer.body.ends_with(b"data: [DONE]\n\n"), "{:?}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_handshake_ends_and_leaves_the_listener() {
     let replica = sim("a").await;
     let (edge, _) = edge_with(&pair("edge.test"), EdgeConfig::of(&[&replica])).await;
