@@ -217,6 +217,8 @@ struct Shape {
     bytes: Vec<u8>,
     /// Where the text stands between them; 0 while none was seen.
     at: usize,
+    /// Whether numbers behind the text may differ. Not where one of them says whose text it is.
+    loose: bool,
 }
 
 impl Shape {
@@ -230,7 +232,8 @@ impl Shape {
         }
         let rest = event.strip_prefix(before)?;
         let end = text_end(rest, 0)? - 1;
-        (rest[end..] == *after || same_but_for_digits(&rest[end..], after)).then(|| &rest[..end])
+        let same = rest[end..] == *after || (self.loose && same_but_for_digits(&rest[end..], after));
+        same.then(|| &rest[..end])
     }
 
     fn learn(&mut self, event: &[u8], text: &str) {
@@ -240,8 +243,12 @@ impl Shape {
         self.bytes.extend_from_slice(&event[..place.start]);
         self.bytes.extend_from_slice(&event[place.end..]);
         self.at = place.start;
+        self.loose = INDEX.find(&event[place.end..]).is_none();
     }
 }
+
+/// The key of a choice's number.
+static INDEX: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"index\""));
 
 /// Whether two pieces differ in nothing but how their runs of digits read.
 fn same_but_for_digits(mut a: &[u8], mut b: &[u8]) -> bool {
@@ -298,6 +305,7 @@ mod tests {
         check("", r#","at":1"#, false);
         check(r#","at":1.5"#, r#","at":15"#, false);
         check(r#","at":-1"#, r#","at":1"#, false);
+        check(r#","index":0,"at":1"#, r#","index":1,"at":1"#, false);
     }
 
     proptest! {
