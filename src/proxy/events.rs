@@ -80,9 +80,15 @@ impl Events {
     pub(super) fn go_on(&mut self, mut told: Box<Told>, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
         told.hand_over();
         let (mut progress, mut fitted) = (Progress::new(told.dialect()), Fitted::default());
+        let mut fit = |event: &[u8]| fitted.add(&mut told, event, progress.note(event));
+        let mut framer = Framer::new();
         for events in ready.drain(..) {
-            // Whole events, since they came out of a framer: nothing is pending and nothing too long.
-            let _ = Framer::new().push(events, |event| fitted.add(&mut told, event, progress.note(event)));
+            // They came out of a framer: nothing is too long.
+            let _ = framer.push(events, &mut fit);
+        }
+        // All of them are whole, a last one without its blank line too.
+        if !framer.pending().is_empty() {
+            fit(framer.pending());
         }
         self.reading.told = Some(told);
         self.reading.continues = true;
@@ -192,6 +198,22 @@ mod tests {
         let (events, sent) = relay("data: {\"a\":1}\n\ndata: {\"b\"");
         assert!(!events.ended());
         assert_eq!(sent, "data: {\"a\":1}\n\n");
+    }
+
+    #[test]
+    fn a_continuation_that_ends_without_its_blank_line_ends_all_the_same() {
+        let says = |text: &str| {
+            format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
+        };
+        let told = relay(&says("a")).0.take_told().unwrap();
+        let mut events = Events::new(Dialect::Chat);
+        let mut ready = Vec::new();
+        // All of it is there before it is fitted.
+        events.push(Bytes::from(says("b") + "data: [DONE]\n"), &mut ready).unwrap();
+        events.finish(&mut ready);
+        events.go_on(told, &mut ready).unwrap();
+        assert!(events.ended());
+        assert_eq!(String::from_utf8(ready.concat()).unwrap(), says("b") + "data: [DONE]\n");
     }
 
     #[test]

@@ -54,7 +54,9 @@ impl<'a> Chunk<'a> {
 impl<'a> Choice<'a> {
     fn read(dialect: Dialect, choice: &'a RawValue) -> Option<Choice<'a>> {
         let members = Members::read(choice.get().as_bytes())?;
-        let mut read = Choice { finished: members.get("finish_reason").is_some(), ..Choice::default() };
+        // Some engines say `""` where others say `null`.
+        let finished = members.get("finish_reason").is_some_and(|reason| reason != "\"\"");
+        let mut read = Choice { finished, ..Choice::default() };
         if dialect == Dialect::Chat {
             read.delta = members.get("delta");
             if let Some(delta) = read.delta {

@@ -169,6 +169,29 @@ fn the_end_is_seen_also_behind_what_cannot_be_continued() {
     assert_eq!(String::from_utf8(told.end(false)).unwrap(), "data: [DONE]\n\n");
 }
 
+#[test]
+fn several_choices_are_seen_behind_any_other_obstacle() {
+    let other = says("\"b\"").replace("\"index\":0", "\"index\":1");
+    let reasoning = delta(r#"{"reasoning_content":"hm"}"#);
+    assert_eq!(told(&[reasoning, other.clone(), finish("stop")]).obstacle(), Some(Obstacle::Choices));
+    let mut followed_from_its_beginning = told(&[]);
+    followed_from_its_beginning.obstruct(Obstacle::Engine);
+    followed_from_its_beginning.note(other.as_bytes());
+    assert_eq!(followed_from_its_beginning.obstacle(), Some(Obstacle::Choices));
+    let second_call = delta(r#"{"tool_calls":[{"index":1,"function":{"arguments":"{"}}]}"#);
+    assert_eq!(told(&[second_call.clone(), second_call]).obstacle(), Some(Obstacle::ToolCall), "no choice, but a call");
+}
+
+#[test]
+fn an_empty_reason_is_no_end() {
+    let open = says("\"a\"").replace("\"finish_reason\":null", "\"finish_reason\":\"\"");
+    let mut told = told(&[role(), open.clone(), open.clone()]);
+    assert_eq!((&told.text[..], told.finished(), told.obstacle()), (&b"aa"[..], false, None));
+    told.obstruct(Obstacle::Engine);
+    told.note(open.as_bytes());
+    assert!(!told.finished());
+}
+
 proptest! {
     #[test]
     fn the_text_is_that_of_a_plain_reading(

@@ -151,8 +151,10 @@ impl Told {
 
     #[cold]
     fn note_other(&mut self, event: &[u8]) {
-        // What cannot be continued is only waited for to end.
-        if self.obstacle.is_some() && !tells_the_end(event) {
+        // What cannot be continued is only waited for to end. Of several choices, the end of one says nothing.
+        if let Some(obstacle) = self.obstacle
+            && (obstacle == Obstacle::Choices || !(tells_the_end(event) || may_be_another_choice(event)))
+        {
             return;
         }
         let data = data_of(event);
@@ -195,8 +197,11 @@ impl Told {
 
     /// It cannot be continued. The text is given up; its end is still waited for.
     pub fn obstruct(&mut self, obstacle: Obstacle) {
-        // The first one is the reason.
-        self.obstacle.get_or_insert(obstacle);
+        // The first one is the reason. But of several choices no end is made up, so that must be known in any case.
+        match obstacle {
+            Obstacle::Choices => self.obstacle = Some(obstacle),
+            _ => drop(self.obstacle.get_or_insert(obstacle)),
+        }
         (self.text, self.shape) = (Vec::new(), Shape::default());
     }
 }
@@ -265,12 +270,23 @@ fn same_but_for_digits(mut a: &[u8], mut b: &[u8]) -> bool {
     a.is_empty() && b.is_empty()
 }
 
-/// Whether an event may tell why the answer ends. The key cannot stand in text, where its quotes would be escaped.
+/// Whether an event may tell why the answer ends. Some engines say `""` where others say `null`.
 fn tells_the_end(event: &[u8]) -> bool {
     static KEY: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"finish_reason\""));
-    KEY.find_iter(event).any(|place| {
-        let value = event[place + KEY.needle().len()..].trim_ascii_start().strip_prefix(b":").unwrap_or_default();
-        !value.trim_ascii_start().starts_with(b"null")
+    values_of(&KEY, event).any(|value| !value.starts_with(b"null") && !value.starts_with(b"\"\""))
+}
+
+/// Whether an event may speak of another choice than the first. A tool call's number looks the same.
+fn may_be_another_choice(event: &[u8]) -> bool {
+    static KEY: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"index\""));
+    values_of(&KEY, event).any(|value| !value.starts_with(b"0"))
+}
+
+/// What stands after each colon of a key. The key cannot stand in text, where its quotes would be escaped.
+fn values_of<'a>(key: &'a Finder<'static>, event: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    key.find_iter(event).map(|place| {
+        let value = event[place + key.needle().len()..].trim_ascii_start().strip_prefix(b":").unwrap_or_default();
+        value.trim_ascii_start()
     })
 }
 

@@ -122,6 +122,16 @@ async fn reasoning_and_several_choices_are_not_continued() {
 }
 
 #[tokio::test]
+async fn the_end_of_one_choice_is_not_taken_for_that_of_all() {
+    let other = delta("{\"content\":\"b\"}").replace("\"index\":0", "\"index\":1");
+    let end = delta("{}").replace("null", "\"stop\"");
+    let (seen, edge, asked) = scripted(&[&delta("{\"reasoning_content\":\"hm\"}"), &other, &end]).await;
+    seen.check_honest_end("cut", "a choice is still open");
+    assert_eq!(asked, 0);
+    edge.wait_for_log(|line| line["not_resumed"] == "choices").await;
+}
+
+#[tokio::test]
 async fn an_engines_own_error_is_its_word_and_no_death() {
     let error = "data: {\"error\":{\"message\":\"own\"}}\n\n";
     let (seen, edge, asked) = scripted(&[&delta("{\"content\":\"a\"}"), error]).await;
