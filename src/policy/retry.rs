@@ -124,6 +124,12 @@ pub fn exhausted(tried: &[Tried], pool: PoolIx, params: Params) -> bool {
     counted(tried.iter().filter(|t| t.pool == pool)) >= params.attempts_per_pool
 }
 
+/// Whether a second attempt may run beside the next one. Not after a breakdown: the body may have caused it, and would be
+/// at two replicas more before that is known.
+pub fn may_hedge(tried: &[Tried]) -> bool {
+    !tried.iter().any(Tried::broke_down)
+}
+
 /// Whether the one attempt that is left belongs to a fallback model, if there is one: a model whose every pool is slow or
 /// sick would use up all attempts, and the fallback that could answer would not be asked.
 pub fn last_is_for_fallbacks(tried: &[Tried], params: Params) -> bool {
@@ -287,6 +293,12 @@ mod tests {
         check(&[ServerError, FirstByteTimeout, FirstByteTimeout], true);
         let one = Params { attempts: 1, ..PARAMS };
         assert!(!last_is_for_fallbacks(&[], one), "the only attempt is the model's own");
+    }
+
+    #[test]
+    fn what_may_have_broken_a_replica_is_at_one_other_at_a_time() {
+        assert!(may_hedge(&[]) && may_hedge(&tried(&[ServerError, ConnectFailed, FirstByteTimeout])));
+        assert!(!may_hedge(&tried(&[Reset])) && !may_hedge(&tried(&[Cut, ServerError])));
     }
 
     #[test]

@@ -106,6 +106,7 @@ impl Dispatch<'_> {
             account.leaving();
             let segments = body.for_pool(self, &placed.0.pool);
             let raced = self.race(placed, segments, &tried, &mut rng, account).await;
+            let before = tried.len();
             for (placed, failed) in raced.failed {
                 tried.push(self.count_failure(placed, &failed, doubts));
                 last_answer = failed.answer;
@@ -124,7 +125,8 @@ impl Dispatch<'_> {
                 Next::Again(_) if last.counts() && self.leaves_state => {
                     return Err(self.stopped(last.outcome, last_answer));
                 }
-                Next::Again(_) if last.must_be_paid_for() && !self.pay() => {
+                // Of two that raced, the later one may have been free.
+                Next::Again(_) if tried[before..].iter().any(Tried::must_be_paid_for) && !self.pay() => {
                     self.edge.metrics.retry_denied();
                     // Those that could tell whose fault it was are not asked.
                     doubts.clear();

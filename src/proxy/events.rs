@@ -202,9 +202,8 @@ mod tests {
 
     #[test]
     fn a_continuation_that_ends_without_its_blank_line_ends_all_the_same() {
-        let says = |text: &str| {
-            format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n")
-        };
+        let says =
+            |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
         let told = relay(&says("a")).0.take_told().unwrap();
         let mut events = Events::new(Dialect::Chat);
         let mut ready = Vec::new();

@@ -16,7 +16,7 @@ use super::dispatch::Dispatch;
 use super::place::{Manner, Placed};
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::HedgeResult;
-use crate::policy::retry::Tried;
+use crate::policy::retry::{self, Tried};
 use crate::policy::select::Selection;
 
 /// What became of the attempts of one step.
@@ -54,7 +54,7 @@ impl Dispatch<'_> {
     ) -> Raced {
         let selection = placed.0;
         let mut first = pin!(self.attempt(selection, segments));
-        let Some(late) = self.hedge_after(&selection) else { return Raced::of(placed, first.await) };
+        let Some(late) = self.hedge_after(&selection, tried) else { return Raced::of(placed, first.await) };
         if let Ok(result) = timeout(late, first.as_mut()).await {
             return Raced::of(placed, result);
         }
@@ -84,9 +84,9 @@ impl Dispatch<'_> {
     }
 
     /// How long to wait for a first event before there is a second attempt; `None` when there is to be none.
-    fn hedge_after(&self, selection: &Selection) -> Option<Duration> {
+    fn hedge_after(&self, selection: &Selection, tried: &[Tried]) -> Option<Duration> {
         let enabled = self.snapshot.config.hedging.enabled && self.stream;
-        if !enabled || self.leaves_state || self.continuing.is_some() {
+        if !enabled || !retry::may_hedge(tried) || self.leaves_state || self.continuing.is_some() {
             return None;
         }
         self.snapshot.pool(selection.pool.pool).pace().hedge_after()

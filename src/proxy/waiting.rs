@@ -64,16 +64,33 @@ pub(super) async fn wait<T>(
             _ = session.read_body_or_idle(true) => return Err(Unserved::Gone),
             () = ending.as_mut() => return Err(Unserved::Drained),
             () = comment_due.as_mut() => {
-                let sent = match *opened {
-                    Some(sent) => sent,
-                    None => open(session, &keep_alive).await.map(|()| 0).map_err(|_| Unserved::Gone)?,
+                let mut comment = pin!(comment(session, &keep_alive, opened.is_none()));
+                let mut walked = None;
+                // The walk goes on meanwhile: a client that takes nothing stops no deadline, and no line behind it.
+                let written = loop {
+                    tokio::select! {
+                        biased;
+                        result = &mut walk, if walked.is_none() => walked = Some(result),
+                        written = comment.as_mut() => break written,
+                    }
                 };
-                session.write_response_body(COMMENT, false).await.map_err(|_| Unserved::Gone)?;
-                *opened = Some(sent + COMMENT.len());
+                *opened = Some(opened.unwrap_or_default() + written.map_err(|_| Unserved::Gone)?);
+                if let Some(result) = walked {
+                    return Ok(result);
+                }
                 comment_due.as_mut().reset(Instant::now() + keep_alive.every);
             }
         }
     }
+}
+
+/// Sends a comment, behind the head if that is not out yet; gives its bytes.
+async fn comment(session: &mut ServerSession, keep_alive: &KeepAlive<'_>, first: bool) -> pingora::Result<usize> {
+    if first {
+        open(session, keep_alive).await?;
+    }
+    session.write_response_body(COMMENT, false).await?;
+    Ok(COMMENT.len())
 }
 
 /// Sends the head of a stream that nobody has begun to answer yet: of the receipt it knows the edge alone.

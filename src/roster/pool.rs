@@ -34,9 +34,13 @@ impl PoolLive {
         }
     }
 
-    /// Sets the cap anew.
+    /// Sets the cap anew. Whoever waits is called if that made room.
     pub fn set_cap(&self, cap: u32) {
-        self.cap.store(cap, Ordering::Relaxed);
+        if self.cap.swap(cap, Ordering::SeqCst) < cap {
+            // As in `leave`.
+            fence(Ordering::SeqCst);
+            self.call_all();
+        }
     }
 
     /// Whether it has as many requests as it may.
@@ -246,6 +250,16 @@ mod tests {
         assert!(under_way.is_some() && is_called(&last).await);
         assert!(!last.pass(), "it stands in no line any more");
         assert_eq!(pool.waiting(), MAX);
+    }
+
+    #[tokio::test]
+    async fn everyone_is_called_when_the_cap_is_raised() {
+        let pool = pool();
+        let waiting = enter(&[&pool], Turn::New).unwrap();
+        pool.set_cap(1);
+        assert!(!is_called(&waiting).await);
+        pool.set_cap(2);
+        assert!(is_called(&waiting).await && pool.enter());
     }
 
     #[tokio::test]

@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
+use crate::support::raw_h2::{DATA, END_HEADERS, END_STREAM, HEADERS, SETTINGS, WINDOW_UPDATE, frame, post_block};
 use crate::support::{
-    Answer, Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, json_body, post, post_with, whole, with,
+    Answer, Edge, EdgeConfig, Frame, H2, Http1, Pool, RawH2, Scripted, chat, json_body, post, post_with, whole, with,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -143,6 +144,27 @@ async fn comments_go_over_http2_too() {
     let answer = whole(response).await;
     let text = String::from_utf8(answer.body.to_vec()).unwrap();
     assert!(text.starts_with(COMMENT) && text.replace(COMMENT, "").starts_with(EVENTS), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_comment_holds_up_no_retry() {
+    let (mut a, mut b) = (Scripted::start().await, Scripted::start().await);
+    let edge = edge_of(&[&a, &b], |config| config.set("timeouts", "first_byte", "\"300ms\"")).await;
+    let mut client = RawH2::connect(edge.agents()).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0: not a byte of a body may be sent.
+    client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+    client.send(&frame(HEADERS, END_HEADERS, 1, &post_block(CHAT, &[]))).await;
+    client.send(&frame(DATA, END_STREAM, 1, streamed().to_string().as_bytes())).await;
+    let (first, mut second) = tokio::select! {
+        first = a.next() => (first, b.next().await),
+        first = b.next() => (first, a.next().await),
+    };
+    second.begin_stream().await;
+    second.chunk(EVENTS).await;
+    client.send(&frame(WINDOW_UPDATE, 0, 1, &(1u32 << 16).to_be_bytes())).await;
+    let done = |frame: &Frame| frame.payload.windows(6).any(|bytes| bytes == b"[DONE]");
+    assert!(client.until(done).await.is_some());
+    drop(first);
 }
 
 #[tokio::test]
