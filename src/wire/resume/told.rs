@@ -278,8 +278,7 @@ fn tells_the_end(event: &[u8]) -> bool {
 
 /// Whether an event may speak of another choice than the first. A tool call's number looks the same.
 fn may_be_another_choice(event: &[u8]) -> bool {
-    static KEY: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"index\""));
-    values_of(&KEY, event).any(|value| !value.starts_with(b"0"))
+    values_of(&INDEX, event).any(|value| !value.starts_with(b"0"))
 }
 
 /// What stands after each colon of a key. The key cannot stand in text, where its quotes would be escaped.
