@@ -6,9 +6,10 @@
 //! stream ends with an error instead: a cut answer must never look like a whole one.
 //!
 //! Resumes are bounded for each request and never by the retry budget: what was streamed would be lost with them. A death
-//! in mid-stream is no sign of a deadly request as one over the body is, since the replica had been answering it; the
-//! bound keeps the fleet safe all the same.
+//! in mid-stream is less a sign of a deadly request than one over the body is, since the replica had been answering it; so
+//! it may break one replica more, and not one more for each resume.
 
+use super::retry::BREAKDOWNS_MAX_IN_ALL;
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::Engine;
 
@@ -134,6 +135,8 @@ pub struct Broken {
     pub obstacle: Option<Obstacle>,
     /// How often the request was resumed before.
     pub resumes: u32,
+    /// How many replicas broke down over it so far, this one included.
+    pub breakdowns: usize,
 }
 
 /// What to do about it.
@@ -159,6 +162,7 @@ pub fn rescue(broken: &Broken) -> Rescue {
         _ if broken.finished && broken.obstacle != Some(Obstacle::Choices) => Rescue::MakeUpEnd,
         Some(_) => Rescue::Give(Resumed::Unsafe),
         None if broken.resumes >= RESUMES_MAX => Rescue::Give(Resumed::Bound),
+        None if broken.breakdowns >= BREAKDOWNS_MAX_IN_ALL => Rescue::Give(Resumed::Bound),
         None => Rescue::Continue,
     }
 }
@@ -175,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    const CUT: Broken = Broken { outcome: Outcome::Cut, finished: false, obstacle: None, resumes: 0 };
+    const CUT: Broken = Broken { outcome: Outcome::Cut, finished: false, obstacle: None, resumes: 0, breakdowns: 1 };
 
     #[track_caller]
     fn check(broken: Broken, expected: Rescue) {
@@ -201,6 +205,8 @@ mod tests {
     fn resumes_are_bounded() {
         check(Broken { resumes: RESUMES_MAX - 1, ..CUT }, Rescue::Continue);
         check(Broken { resumes: RESUMES_MAX, ..CUT }, Rescue::Give(Resumed::Bound));
+        check(Broken { breakdowns: BREAKDOWNS_MAX_IN_ALL - 1, ..CUT }, Rescue::Continue);
+        check(Broken { breakdowns: BREAKDOWNS_MAX_IN_ALL, ..CUT }, Rescue::Give(Resumed::Bound));
     }
 
     #[test]

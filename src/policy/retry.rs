@@ -75,6 +75,10 @@ pub enum Next {
 /// Breakdowns over the same whole body after which no further replica is given it.
 const BREAKDOWNS_MAX: usize = 2;
 
+/// Breakdowns of one request after which it is given to nobody, when a replica had begun to answer it: it is less likely
+/// to be deadly, and more is lost with it.
+pub const BREAKDOWNS_MAX_IN_ALL: usize = 3;
+
 /// The pause after a breakdown. Processes that die together (a machine, a rack, a deployment that is taken down) do so
 /// within a fraction of this; of the second that an interrupted answer may take to go on, it leaves most.
 pub const BREAKDOWN_PAUSE: Duration = Duration::from_millis(250);
@@ -85,12 +89,18 @@ pub const FREE_ATTEMPTS_MAX: usize = 32;
 /// Decides what follows the last of `tried`, all of them failed attempts of one request, oldest first. With nothing
 /// tried there is no reason to stop.
 pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
+    after_earlier(tried, 0, params, rng)
+}
+
+/// The same for a request whose answer is to be continued, after so many breakdowns that came before.
+pub fn after_earlier(tried: &[Tried], earlier: usize, params: Params, rng: &mut impl RngExt) -> Next {
     let Some(last) = tried.last() else { return Next::Again(Duration::ZERO) };
     let again = last.outcome.facts().again;
     if again == Again::Never {
         return Next::Stop(last.outcome);
     }
-    if broken_down(tried) >= BREAKDOWNS_MAX {
+    let most = if earlier == 0 { BREAKDOWNS_MAX } else { BREAKDOWNS_MAX_IN_ALL };
+    if earlier + broken_down(tried) >= most {
         return Next::Stop(Outcome::Crashed);
     }
     if again == Again::Free {
@@ -280,6 +290,19 @@ mod tests {
             assert!(matches!(after(&tried(&[ServerError; 60]), params, &mut rng(seed)), Next::Again(_)));
         }
         assert_eq!(after(&tried(&[Busy]), Params { attempts: 0, ..params }, &mut rng(0)), Next::Stop(Busy));
+    }
+
+    #[test]
+    fn a_continued_request_has_one_breakdown_more_in_all() {
+        let check = |earlier, outcomes: &[Outcome], stops: bool| {
+            let next = after_earlier(&tried(outcomes), earlier, PARAMS, &mut rng(0));
+            assert_eq!(next == Next::Stop(Outcome::Crashed), stops, "{earlier} and {outcomes:?}: {next:?}");
+        };
+        check(1, &[Reset], false);
+        check(1, &[ConnectFailed, ServerError], false);
+        check(1, &[Reset, Cut], true);
+        check(2, &[ServerError], false);
+        check(2, &[Reset], true);
     }
 
     #[test]

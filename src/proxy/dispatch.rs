@@ -52,6 +52,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) continuing: Option<&'a Rest>,
     /// Replicas that failed the request before this walk.
     pub(super) failed: &'a [ReplicaIx],
+    /// How many of them broke down over it.
+    pub(super) breakdowns: usize,
     /// Whether an engine keeps something of this call, or goes on with it by itself.
     pub(super) leaves_state: bool,
     pub(super) template: &'a Template,
@@ -64,6 +66,8 @@ pub(super) struct Reached {
     pub(super) began: Began,
     pub(super) selection: Selection,
     pub(super) booking: InFlight,
+    /// Replicas that broke down in this walk. A request that is continued does not go to them again.
+    pub(super) broke_down: Vec<ReplicaIx>,
 }
 
 /// Why nothing answered.
@@ -116,10 +120,11 @@ impl Dispatch<'_> {
                 if matches!(&began, Began::Under(_, under) if under.events.is_some()) {
                     booking.first_event(selection.reason == Reason::Session, Instant::now());
                 }
-                return Ok(Reached { began, selection, booking });
+                let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
+                return Ok(Reached { began, selection, booking, broke_down });
             }
             let Some(last) = tried.last().copied() else { continue };
-            match retry::after(&tried, params, &mut rng) {
+            match retry::after_earlier(&tried, self.breakdowns, params, &mut rng) {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
                 // What an engine does for a call that leaves state behind must not be done twice.
                 Next::Again(_) if last.counts() && self.leaves_state => {

@@ -61,8 +61,10 @@ pub(super) struct Stream<'a> {
     pub(super) template: &'a Template,
     pub(super) kept: Result<Kept<'a>, Obstacle>,
     pub(super) comments_every: Option<Duration>,
-    /// Replicas that broke off.
+    /// Replicas that broke down over the request or broke off.
     pub(super) failed: Vec<ReplicaIx>,
+    /// Replicas that broke down over the request, before their first event or after it.
+    pub(super) breakdowns: usize,
     pub(super) resumes: u32,
 }
 
@@ -132,6 +134,7 @@ impl Stream<'_> {
             let Some(events) = &mut events else { return Err(outcome) };
             let told = events.take_told();
             self.failed.push(replica);
+            self.breakdowns += usize::from(outcome == Outcome::Cut);
             // Boxed, so that a stream under way does not hold what its rescue would take.
             match Box::pin(self.rescue(outcome, told, session, account)).await {
                 Next::Leg(next, told) => {
@@ -180,7 +183,7 @@ impl Stream<'_> {
         let unknown = if Told::new(self.endpoint.dialect()).is_some() { Obstacle::Unread } else { Obstacle::Dialect };
         let obstacle = told.as_ref().map_or(Some(unknown), |told| told.obstacle());
         let finished = told.as_ref().is_some_and(|told| told.finished());
-        let broken = Broken { outcome, finished, obstacle, resumes: self.resumes };
+        let broken = Broken { outcome, finished, obstacle, resumes: self.resumes, breakdowns: self.breakdowns };
         match (policy::rescue(&broken), told) {
             (Rescue::NoCase, _) => Next::Lost,
             (Rescue::MakeUpEnd, Some(told)) => self.end(told, account),
@@ -244,7 +247,7 @@ impl Stream<'_> {
         let topology = &self.snapshot.config.topology;
         let served_as = |pool: &PoolCandidate| &topology.model(pool.model).served_as;
         let engine = |pool: &PoolCandidate| topology.pool(pool.pool).engine;
-        let began_in = self.failed.first().map(|replica| topology.replica(*replica).pool);
+        let began_in = self.failed.last().map(|replica| topology.replica(*replica).pool);
         let Some(began) = self.pools.iter().find(|pool| Some(pool.pool) == began_in) else {
             return Err(Obstacle::Engine);
         };
@@ -265,7 +268,7 @@ impl Stream<'_> {
 
     /// The walk of stations 5 to 7 once more, while the client is watched and hears comments if it takes long.
     async fn walk(
-        &self,
+        &mut self,
         pools: &[PoolCandidate],
         rest: &Rest,
         session: &mut ServerSession,
@@ -289,6 +292,7 @@ impl Stream<'_> {
             model: &kept.model,
             continuing: Some(rest),
             failed: &self.failed,
+            breakdowns: self.breakdowns,
             leaves_state: false,
             template: self.template,
             limit: Due::new(self.relay.total, Outcome::TotalTimeout),
@@ -298,7 +302,9 @@ impl Stream<'_> {
         let walk = Box::pin(dispatch.run(account));
         let walked = waiting::wait(session, keep_alive, &mut comment_bytes, &self.edge.ending, walk).await;
         account.sent(comment_bytes.unwrap_or_default());
-        let Ok(Reached { began, selection, booking }) = walked? else { return Ok(None) };
+        let Ok(Reached { began, selection, booking, broke_down }) = walked? else { return Ok(None) };
+        self.breakdowns += broke_down.len();
+        self.failed.extend(broke_down);
         let outcome = match began {
             Began::Under(_, under) if under.events.is_some() => return Ok(Some(Leg { under, selection, booking })),
             // No stream, although one was asked for.

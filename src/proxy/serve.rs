@@ -194,11 +194,12 @@ impl Serving<'_, '_> {
             model,
             continuing: None,
             failed: &[],
+            breakdowns: 0,
             leaves_state: endpoint == Endpoint::Responses && received.scan.leaves_state,
             template: &template,
             limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
         };
-        let reached = match self.walk(dispatch, endpoint).await? {
+        let mut reached = match self.walk(dispatch, endpoint).await? {
             Ok(reached) => reached,
             Err(Stopped::Refused(refusal)) => return Err(refusal.into()),
             Err(Stopped::Answered(outcome, answer)) => {
@@ -232,7 +233,8 @@ impl Serving<'_, '_> {
             template: &template,
             kept,
             comments_every: self.comments_every(endpoint),
-            failed: Vec::new(),
+            breakdowns: reached.broke_down.len(),
+            failed: std::mem::take(&mut reached.broke_down),
             resumes: 0,
         };
         self.relay(reached, stream).await
@@ -278,7 +280,7 @@ impl Serving<'_, '_> {
     }
 
     async fn relay(&mut self, reached: Reached, stream: Stream<'_>) -> Result<(), Ended> {
-        let Reached { began, selection, booking } = reached;
+        let Reached { began, selection, booking, .. } = reached;
         match began {
             Began::Whole(answer) => {
                 let outcome = Outcome::of_status(answer.head.status.as_u16(), false);

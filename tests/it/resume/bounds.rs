@@ -37,6 +37,17 @@ async fn an_answer_may_need_three_replicas_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_request_that_breaks_three_replicas_before_and_after_their_first_events_breaks_no_fourth() {
+    let world = InLine::start(5, "engine = \"vllm\"").await;
+    for (sim, fault) in world.sims.iter().zip([Fault::ResetBeforeHeaders.into(), cut(5)].iter().cycle()) {
+        sim.set_fault(*fault).await.unwrap();
+    }
+    see(&world.edge, CHAT, &streamed("x", 30)).await.check_honest_end("cut", "reset, cut, reset");
+    let asked: Vec<usize> = world.sims.iter().map(|sim| calls(sim).len()).collect();
+    assert_eq!(asked, [1, 1, 1, 0, 0]);
+}
+
+#[tokio::test]
 async fn a_resume_that_fails_before_its_first_event_goes_to_the_next_replica() {
     for fault in [
         Fault::Status { status: 500, retry_after_s: None },
