@@ -43,7 +43,7 @@ impl<'a> Received<'a> {
         let mut kept = Held { all: &buffered.kept, mine: 0 };
         let within = kept.add(self.body.len()) <= limits.buffered_bytes_max / KEPT_PART;
         let model = self.scan.model.filter(|_| within)?;
-        Some(Kept { body: self.body, model, _held: self.held, _kept: kept })
+        Some(Kept { body: self.body.compact(), model, _held: self.held, _kept: kept })
     }
 }
 

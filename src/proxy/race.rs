@@ -60,7 +60,8 @@ impl Dispatch<'_> {
         }
         let Some(hedge) = self.place_hedge(&selection, tried, rng) else { return Raced::of(placed, first.await) };
         account.attempts += 1;
-        let mut second = pin!(self.attempt(hedge.0, segments));
+        // Boxed, since nearly every request has no second attempt and would hold the room for it.
+        let mut second = Box::pin(self.attempt(hedge.0, segments));
         let raced = tokio::select! {
             biased;
             result = first.as_mut() => {

@@ -58,7 +58,6 @@ pub(super) struct Stream<'a> {
     pub(super) session: Option<SessionView>,
     /// In the order of the first walk.
     pub(super) pools: &'a [PoolCandidate],
-    pub(super) template: &'a Template,
     pub(super) kept: Result<Kept<'a>, Obstacle>,
     pub(super) comments_every: Option<Duration>,
     /// Replicas that broke down over the request or broke off.
@@ -275,6 +274,9 @@ impl Stream<'_> {
         account: &mut Account<'_>,
     ) -> Result<Option<Leg>, Unserved> {
         let Ok(kept) = &self.kept else { return Ok(None) };
+        let Ok(template) = Template::of(session.req_header(), account.client, &account.request_id) else {
+            return Ok(None);
+        };
         let keep_alive = self.comments_every.map(|every| KeepAlive {
             every,
             request_id: account.request_id.clone(),
@@ -294,7 +296,7 @@ impl Stream<'_> {
             failed: &self.failed,
             breakdowns: self.breakdowns,
             leaves_state: false,
-            template: self.template,
+            template: &template,
             limit: Due::new(self.relay.total, Outcome::TotalTimeout),
         };
         // The head went down long ago.

@@ -210,6 +210,9 @@ impl Serving<'_, '_> {
             sessions.remember(session.key, self.snapshot.live(reached.selection.replica).key(), Instant::now());
         }
 
+        // A stream may last for minutes: what its attempts took is given back, and made anew if it breaks off.
+        drop(template);
+
         // 8 stream, observe. Where nothing is tried again from here on, the body's bytes are given back before the answer,
         // which may be long, goes down.
         let dialect = endpoint.dialect();
@@ -230,7 +233,6 @@ impl Serving<'_, '_> {
             client: caller.client,
             session,
             pools: &pools,
-            template: &template,
             kept,
             comments_every: self.comments_every(endpoint),
             breakdowns: reached.broke_down.len(),

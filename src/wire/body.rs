@@ -51,6 +51,18 @@ impl Body {
         self.tail.put_slice(&chunk);
     }
 
+    /// The same bytes in memory of their own, to be kept for long: a small chunk is a part of a larger buffer of its
+    /// connection, which would be kept whole with it.
+    #[must_use]
+    pub fn compact(mut self) -> Body {
+        self.seal();
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.len() < GATHERED) {
+            *chunk = Bytes::copy_from_slice(chunk);
+        }
+        self.chunks.shrink_to_fit();
+        self
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -167,6 +179,7 @@ mod tests {
             a in 0usize..900, b in 0usize..900,
         ) {
             let (body, flat) = body_of(&chunks);
+            prop_assert_eq!(body.clone().compact().segments().concat(), &flat[..]);
             let (a, b) = (a.min(b).min(flat.len()), a.max(b).min(flat.len()));
             prop_assert_eq!(body.len(), flat.len());
             prop_assert_eq!(body.segments().concat(), flat.clone());
