@@ -25,6 +25,7 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 /// `drain_delay`, since they need their time. A second SIGTERM, or SIGINT, ends at once. SIGQUIT hands the listeners
 /// over, but only to a process that waits for them: the framework would end this one in any case.
 pub(super) struct Signals {
+    pub(super) edge: Arc<Edge>,
     pub(super) roster: Arc<Roster>,
     pub(super) upgrade_socket: PathBuf,
 }
@@ -39,15 +40,15 @@ impl ShutdownSignalWatch for Signals {
         };
         loop {
             tokio::select! {
-                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+                _ = interrupt.recv() => return self.at_once().await,
                 _ = terminate.recv() => {
                     self.roster.start_draining();
                     let delay = self.roster.snapshot().config.timeouts.drain_delay;
                     log::info!("draining: accepting for another {} s", delay.as_secs_f64());
                     tokio::select! {
                         () = tokio::time::sleep(delay) => return ShutdownSignal::GracefulTerminate,
-                        _ = terminate.recv() => return ShutdownSignal::FastShutdown,
-                        _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+                        _ = terminate.recv() => return self.at_once().await,
+                        _ = interrupt.recv() => return self.at_once().await,
                     }
                 }
                 _ = quit.recv() => {
@@ -60,6 +61,27 @@ impl ShutdownSignalWatch for Signals {
                 }
             }
         }
+    }
+}
+
+impl Signals {
+    /// The end that does not wait for requests: they are told so, and that is all.
+    async fn at_once(&self) -> ShutdownSignal {
+        end_requests(&self.edge).await;
+        ShutdownSignal::FastShutdown
+    }
+}
+
+/// Ends the requests that are open: each is told, as far as its client takes it within [`LAST_BYTES`].
+async fn end_requests(edge: &Edge) {
+    let open = edge.requests_open();
+    edge.end_requests();
+    if open > 0 {
+        log::warn!("ended by a signal: {open} requests were still open and are told so");
+    }
+    let by = Instant::now() + LAST_BYTES;
+    while edge.requests_open() > 0 && Instant::now() < by {
+        tokio::time::sleep(POLL).await;
     }
 }
 
@@ -132,7 +154,7 @@ impl BackgroundService for Drainer {
         }
         tokio::select! {
             () = self.last_request() => {}
-            () = another_signal() => log::warn!("ended by another signal: {} requests are cut", self.edge.requests_open()),
+            () = another_signal() => end_requests(&self.edge).await,
         }
         self.log.flush();
         std::process::exit(0);

@@ -44,7 +44,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         threads: args.threads.unwrap_or(cores).max(1),
         seed: rand::random(),
     })?;
-    let mut drainer = background_service("drain", Drainer { edge, roster: Arc::clone(&roster), log: Arc::clone(&log) });
+    let mut drainer = background_service(
+        "drain",
+        Drainer { edge: Arc::clone(&edge), roster: Arc::clone(&roster), log: Arc::clone(&log) },
+    );
     drainer.threads = Some(1);
     server.add_service(drainer);
     for address in &config.listen {
@@ -56,7 +59,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) = config.admin {
         log::info!("metrics and status at http://{address}");
     }
-    let signals = Signals { roster, upgrade_socket: args.upgrade_socket.clone() };
+    let signals = Signals { edge, roster, upgrade_socket: args.upgrade_socket.clone() };
     server.run(ServerArgs { shutdown_signal: Box::new(signals) });
     log.flush();
     Ok(ExitCode::SUCCESS)

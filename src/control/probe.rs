@@ -1,6 +1,6 @@
 //! Active health checks of every replica, and the small chores that need a clock.
 //!
-//! Each replica is checked on its own schedule ([`schedule`]), one round at a time ([`round`]): its host name is resolved
+//! Each replica is checked on its own schedule (`schedule`), one round at a time (`round`): its host name is resolved
 //! now and then, it is asked how it is, and where its verdict depends on it, it gets a call of one token. Such calls can
 //! take half a minute at a sick replica; so they have a bound of their own, and never hold up the checks of the others.
 

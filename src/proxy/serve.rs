@@ -302,6 +302,13 @@ impl Serving<'_, '_> {
         }
     }
 
+    /// Ends a stream that was opened before there was an answer: with this event, and the receipt behind it.
+    async fn break_off(&mut self, event: Bytes) {
+        let last = Bytes::from([event, self.account.receipt().comment()].concat());
+        self.account.sent(last.len());
+        relay::break_off(self.session, last).await;
+    }
+
     /// Passes a whole answer on. Where the client waits in an open stream, it is told by an event what went wrong.
     async fn pass_on(
         &mut self,
@@ -321,8 +328,7 @@ impl Serving<'_, '_> {
             }
             _ => late_error_event(dialect, outcome, &answer.body.concat(), 0),
         };
-        self.account.sent(event.len());
-        relay::break_off(self.session, event).await;
+        self.break_off(event).await;
         Err(Ended::Broken(if outcome == Outcome::Ok { Outcome::Garbage } else { outcome }))
     }
 
@@ -361,8 +367,7 @@ impl Serving<'_, '_> {
         if self.opened {
             self.account.status = StatusCode::OK.as_u16();
             let event = error_event(dialect, &Failure::new(refusal.outcome, &refusal.message), 0);
-            self.account.sent(event.len());
-            relay::break_off(self.session, event).await;
+            self.break_off(event).await;
             return Err(Ended::Broken(refusal.outcome));
         }
         match reply::refuse(self.session, dialect, refusal, &self.account.receipt()).await {

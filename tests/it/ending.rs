@@ -114,12 +114,15 @@ async fn an_interrupt_and_a_second_terminate_end_at_once() {
         let mut exchange = replica.next().await;
         exchange.begin_stream().await;
         exchange.chunk("data: 1\n\n").await;
-        client.head().await;
+        let head = client.head().await;
         edge.signal(signals[0]);
         if let Some(second) = signals.get(1) {
             edge.wait_for_stderr("draining").await;
             edge.signal(second);
         }
+        let (body, ended) = client.body(&head).await;
+        let body = String::from_utf8_lossy(&body);
+        assert!(ended.is_err() && body.contains("\"code\":\"drained\""), "{signals:?}: {body}");
         edge.wait_for_end().await;
     }
 }

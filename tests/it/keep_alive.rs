@@ -112,6 +112,10 @@ async fn what_fails_behind_a_comment_is_an_event_and_no_clean_end() {
         let (got, whole) = rest(&mut client).await;
         assert!(got.starts_with("data: {\"error\":") && got.contains(expected), "{status}: {got}");
         assert!(!whole && !got.contains("[DONE]"), "{status}: an SDK would take it for whole");
+        assert!(
+            got.ends_with("replica=r0 model=m reason=none attempts=1\n\n"),
+            "{status}: the receipt is missing: {got}"
+        );
         let line = edge.wait_for_log(|line| line["outcome"] != Value::Null).await;
         assert_eq!((&line["outcome"], &line["status"]), (&json!(outcome), &json!(200)), "{status}");
     }
