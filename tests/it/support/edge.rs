@@ -202,11 +202,22 @@ impl Edge {
         }
     }
 
-    /// Asks the admin listener.
+    /// Asks the admin listener. It takes 64 connections at a time and resets others; on a busy machine it may see late
+    /// that earlier ones have ended, so it is asked again.
     pub async fn admin_get(&self, path: &str) -> Answer {
-        let mut client = Http1::connect(self.admin()).await;
-        client.send(&request("GET", path, &[], b"")).await;
-        client.answer().await
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut client = Http1::connect(self.admin()).await;
+            let sent = client.try_send(&request("GET", path, &[("connection", "close")], b"")).await;
+            if let (Ok(()), Ok(mut answer)) = (sent, client.try_head().await) {
+                let (body, ended) = client.body(&answer).await;
+                ended.expect("a whole answer");
+                answer.body = body;
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "the admin listener answers nobody");
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// A series of `/metrics`, with its labels in the order of the page (alphabetical); 0 when it is not there.
