@@ -58,7 +58,7 @@ fn rewrite(chunks: &[Bytes]) -> Vec<Bytes> {
         body.push(chunk.clone());
     }
     let model = scanner.finish().expect("whole").model.expect("named");
-    body.splice(model.range, Bytes::from_static(b"\"meta-llama/Llama-3.1-8B-Instruct\""))
+    body.edited(vec![(model.range, Bytes::from_static(b"\"meta-llama/Llama-3.1-8B-Instruct\""))])
 }
 
 #[derive(Deserialize)]

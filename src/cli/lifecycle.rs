@@ -79,8 +79,13 @@ async fn end_requests(edge: &Edge) {
     if open > 0 {
         log::warn!("ended by a signal: {open} requests were still open and are told so");
     }
-    let by = Instant::now() + LAST_BYTES;
-    while edge.requests_open() > 0 && Instant::now() < by {
+    wait_while(|| edge.requests_open() > 0, LAST_BYTES).await;
+}
+
+/// Waits while something holds, and no longer than `most`.
+async fn wait_while(holds: impl Fn() -> bool, most: Duration) {
+    let deadline = Instant::now() + most;
+    while holds() && Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
     }
 }
@@ -88,16 +93,10 @@ async fn end_requests(edge: &Edge) {
 impl Drainer {
     /// Waits until every request has ended, or as long as it may.
     async fn last_request(&self) {
-        let deadline = Instant::now() + self.roster.snapshot().config.timeouts.drain;
-        while self.edge.requests_open() > 0 && Instant::now() < deadline {
-            tokio::time::sleep(POLL).await;
-        }
+        wait_while(|| self.edge.requests_open() > 0, self.roster.snapshot().config.timeouts.drain).await;
         let cut = self.edge.requests_open();
         self.edge.end_requests();
-        let closed_by = Instant::now() + LAST_BYTES;
-        while self.edge.connections_open() > 0 && Instant::now() < closed_by {
-            tokio::time::sleep(POLL).await;
-        }
+        wait_while(|| self.edge.connections_open() > 0, LAST_BYTES).await;
         if cut > 0 {
             log::warn!("drained: {cut} requests were still open after timeouts.drain and are ended");
         } else {

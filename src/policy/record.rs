@@ -58,13 +58,7 @@ impl Record {
     pub fn admit(&mut self, params: breaker::Params, last_resort: bool, now: Instant) -> bool {
         match self.breaker.gate(params, now) {
             Gate::Pass => true,
-            Gate::Probe => match self.breaker.claim(params, now) {
-                Some(claimed) => {
-                    self.breaker = claimed;
-                    true
-                }
-                None => false,
-            },
+            Gate::Probe => self.breaker.claim(params, now).map(|claimed| self.breaker = claimed).is_some(),
             Gate::Stop => last_resort,
         }
     }

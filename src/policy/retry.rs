@@ -87,13 +87,8 @@ pub const BREAKDOWN_PAUSE: Duration = Duration::from_millis(250);
 pub const FREE_ATTEMPTS_MAX: usize = 32;
 
 /// Decides what follows the last of `tried`, all of them failed attempts of one request, oldest first. With nothing
-/// tried there is no reason to stop.
-pub fn after(tried: &[Tried], params: Params, rng: &mut impl RngExt) -> Next {
-    after_earlier(tried, 0, params, rng)
-}
-
-/// The same for a request whose answer is to be continued, after so many breakdowns that came before.
-pub fn after_earlier(tried: &[Tried], earlier: usize, params: Params, rng: &mut impl RngExt) -> Next {
+/// tried there is no reason to stop. `earlier` breakdowns came before, in a request whose answer is to be continued.
+pub fn after(tried: &[Tried], earlier: usize, params: Params, rng: &mut impl RngExt) -> Next {
     let Some(last) = tried.last() else { return Next::Again(Duration::ZERO) };
     let again = last.outcome.facts().again;
     if again == Again::Never {
@@ -179,7 +174,7 @@ mod tests {
 
     #[track_caller]
     fn check(outcomes: &[Outcome], expected: Next) {
-        assert_eq!(after(&tried(outcomes), PARAMS, &mut rng(0)), expected, "{outcomes:?}");
+        assert_eq!(after(&tried(outcomes), 0, PARAMS, &mut rng(0)), expected, "{outcomes:?}");
     }
 
     const NOW: Next = Next::Again(Duration::ZERO);
@@ -199,7 +194,7 @@ mod tests {
             [(&[Reset][..], 25), (&[Cut], 25), (&[ServerError, Reset], 25), (&[Busy, Busy, Cut], 50)]
         {
             for seed in 0..256 {
-                let Next::Again(pause) = after(&tried(outcomes), PARAMS, &mut rng(seed)) else {
+                let Next::Again(pause) = after(&tried(outcomes), 0, PARAMS, &mut rng(seed)) else {
                     panic!("{outcomes:?}")
                 };
                 let range = BREAKDOWN_PAUSE..=BREAKDOWN_PAUSE + Duration::from_millis(most);
@@ -222,7 +217,7 @@ mod tests {
     fn attempts_that_count_are_bounded_and_the_last_ending_is_told() {
         let mut rng = rng(0);
         let three = tried(&[ServerError, Busy, ServerError]);
-        assert!(matches!(after(&three, PARAMS, &mut rng), Next::Again(_)));
+        assert!(matches!(after(&three, 0, PARAMS, &mut rng), Next::Again(_)));
         check(&[ServerError, ServerError, ServerError, Busy], Next::Stop(Busy));
         check(&[ServerError, ServerError, Reset, FirstByteTimeout], Next::Stop(FirstByteTimeout));
     }
@@ -234,7 +229,7 @@ mod tests {
         check(&[ConnectTimeout; FREE_ATTEMPTS_MAX], Next::Stop(ConnectTimeout));
         let mut rng = rng(0);
         let mixed = tried(&[ServerError, ConnectFailed, ServerError, ConnectFailed, ServerError]);
-        assert!(matches!(after(&mixed, PARAMS, &mut rng), Next::Again(_)));
+        assert!(matches!(after(&mixed, 0, PARAMS, &mut rng), Next::Again(_)));
     }
 
     #[test]
@@ -260,7 +255,7 @@ mod tests {
         check(&[Reset, ConnectFailed], NOW);
         let mut twice = tried(&[Reset, Reset]);
         twice[1].replica = twice[0].replica;
-        assert!(matches!(after(&twice, PARAMS, &mut rng(0)), Next::Again(_)), "one replica, however often, is one");
+        assert!(matches!(after(&twice, 0, PARAMS, &mut rng(0)), Next::Again(_)), "one replica, however often, is one");
     }
 
     #[test]
@@ -270,7 +265,7 @@ mod tests {
             let tried = tried(&vec![ServerError; counted]);
             let mut rng = rng(counted as u64);
             let pauses: Vec<_> = (0..500)
-                .map(|_| match after(&tried, params, &mut rng) {
+                .map(|_| match after(&tried, 0, params, &mut rng) {
                     Next::Again(pause) => pause,
                     Next::Stop(outcome) => panic!("{outcome:?}"),
                 })
@@ -287,15 +282,15 @@ mod tests {
         let params =
             Params { attempts: u32::MAX, attempts_per_pool: 0, backoff: Duration::MAX, backoff_max: Duration::MAX };
         for seed in 0..256 {
-            assert!(matches!(after(&tried(&[ServerError; 60]), params, &mut rng(seed)), Next::Again(_)));
+            assert!(matches!(after(&tried(&[ServerError; 60]), 0, params, &mut rng(seed)), Next::Again(_)));
         }
-        assert_eq!(after(&tried(&[Busy]), Params { attempts: 0, ..params }, &mut rng(0)), Next::Stop(Busy));
+        assert_eq!(after(&tried(&[Busy]), 0, Params { attempts: 0, ..params }, &mut rng(0)), Next::Stop(Busy));
     }
 
     #[test]
     fn a_continued_request_has_one_breakdown_more_in_all() {
         let check = |earlier, outcomes: &[Outcome], stops: bool| {
-            let next = after_earlier(&tried(outcomes), earlier, PARAMS, &mut rng(0));
+            let next = after(&tried(outcomes), earlier, PARAMS, &mut rng(0));
             assert_eq!(next == Next::Stop(Outcome::Crashed), stops, "{earlier} and {outcomes:?}: {next:?}");
         };
         check(1, &[Reset], false);
@@ -347,7 +342,7 @@ mod tests {
             let all_free = tried(&[ConnectFailed; 60]);
             for walk in [retried, all_free] {
                 let bound = attempts as usize + FREE_ATTEMPTS_MAX;
-                let stopped = (1..=walk.len()).find(|n| matches!(after(&walk[..*n], params, &mut rng), Next::Stop(_)));
+                let stopped = (1..=walk.len()).find(|n| matches!(after(&walk[..*n], 0, params, &mut rng), Next::Stop(_)));
                 prop_assert!(stopped.is_some_and(|n| n <= bound) || walk.len() < bound, "{stopped:?}");
             }
         }

@@ -67,8 +67,16 @@ impl Began {
     /// How it ends, as far as it can be told.
     pub(super) fn outcome(&self) -> Outcome {
         match self {
-            Began::Whole(answer) => Outcome::of_status(answer.head.status.as_u16(), false),
+            Began::Whole(answer) => answer.outcome(),
             Began::Under(..) => Outcome::Ok,
+        }
+    }
+
+    /// How long its first event took, if it is a stream.
+    pub(super) fn ttft(&self) -> Option<Duration> {
+        match self {
+            Began::Under(_, under) if under.events.is_some() => Some(under.ttft),
+            Began::Under(..) | Began::Whole(_) => None,
         }
     }
 }
@@ -80,6 +88,11 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// What its status line says.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome::of_status(self.head.status.as_u16(), false)
+    }
+
     pub(super) fn body_bytes(&self) -> usize {
         self.body.iter().map(Bytes::len).sum()
     }

@@ -6,18 +6,15 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
-};
+use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::wrapped::asks_the_connection_below;
 
 /// A chunk's size in hexadecimal digits and its line end are never longer.
 const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
@@ -124,41 +121,7 @@ impl Shutdown for Client {
     }
 }
 
-impl UniqueID for Client {
-    fn id(&self) -> UniqueIDType {
-        self.lock().id()
-    }
-}
-
-impl Ssl for Client {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.lock().get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.lock().selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Client {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.lock().get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Client {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.lock().get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Client {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.lock().get_socket_digest()
-    }
-}
-
-impl Peek for Client {}
+asks_the_connection_below!(Client, lock);
 
 #[cfg(test)]
 mod tests {

@@ -6,17 +6,13 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::tls::SslDigest;
-use pingora::protocols::{
-    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
-    UniqueID, UniqueIDType,
-};
+use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::wrapped::asks_the_connection_below;
 
 /// Head and body up to this many bytes are gathered; larger bodies are written from where they are.
 const GATHER_BYTES_MAX: usize = 16 * 1024;
@@ -45,6 +41,10 @@ impl Corked {
         } else {
             Some(stream)
         }
+    }
+
+    fn below(&self) -> &Stream {
+        &self.inner
     }
 
     /// What was held is sent. Its memory is given back too: a stream may stay open for minutes.
@@ -118,41 +118,7 @@ impl Shutdown for Corked {
     }
 }
 
-impl UniqueID for Corked {
-    fn id(&self) -> UniqueIDType {
-        self.inner.id()
-    }
-}
-
-impl Ssl for Corked {
-    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
-    }
-
-    fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
-    }
-}
-
-impl GetTimingDigest for Corked {
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
-    }
-}
-
-impl GetProxyDigest for Corked {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
-    }
-}
-
-impl GetSocketDigest for Corked {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
-    }
-}
-
-impl Peek for Corked {}
+asks_the_connection_below!(Corked, below);
 
 #[cfg(test)]
 mod tests {

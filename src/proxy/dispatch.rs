@@ -117,14 +117,15 @@ impl Dispatch<'_> {
             }
             if let Some(((selection, booking), began)) = raced.began {
                 account.selection = Some(selection);
-                if matches!(&began, Began::Under(_, under) if under.events.is_some()) {
+                if let Some(ttft) = began.ttft() {
                     booking.first_event(selection.reason == Reason::Session, Instant::now());
+                    self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
                 }
                 let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
                 return Ok(Reached { began, selection, booking, broke_down });
             }
             let Some(last) = tried.last().copied() else { continue };
-            match retry::after_earlier(&tried, self.breakdowns, params, &mut rng) {
+            match retry::after(&tried, self.breakdowns, params, &mut rng) {
                 Next::Stop(outcome) => return Err(self.stopped(outcome, last_answer)),
                 // What an engine does for a call that leaves state behind must not be done twice.
                 Next::Again(_) if last.counts() && self.leaves_state => {
@@ -190,20 +191,10 @@ impl Dispatch<'_> {
         };
         let warm = selection.reason == Reason::Session;
         let _prefilling = Prefilling::begin(live, pace::tokens_to_compute(body_bytes, warm));
-        let began = self.run_attempt(&attempt, &selection).await?;
-        if let Began::Under(_, under) = &began
-            && under.events.is_some()
-        {
-            pool.pace().first_event(under.ttft);
-        }
-        Ok(began)
-    }
-
-    async fn run_attempt(&self, attempt: &Attempt<'_>, selection: &Selection) -> Result<Began, Failed> {
         let mut fresh = false;
         loop {
             // A header that was taken in and cannot be sent on is not the replica's fault, but there is nothing to send.
-            let head = self.head(selection, attempt.segments).map_err(|_| Outcome::BadHeader)?;
+            let head = self.head(&selection, body_bytes).map_err(|_| Outcome::BadHeader)?;
             match attempt.run(Box::new(head), fresh).await {
                 Ok(began) => return Ok(began),
                 Err(Missed::Failed(failed)) => return Err(failed),
@@ -213,13 +204,13 @@ impl Dispatch<'_> {
         }
     }
 
-    fn head(&self, selection: &Selection, segments: &[Bytes]) -> pingora::Result<RequestHeader> {
+    fn head(&self, selection: &Selection, body_bytes: usize) -> pingora::Result<RequestHeader> {
         let topology = &self.snapshot.config.topology;
         self.template.head(&To {
             path: self.endpoint.path(),
             address: &topology.replica(selection.replica).address,
             credential: &topology.pool(selection.pool.pool).credential,
-            body_bytes: segments.iter().map(Bytes::len).sum(),
+            body_bytes,
         })
     }
 

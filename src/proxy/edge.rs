@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
@@ -16,6 +17,7 @@ use crate::domain::outcome::Outcome;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::policy::limits;
+use crate::policy::replica::SessionView;
 use crate::policy::select::Selection;
 use crate::roster::{Roster, Snapshot};
 
@@ -99,6 +101,13 @@ impl Edge {
     /// Counts a request in until the guard is dropped.
     pub(super) fn request(&self) -> Counted<'_> {
         Counted::one_more(&self.open)
+    }
+
+    /// Remembers where a session is warm now. Not where a fallback answers: the session returns to its own model.
+    pub(super) fn remember(&self, snapshot: &Snapshot, session: Option<SessionView>, selection: &Selection) {
+        if let (Some(session), false) = (session, selection.pool.fallback) {
+            self.roster.sessions.remember(session.key, snapshot.live(selection.replica).key(), Instant::now());
+        }
     }
 
     pub(super) fn count_attempt(&self, snapshot: &Snapshot, selection: &Selection, outcome: Outcome) {

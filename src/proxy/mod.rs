@@ -21,6 +21,7 @@ mod corked;
 mod events;
 mod headers;
 mod upstream;
+mod wrapped;
 
 mod relay;
 mod reply;

@@ -9,7 +9,9 @@ use super::account::Account;
 use super::dispatch::{Dispatch, Stopped};
 use super::due::Due;
 use super::reply::Refusal;
+use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
+use crate::domain::topology::Pool;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::queue::Turn;
 use crate::policy::replica::NoReplica;
@@ -152,21 +154,22 @@ impl Dispatch<'_> {
         if begun { Turn::UnderWay } else { Turn::New }
     }
 
-    fn join_lines(&self, tried: &[Tried]) -> Option<Ticket> {
+    /// The pools that the request may still try, nearest first.
+    fn open_pools(&self, tried: &[Tried]) -> impl Iterator<Item = (PoolIx, &Pool)> {
         let config = &self.snapshot.config;
-        let open = self.pools.iter().filter(|pool| !retry::exhausted(tried, pool.pool, config.retry));
-        let lines = open.take(LINES_MAX).map(|pool| {
-            let queue = config.topology.pool(pool.pool).queue;
-            (self.snapshot.pool(pool.pool), queue as usize)
-        });
+        let open = self.pools.iter().filter(move |pool| !retry::exhausted(tried, pool.pool, config.retry));
+        open.map(|pool| (pool.pool, config.topology.pool(pool.pool)))
+    }
+
+    fn join_lines(&self, tried: &[Tried]) -> Option<Ticket> {
+        let open = self.open_pools(tried).take(LINES_MAX);
+        let lines = open.map(|(ix, pool)| (self.snapshot.pool(ix), pool.queue as usize));
         Ticket::enter(lines, self.turn(tried))
     }
 
     /// Until when a call waits: as its nearest pool says, and never longer than it has time.
     fn queue_due(&self, tried: &[Tried]) -> Due {
-        let config = &self.snapshot.config;
-        let open = self.pools.iter().find(|pool| !retry::exhausted(tried, pool.pool, config.retry));
-        let wait = open.map_or(Duration::ZERO, |pool| config.topology.pool(pool.pool).queue_timeout);
+        let wait = self.open_pools(tried).next().map_or(Duration::ZERO, |(_, nearest)| nearest.queue_timeout);
         self.limit.or_before(Some(Due::new(tokio::time::Instant::now() + wait, Outcome::AtCapacity)))
     }
 

@@ -18,9 +18,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::client::Client;
-use super::ending::Ending;
+use super::edge::Edge;
 use super::events::Events;
-use super::upstream::{Exchange, Upstream};
+use super::upstream::Exchange;
 use super::waiting::{chunked, is_chunked};
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
@@ -94,8 +94,7 @@ pub(super) async fn break_off(session: &mut ServerSession, event: Bytes) {
 
 /// Relays an answer that is under way, to its end.
 pub(super) struct Relay<'a> {
-    pub(super) upstream: &'a Upstream,
-    pub(super) ending: &'a Ending,
+    pub(super) edge: &'a Edge,
     pub(super) timeouts: &'a Timeouts,
     pub(super) dialect: Dialect,
     /// Whether the head of a stream is out already, with comments behind it.
@@ -134,7 +133,7 @@ impl Relay<'_> {
         }
         session.write_response_body(Bytes::new(), true).await.map_err(|_| Outcome::ClientGone)?;
         if let Some(exchange) = exchange {
-            self.upstream.release(exchange).await;
+            self.edge.upstream.release(exchange).await;
         }
         Ok(())
     }
@@ -217,7 +216,7 @@ impl Relay<'_> {
         // One timer for the whole stream, looked at when it fires: to set one for each event costs more than the rest
         // of what is done here.
         let mut idle_timer = pin!(sleep_until((now + self.timeouts.idle).min(self.total)));
-        let mut ending = pin!(self.ending.reached());
+        let mut ending = pin!(self.edge.ending.reached());
         loop {
             self.ready(session, under, account).await?;
             if under.ended {

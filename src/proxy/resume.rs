@@ -89,7 +89,7 @@ pub(super) fn keep<'a>(
     dialect: Dialect,
 ) -> Result<Kept<'a>, Obstacle> {
     let continues = |pool: &PoolCandidate| policy::continues(snapshot.config.topology.pool(pool.pool).engine);
-    if !stream || Told::new(dialect).is_none() {
+    if !stream || !Told::follows(dialect) {
         return Err(Obstacle::Dialect);
     }
     if !pools.iter().any(continues) {
@@ -179,7 +179,7 @@ impl Stream<'_> {
         session: &mut ServerSession,
         account: &mut Account<'_>,
     ) -> Next {
-        let unknown = if Told::new(self.endpoint.dialect()).is_some() { Obstacle::Unread } else { Obstacle::Dialect };
+        let unknown = if Told::follows(self.endpoint.dialect()) { Obstacle::Unread } else { Obstacle::Dialect };
         let obstacle = told.as_ref().map_or(Some(unknown), |told| told.obstacle());
         let finished = told.as_ref().is_some_and(|told| told.finished());
         let broken = Broken { outcome, finished, obstacle, resumes: self.resumes, breakdowns: self.breakdowns };
@@ -228,10 +228,7 @@ impl Stream<'_> {
         };
         match reached {
             Some(leg) => {
-                if let (Some(session), false) = (self.session, leg.selection.pool.fallback) {
-                    let home = self.snapshot.live(leg.selection.replica).key();
-                    self.edge.roster.sessions.remember(session.key, home, Instant::now());
-                }
+                self.edge.remember(self.snapshot, self.session, &leg.selection);
                 self.edge.metrics.resume(Resumed::Ok);
                 account.resumes += 1;
                 Next::Leg(Box::new(leg), told)
@@ -277,11 +274,7 @@ impl Stream<'_> {
         let Ok(template) = Template::of(session.req_header(), account.client, &account.request_id) else {
             return Ok(None);
         };
-        let keep_alive = self.comments_every.map(|every| KeepAlive {
-            every,
-            request_id: account.request_id.clone(),
-            edge: &self.snapshot.config.topology.edge,
-        });
+        let keep_alive = KeepAlive::new(self.comments_every, account, self.snapshot);
         let dispatch = Dispatch {
             edge: self.edge,
             snapshot: self.snapshot,
@@ -311,7 +304,7 @@ impl Stream<'_> {
             Began::Under(_, under) if under.events.is_some() => return Ok(Some(Leg { under, selection, booking })),
             // No stream, although one was asked for.
             Began::Under(..) => Outcome::Garbage,
-            Began::Whole(answer) => match Outcome::of_status(answer.head.status.as_u16(), false) {
+            Began::Whole(answer) => match answer.outcome() {
                 Outcome::Ok => Outcome::Garbage,
                 refused => refused,
             },

@@ -206,9 +206,7 @@ impl Serving<'_, '_> {
                 return self.pass_on(outcome, answer, endpoint.dialect(), total).await;
             }
         };
-        if let (Some(session), false) = (session, reached.selection.pool.fallback) {
-            sessions.remember(session.key, self.snapshot.live(reached.selection.replica).key(), Instant::now());
-        }
+        self.edge.remember(self.snapshot, session, &reached.selection);
 
         // A stream may last for minutes: what its attempts took is given back, and made anew if it breaks off.
         drop(template);
@@ -217,18 +215,10 @@ impl Serving<'_, '_> {
         // which may be long, goes down.
         let dialect = endpoint.dialect();
         let kept = resume::keep(received, self.account.stream, &pools, self.edge, self.snapshot, dialect);
-        let timeouts = &config.timeouts;
         let stream = Stream {
             edge: self.edge,
             snapshot: self.snapshot,
-            relay: Relay {
-                upstream: &self.edge.upstream,
-                ending: &self.edge.ending,
-                timeouts,
-                dialect,
-                opened: self.opened,
-                total,
-            },
+            relay: Relay { edge: self.edge, timeouts: &config.timeouts, dialect, opened: self.opened, total },
             endpoint,
             client: caller.client,
             session,
@@ -244,11 +234,7 @@ impl Serving<'_, '_> {
 
     /// Stations 5 to 7, while the client is watched and its stream kept alive.
     async fn walk(&mut self, dispatch: Dispatch<'_>, endpoint: Endpoint) -> Result<Result<Reached, Stopped>, Ended> {
-        let keep_alive = self.comments_every(endpoint).map(|every| KeepAlive {
-            every,
-            request_id: self.account.request_id.clone(),
-            edge: &self.snapshot.config.topology.edge,
-        });
+        let keep_alive = KeepAlive::new(self.comments_every(endpoint), self.account, self.snapshot);
         let mut opened = None;
         // Boxed, so that a stream under way does not hold what its attempts took.
         let walk = Box::pin(dispatch.run(self.account));
@@ -285,7 +271,7 @@ impl Serving<'_, '_> {
         let Reached { began, selection, booking, .. } = reached;
         match began {
             Began::Whole(answer) => {
-                let outcome = Outcome::of_status(answer.head.status.as_u16(), false);
+                let outcome = answer.outcome();
                 // The replica has done its part: a client that is slow to take the answer holds no place there.
                 booking.end(outcome, Instant::now());
                 self.edge.count_attempt(self.snapshot, &selection, outcome);

@@ -13,8 +13,10 @@ use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until};
 
+use super::account::Account;
 use super::ending::Ending;
 use super::reply::Receipt;
+use crate::roster::Snapshot;
 
 /// A line that every reader of event streams passes over (WHATWG HTML, 9.2.5).
 const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -22,9 +24,17 @@ const COMMENT: Bytes = Bytes::from_static(b": keep-alive\n\n");
 /// How a stream is kept alive before its first event.
 pub(super) struct KeepAlive<'a> {
     /// The pause before the head goes down, and between comments.
-    pub(super) every: Duration,
-    pub(super) request_id: String,
-    pub(super) edge: &'a str,
+    every: Duration,
+    request_id: String,
+    edge: &'a str,
+}
+
+impl<'a> KeepAlive<'a> {
+    /// `every` so often, if at all.
+    pub(super) fn new(every: Option<Duration>, account: &Account<'_>, snapshot: &'a Snapshot) -> Option<KeepAlive<'a>> {
+        let edge = &snapshot.config.topology.edge;
+        every.map(|every| KeepAlive { every, request_id: account.request_id.clone(), edge })
+    }
 }
 
 /// Why the wait ended without what was waited for.

@@ -28,11 +28,6 @@ impl InFlight {
         self
     }
 
-    /// The replica.
-    pub fn live(&self) -> &Live {
-        &self.live
-    }
-
     /// Notes that the first event of its stream came at `now`; `at_home` says that it belongs to a session whose cache
     /// is warm there.
     pub fn first_event(&self, at_home: bool, now: Instant) {
@@ -47,9 +42,7 @@ impl InFlight {
             self.live.report(outcome, sent, self.params, now);
         }
     }
-}
 
-impl InFlight {
     /// Gives the place back, and leaves it open whose fault the ending was.
     pub fn end_in_doubt(mut self, outcome: Outcome) -> Doubt {
         Doubt { live: Arc::clone(&self.live), params: self.params, sent: self.sent.take(), outcome }

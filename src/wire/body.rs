@@ -91,13 +91,9 @@ impl Body {
         }
     }
 
-    /// The body with `range` replaced, as pieces to be sent one after the other; every byte outside `range` is shared
-    /// with this body, not copied. A range that reaches beyond the body is cut at its end.
-    pub fn splice(&self, range: Range<usize>, replacement: Bytes) -> Vec<Bytes> {
-        self.edited(vec![(range, replacement)])
-    }
-
-    /// The same with several ranges replaced, which must not overlap; an empty one is a place to put something in.
+    /// The body with these ranges replaced, as pieces to be sent one after the other; every byte outside of them is
+    /// shared with this body, not copied. They must not overlap; an empty one is a place to put something in, and one
+    /// that reaches beyond the body is cut at its end.
     pub fn edited(&self, mut edits: Vec<(Range<usize>, Bytes)>) -> Vec<Bytes> {
         edits.sort_by_key(|(range, _)| (range.start, range.end));
         let mut segments = Vec::with_capacity(self.chunks.len() + 1 + 2 * edits.len());
@@ -184,7 +180,7 @@ mod tests {
             prop_assert_eq!(body.len(), flat.len());
             prop_assert_eq!(body.segments().concat(), flat.clone());
             prop_assert_eq!(&body.slice(a..b)[..], &flat[a..b]);
-            let spliced = body.splice(a..b, Bytes::from_static(b"NEW"));
+            let spliced = body.edited(vec![(a..b, Bytes::from_static(b"NEW"))]);
             prop_assert_eq!(spliced.concat(), [&flat[..a], b"NEW", &flat[b..]].concat());
         }
     }
@@ -214,7 +210,7 @@ mod tests {
         let chunk = Bytes::from(vec![b'x'; 4096]);
         let mut body = Body::new();
         (0..3).for_each(|_| body.push(chunk.clone()));
-        let spliced = body.splice(5000..5010, Bytes::from_static(b"y"));
+        let spliced = body.edited(vec![(5000..5010, Bytes::from_static(b"y"))]);
         assert_eq!(spliced.len(), 5);
         let inside = chunk.as_ptr_range();
         assert!(spliced.iter().filter(|part| part.len() > 1).all(|part| inside.contains(&part.as_ptr())));
@@ -232,7 +228,7 @@ mod tests {
         let body = Body::from(Bytes::from_static(b"abc"));
         assert_eq!(body.slice(1..9), "bc");
         assert_eq!(body.slice(7..9), "");
-        assert_eq!(body.splice(2..9, Bytes::from_static(b"-")).concat(), b"ab-");
+        assert_eq!(body.edited(vec![(2..9, Bytes::from_static(b"-"))]).concat(), b"ab-");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nearpool::sim::server::{Fault, FaultPlan};
+use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -17,6 +17,13 @@ const PATH: &str = "/v1/chat/completions";
 async fn scripted_edge(replica: &Scripted) -> Edge {
     let pool = Pool::new("near", "here", "m").replica("scripted", &replica.url());
     Edge::start(EdgeConfig::new().pool(pool).set("circuit_breaker", "failure_threshold", "1")).await
+}
+
+/// An edge whose calls go to the replica at this URL first, and then to a good one in the next region.
+async fn near_and_far(url: &str, far: &ReplicaHandle) -> Edge {
+    let near = Pool::new("near", "here", "m").replica("near", url);
+    let far = Pool::new("far", "far", "m").sims(&[far]);
+    Edge::start(EdgeConfig::new().region("far", 1.0, 1.0).pool(near).pool(far)).await
 }
 
 #[tokio::test]
@@ -83,10 +90,7 @@ async fn an_answer_that_comes_before_the_body_was_read_counts() {
 
     let url = early("HTTP/1.1 503 X\r\ncontent-length: 3\r\nconnection: close\r\n\r\nno!").await;
     let other = sim("other").await;
-    let near = Pool::new("near", "here", "m").replica("early", &url);
-    let config =
-        EdgeConfig::new().region("far", 1.0, 1.0).pool(near).pool(Pool::new("far", "far", "m").sims(&[&other]));
-    let edge = Edge::start(config).await;
+    let edge = near_and_far(&url, &other).await;
     let answer = Http1::connect(edge.agents()).await.call(&post(PATH, &body)).await;
     assert_eq!((answer.status, answer.header("x-sim-replica")), (200, Some("other")));
     assert_eq!(answer.header("x-nearpool-reason"), Some("failover"));
@@ -128,10 +132,7 @@ async fn an_answer_that_ends_with_the_connection_is_whole_only_if_it_is_whole_js
     let other = sim("other").await;
     for (body, whole) in [("{\"choices\":[{\"message\":{}}]}", true), ("{\"choices\":[{\"message\":{}}", false)] {
         let mut replica = Scripted::start().await;
-        let near = Pool::new("near", "here", "m").replica("scripted", &replica.url());
-        let config =
-            EdgeConfig::new().region("far", 1.0, 1.0).pool(near).pool(Pool::new("far", "far", "m").sims(&[&other]));
-        let edge = Edge::start(config).await;
+        let edge = near_and_far(&replica.url(), &other).await;
         let mut client = Http1::connect(edge.agents()).await;
         client.send(&post(PATH, &chat("x", 1))).await;
         let mut upstream = replica.next().await;
@@ -259,10 +260,7 @@ async fn garbage_from_a_replica_is_tried_elsewhere() {
     ] {
         let mut replica = Scripted::start().await;
         let other = sim("other").await;
-        let near = Pool::new("near", "here", "m").replica("scripted", &replica.url());
-        let config =
-            EdgeConfig::new().region("far", 1.0, 1.0).pool(near).pool(Pool::new("far", "far", "m").sims(&[&other]));
-        let edge = Edge::start(config).await;
+        let edge = near_and_far(&replica.url(), &other).await;
         let mut client = Http1::connect(edge.agents()).await;
         client.send(&post(PATH, &chat("x", 1))).await;
         let mut upstream: Exchange = replica.next().await;

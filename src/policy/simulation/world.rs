@@ -352,7 +352,7 @@ impl World {
         }
         self.requests[n].tried.push(last);
         self.assert_bounds(n);
-        match retry::after(&self.requests[n].tried, RETRY, &mut self.rng) {
+        match retry::after(&self.requests[n].tried, 0, RETRY, &mut self.rng) {
             Next::Again(_) if last.must_be_paid_for() && !self.pay(n) => {
                 self.tally.denied += 1;
                 self.tally.failed += 1;

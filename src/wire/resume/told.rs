@@ -93,9 +93,14 @@ impl Tokens {
 }
 
 impl Told {
+    /// Whether answers of this dialect can be continued.
+    pub fn follows(dialect: Dialect) -> bool {
+        matches!(dialect, Dialect::Chat | Dialect::Completions)
+    }
+
     /// Before the first event; `None` for a dialect whose answers cannot be continued.
     pub fn new(dialect: Dialect) -> Option<Box<Told>> {
-        if !matches!(dialect, Dialect::Chat | Dialect::Completions) {
+        if !Told::follows(dialect) {
             return None;
         }
         Some(Box::new(Told {

@@ -246,7 +246,7 @@ proptest! {
         prop_assert_eq!(found.model.as_ref().map(|model| model.name.as_str()), value.get("model").and_then(Value::as_str));
         prop_assert_eq!(found.stream, value.get("stream").and_then(Value::as_bool));
         if let Some(model) = found.model {
-            let spliced = body.splice(model.range.clone(), bytes::Bytes::from_static(b"\"other/model\"")).concat();
+            let spliced = body.edited(vec![(model.range.clone(), bytes::Bytes::from_static(b"\"other/model\""))]).concat();
             prop_assert_eq!(&spliced[..model.range.start], &bytes[..model.range.start]);
             prop_assert_eq!(&spliced[model.range.start + 13..], &bytes[model.range.end..]);
             // Parsed again, since serde_json reads a float's last digit back approximately.
