@@ -1,7 +1,7 @@
 //! A replica is killed again and again under load, in prefill and in mid-stream, and no client notices.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
@@ -20,9 +20,7 @@ async fn no_client_sees_an_error_while_a_replica_is_killed_again_and_again() {
     let config = config.set("circuit_breaker", "slow_start", "\"0s\"");
     let edge = Edge::start(config).await;
     let over = Arc::new(AtomicBool::new(false));
-    let retried = Arc::new(AtomicUsize::new(0));
-    let clients: Vec<_> =
-        (0..CLIENTS).map(|n| tokio::spawn(client(n, edge.agents(), Arc::clone(&over), Arc::clone(&retried)))).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(client(n, edge.agents(), Arc::clone(&over)))).collect();
     for _ in 0..KILLS {
         soon(a.wait_for(|stats| stats.engine.running >= 10)).await;
         a.stop().await;
@@ -33,18 +31,19 @@ async fn no_client_sees_an_error_while_a_replica_is_killed_again_and_again() {
     for client in clients {
         calls += soon(client).await.unwrap();
     }
-    let retried = retried.load(Ordering::Relaxed);
-    assert!(retried >= 10 * KILLS, "{retried} of {calls} calls were tried again");
     assert!(edge.metric("nearpool_resumes_total{result=\"ok\"}").await >= 1.0, "streams were cut as well");
     let lines = edge.wait_for_logs(calls, |line| line["outcome"] == "ok").await;
     assert_eq!(lines.len(), calls);
+    // Of a stream that was cut the answer's head knows one attempt; the log knows all.
+    let retried = lines.iter().filter(|line| line["attempts"].as_u64() > Some(1)).count();
+    assert!(retried >= 10 * KILLS, "{retried} of {calls} calls were tried again");
     assert_eq!(edge.log().len(), calls, "nothing else is in the log");
     edge.wait_until_idle("near", "a").await;
     edge.wait_until_idle("near", "b").await;
 }
 
 /// Calls until it is over; tells how often.
-async fn client(n: usize, edge: std::net::SocketAddr, over: Arc<AtomicBool>, retried: Arc<AtomicUsize>) -> usize {
+async fn client(n: usize, edge: std::net::SocketAddr, over: Arc<AtomicBool>) -> usize {
     let mut client = Http1::connect(edge).await;
     let session = format!("s{n}");
     for call in 0..CALLS_MAX {
@@ -60,9 +59,6 @@ async fn client(n: usize, edge: std::net::SocketAddr, over: Arc<AtomicBool>, ret
         assert_eq!(answer.status, 200, "client {n}: {answer:?}");
         let end = if stream { &b"data: [DONE]\n\n"[..] } else { b"}" };
         assert!(answer.body.ends_with(end), "client {n}: {answer:?}");
-        if answer.header("x-nearpool-attempts") != Some("1") {
-            retried.fetch_add(1, Ordering::Relaxed);
-        }
     }
     CALLS_MAX
 }
