@@ -22,7 +22,7 @@ async fn no_client_sees_an_error_while_a_replica_is_killed_again_and_again() {
     let over = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..CLIENTS).map(|n| tokio::spawn(client(n, edge.agents(), Arc::clone(&over)))).collect();
     for _ in 0..KILLS {
-        soon(a.wait_for(|stats| stats.engine.running >= 10)).await;
+        soon(a.wait_for(|stats| stats.engine.running >= 16)).await;
         a.stop().await;
         a.restart().await.unwrap();
     }
