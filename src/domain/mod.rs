@@ -7,4 +7,5 @@ pub mod health_check;
 pub mod ids;
 pub mod outcome;
 pub mod place;
+pub mod prompt;
 pub mod topology;

@@ -14,20 +14,29 @@ pub fn lighter(a: &Candidate, b: &Candidate) -> bool {
     (f64::from(a.in_flight) + 1.0) * room(b) <= f64::from(b.in_flight) * room(a)
 }
 
-/// The less loaded of two random candidates that take more; the first drawn when they are equal. Drawn in proportion to
-/// their weights, so that these count in an idle pool too.
-pub fn lighter_of_two<'a>(view: &'a [Candidate], rng: &mut impl RngExt) -> Option<&'a Candidate> {
-    let first = draw(view, None, rng)?;
-    match draw(view, Some(first), rng) {
+/// The less loaded of two random candidates that take more and are `admitted`; the first drawn when they are equal. Drawn
+/// in proportion to their weights, so that these count in an idle pool too.
+pub fn lighter_of_two<'a>(
+    view: &'a [Candidate],
+    admitted: impl Fn(&Candidate) -> bool,
+    rng: &mut impl RngExt,
+) -> Option<&'a Candidate> {
+    let first = draw(view, None, &admitted, rng)?;
+    match draw(view, Some(first), &admitted, rng) {
         Some(second) if lighter(second, first) => Some(second),
         _ => Some(first),
     }
 }
 
-fn draw<'a>(view: &'a [Candidate], but: Option<&Candidate>, rng: &mut impl RngExt) -> Option<&'a Candidate> {
+fn draw<'a>(
+    view: &'a [Candidate],
+    but: Option<&Candidate>,
+    admitted: impl Fn(&Candidate) -> bool,
+    rng: &mut impl RngExt,
+) -> Option<&'a Candidate> {
     let open = || {
-        let other = |candidate: &&Candidate| but.is_none_or(|but| !std::ptr::eq(*candidate, but));
-        view.iter().filter(|candidate| candidate.takes_more()).filter(other)
+        let other = |candidate: &Candidate| but.is_none_or(|but| !std::ptr::eq(candidate, but));
+        view.iter().filter(|candidate| candidate.takes_more() && admitted(candidate) && other(candidate))
     };
     let mut left = open().map(|candidate| candidate.weight).sum::<f64>() * rng.random::<f64>();
     let drawn = open().find(|candidate| {
@@ -52,7 +61,7 @@ mod tests {
     fn shares(view: &[Candidate]) -> Vec<f64> {
         let (mut rng, mut counts) = (rng(7), vec![0u32; view.len()]);
         for _ in 0..20_000 {
-            counts[lighter_of_two(view, &mut rng).unwrap().replica.0] += 1;
+            counts[lighter_of_two(view, |_| true, &mut rng).unwrap().replica.0] += 1;
         }
         counts.iter().map(|count| f64::from(*count) / 200.0).collect()
     }
@@ -101,15 +110,15 @@ mod tests {
         view[1].in_flight = view[1].cap;
         view[2].tried = true;
         check_shares(&view, &[0.0, 0.0, 0.0, 100.0]);
-        assert!(lighter_of_two(&view[..3], &mut rng(1)).is_none());
-        assert!(lighter_of_two(&[], &mut rng(1)).is_none());
+        assert!(lighter_of_two(&view[..3], |_| true, &mut rng(1)).is_none());
+        assert!(lighter_of_two(&[], |_| true, &mut rng(1)).is_none());
     }
 
     #[test]
     fn choosing_the_lighter_of_two_keeps_a_pool_even() {
         let (mut rng, mut view) = (rng(3), (0..10).map(|n| loaded(n, 0, 10_000)).collect::<Vec<_>>());
         for _ in 0..10_000 {
-            let at = lighter_of_two(&view, &mut rng).unwrap().replica.0;
+            let at = lighter_of_two(&view, |_| true, &mut rng).unwrap().replica.0;
             view[at].in_flight += 1;
         }
         let most = view.iter().map(|candidate| candidate.in_flight).max().unwrap();

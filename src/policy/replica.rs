@@ -1,17 +1,17 @@
 //! Station 5: which replica of a pool? Filter → score → pick.
 //!
-//! A session stays at the replica where it was last, since its KV cache is there; that is given up only when the
-//! replica cannot be used or is at its cap. A session that is new, or has to move, goes where rendezvous hashing puts
-//! it among the replicas that can take it. Without a session the less loaded of two is taken.
+//! The score is what a replica [costs](super::cost) the call, in milliseconds to its first event: what waits there, and what
+//! its cache does not hold. Of those that cost about the same the session's home is taken, else the one where rendezvous
+//! hashing puts the session, so that edges agree without talking; without a session the less loaded of two.
 //!
-//! What it costs: a session's first call looks at every replica of the pool, and sessions spread by hash rather than by
-//! load, so that edges agree without talking; the cap bounds what that can do to one replica.
+//! What it costs: a session's first call, and one whose home has a queue, looks at every replica of the pool.
 
 use std::time::Instant;
 
 use rand::RngExt;
 
 use super::breaker::Gate;
+use super::cost::{self, Cost};
 use super::ttft::Typical;
 use super::{affinity, load};
 use crate::domain::ids::{ReplicaIx, ReplicaKey, SessionKey};
@@ -70,15 +70,30 @@ pub struct Candidate {
     pub rests: bool,
     /// Whether this request already failed there.
     pub tried: bool,
+    /// Tokens of the call's prompt that its cache is taken to hold.
+    pub cached_tokens: u32,
+    /// Tokens that it has still to read for calls before this one.
+    pub queued_tokens: u64,
+    /// Tokens that it reads in a second.
+    pub tokens_per_s: f32,
 }
 
 /// What is known of the request's session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SessionView {
-    /// The session.
-    pub key: SessionKey,
+    /// What rendezvous hashing places: the session, or how its conversation opened, which edges and restarts agree on.
+    pub placement: SessionKey,
     /// The replica that served it last, in whatever pool, when that is remembered.
     pub home: Option<ReplicaKey>,
+}
+
+/// What is asked for, as far as the choice depends on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Call {
+    /// The call's session, when one is known.
+    pub session: Option<SessionView>,
+    /// Tokens of its prompt, estimated.
+    pub tokens: u32,
 }
 
 /// Why a replica was picked, as far as the session tells.
@@ -95,7 +110,7 @@ pub enum Affinity {
 }
 
 /// The picked replica with its reason.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Choice {
     /// Which one.
     pub replica: ReplicaIx,
@@ -104,6 +119,10 @@ pub struct Choice {
     /// Whether the request would be a circuit breaker's probe: it must claim that place, and choose again when another
     /// request was faster.
     pub probe: bool,
+    /// What it costs the call, its pool's distance aside.
+    pub cost: Cost,
+    /// Tokens of the call's prompt that it must read.
+    pub uncached_tokens: u32,
 }
 
 /// Why no replica of the pool can be picked.
@@ -116,27 +135,37 @@ pub enum NoReplica {
 }
 
 /// Picks a replica of one pool. Deterministic for a request with a session; `rng` serves those without.
-pub fn choose(view: &[Candidate], session: Option<SessionView>, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
-    let home = session.and_then(|session| session.home);
-    if let Some(home) = view.iter().find(|candidate| Some(candidate.key) == home && candidate.takes_more()) {
-        return Ok(home.chosen(Affinity::Session));
+pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
+    let refusal = || if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable };
+    let open = || view.iter().filter(|candidate| candidate.takes_more());
+    let ms = |candidate: &Candidate| cost::of(candidate, call.tokens, call.is_home(candidate)).ms();
+    let least_ms = open().map(ms).reduce(f64::min).ok_or_else(refusal)?;
+    let equal = |candidate: &Candidate| ms(candidate) <= cost::band(least_ms);
+    let Some(session) = call.session else {
+        let lighter = load::lighter_of_two(view, equal, rng).ok_or_else(refusal)?;
+        return Ok(lighter.chosen(call, Affinity::None));
+    };
+    if let Some(home) = open().find(|candidate| call.is_home(candidate) && equal(candidate)) {
+        return Ok(home.chosen(call, Affinity::Session));
     }
-    match session {
-        Some(session) => {
-            let affinity = if home.is_some() { Affinity::Moved } else { Affinity::New };
-            let open = || view.iter().filter(|candidate| candidate.takes_more());
-            let first = open().next().map(|candidate| candidate.weight);
-            let even = open().all(|candidate| Some(candidate.weight) == first);
-            // With even weights the hash alone decides, to its last bit, as at every other edge.
-            let weight = |candidate: &Candidate| if even { None } else { Some(candidate.weight) };
-            open()
-                .map(|candidate| (affinity::score(session.key, candidate.key, weight(candidate)), candidate))
-                .max_by(|(a, _), (b, _)| a.total_cmp(b))
-                .map(|(_, candidate)| candidate.chosen(affinity))
-        }
-        None => load::lighter_of_two(view, rng).map(|candidate| candidate.chosen(Affinity::None)),
+    let first = open().next().map(|candidate| candidate.weight);
+    let even = open().all(|candidate| Some(candidate.weight) == first);
+    // With even weights the hash alone decides, to its last bit, as at every other edge.
+    let weight = |candidate: &Candidate| if even { None } else { Some(candidate.weight) };
+    let affinity = if session.home.is_some() { Affinity::Moved } else { Affinity::New };
+    open()
+        .filter(|candidate| equal(candidate))
+        .map(|candidate| (affinity::score(session.placement, candidate.key, weight(candidate)), candidate))
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate.chosen(call, affinity))
+        .ok_or_else(refusal)
+}
+
+impl Call {
+    /// Whether this replica served the call's session last.
+    pub fn is_home(&self, candidate: &Candidate) -> bool {
+        self.session.is_some_and(|session| session.home == Some(candidate.key))
     }
-    .ok_or_else(|| if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable })
 }
 
 impl Candidate {
@@ -150,8 +179,14 @@ impl Candidate {
         self.eligible() && !self.rests && self.in_flight < self.cap
     }
 
-    fn chosen(&self, affinity: Affinity) -> Choice {
-        Choice { replica: self.replica, affinity, probe: self.standing == Standing::Probe }
+    pub(super) fn chosen(&self, call: Call, affinity: Affinity) -> Choice {
+        Choice {
+            replica: self.replica,
+            affinity,
+            probe: self.standing == Standing::Probe,
+            cost: cost::of(self, call.tokens, call.is_home(self)),
+            uncached_tokens: call.tokens.saturating_sub(self.cached_tokens),
+        }
     }
 }
 
@@ -166,13 +201,14 @@ mod tests {
         [0, 1, 2, 3].map(candidate)
     }
 
-    fn session(n: usize, home: Option<usize>) -> Option<SessionView> {
-        Some(SessionView { key: session_key(n), home: home.map(replica_key) })
+    fn session(n: usize, home: Option<usize>) -> Call {
+        let session = SessionView { placement: session_key(n), home: home.map(replica_key) };
+        Call { session: Some(session), tokens: 0 }
     }
 
     #[track_caller]
-    fn check(view: &[Candidate], session: Option<SessionView>, replica: usize, affinity: Affinity) {
-        let choice = choose(view, session, &mut rng(0)).unwrap();
+    fn check(view: &[Candidate], call: Call, replica: usize, affinity: Affinity) {
+        let choice = choose(view, call, &mut rng(0)).unwrap();
         assert_eq!((choice.replica, choice.affinity), (ReplicaIx(replica), affinity));
     }
 
@@ -226,15 +262,54 @@ mod tests {
         }
     }
 
+    /// A prompt of 20,000 tokens; replica 2 is as `change` makes it.
+    #[track_caller]
+    fn check_move(change: impl Fn(&mut Candidate), home: Option<usize>, expected: Option<usize>) {
+        for n in 0..100 {
+            let call = Call { tokens: 20_000, ..session(n, home) };
+            let chosen = choose(&with_two(&change), call, &mut rng(0)).unwrap().replica.0;
+            assert!(expected.map_or(chosen != 2, |expected| chosen == expected), "{chosen}");
+        }
+    }
+
+    #[test]
+    fn a_session_leaves_its_cache_when_the_queue_there_outweighs_its_context() {
+        // 20,000 tokens that are not cached cost as much as 80,000 that wait.
+        let warm = |queued: u64| move |two: &mut Candidate| (two.cached_tokens, two.queued_tokens) = (20_000, queued);
+        check_move(warm(0), Some(2), Some(2));
+        check_move(warm(80_000), Some(2), Some(2));
+        check_move(warm(90_000), Some(2), None);
+        check_move(|two| two.queued_tokens = 1_000, Some(2), None);
+    }
+
+    #[test]
+    fn a_new_session_starts_where_its_beginning_is_cached_unless_that_is_busy() {
+        let shared = |queued: u64| move |two: &mut Candidate| (two.cached_tokens, two.queued_tokens) = (5_000, queued);
+        check_move(shared(0), None, Some(2));
+        check_move(shared(15_000), None, Some(2));
+        check_move(shared(25_000), None, None);
+    }
+
+    #[test]
+    fn differences_too_small_to_know_leave_a_session_where_its_hash_says() {
+        for n in 0..100 {
+            let start = choose(&pool(), session(n, None), &mut rng(0)).unwrap().replica;
+            let mut view = pool();
+            view[start.0].queued_tokens = 200;
+            assert_eq!(choose(&view, session(n, None), &mut rng(0)).unwrap().replica, start);
+            view[start.0].queued_tokens = 1_000;
+            assert_ne!(choose(&view, session(n, None), &mut rng(0)).unwrap().replica, start);
+        }
+    }
+
     #[test]
     fn a_call_without_a_session_avoids_the_loaded() {
         let mut view = pool();
         for busy in &mut view[..3] {
             busy.in_flight = 3;
         }
-        let idle = (0..1_000).filter(|n| choose(&view, None, &mut rng(*n)).unwrap().replica == ReplicaIx(3)).count();
-        // It is in half of the pairs and wins each of them; three standard deviations are 47.
-        assert!((450..550).contains(&idle), "{idle} of 1,000");
+        let idle = (0..1_000).filter(|n| choose(&view, Call::default(), &mut rng(*n)).unwrap().replica == ReplicaIx(3)).count();
+        assert_eq!(idle, 1_000);
     }
 
     #[test]
@@ -242,7 +317,7 @@ mod tests {
         let view = with_two(|two| two.standing = Standing::Probe);
         assert!(choose(&view, session(1, Some(2)), &mut rng(0)).unwrap().probe);
         assert!(!choose(&view, session(1, Some(1)), &mut rng(0)).unwrap().probe);
-        assert!(choose(&view[2..3], None, &mut rng(0)).unwrap().probe);
+        assert!(choose(&view[2..3], Call::default(), &mut rng(0)).unwrap().probe);
     }
 
     #[test]
@@ -260,8 +335,8 @@ mod tests {
             (vec![Candidate { tried: true, ..full(0) }], NoReplica::Unusable),
             (vec![Candidate { cap: 0, ..candidate(0) }], NoReplica::Full),
         ] {
-            for session in [None, session(1, None), session(1, Some(0))] {
-                assert_eq!(choose(&view, session, &mut rng(0)), Err(refusal), "{view:?}");
+            for call in [Call::default(), session(1, None), session(1, Some(0))] {
+                assert_eq!(choose(&view, call, &mut rng(0)), Err(refusal), "{view:?}");
             }
         }
     }
@@ -280,7 +355,13 @@ mod tests {
         let standings =
             prop::sample::select(vec![Standing::Usable, Standing::Probe, Standing::Unhealthy, Standing::BreakerOpen]);
         let flags = (any::<bool>(), any::<bool>());
-        (standings, 0u32..6, 0u32..6, flags).prop_map(move |(standing, in_flight, cap, (rests, tried))| Candidate {
+        let work = (any::<u32>(), any::<u64>(), any::<f32>(), 0.1f64..=1.0);
+        let all = (standings, 0u32..6, 0u32..6, flags, work);
+        all.prop_map(move |(standing, in_flight, cap, (rests, tried), (cached, queued, speed, weight))| Candidate {
+            cached_tokens: cached,
+            queued_tokens: queued,
+            tokens_per_s: speed,
+            weight,
             standing,
             in_flight,
             cap,
@@ -295,15 +376,16 @@ mod tests {
         fn what_is_chosen_takes_more_and_nothing_is_refused_while_one_does(
             view in (0usize..8).prop_flat_map(|len| (0..len).map(any_candidate).collect::<Vec<_>>()),
             who in prop::option::of((0usize..100, prop::option::of(0usize..8))),
-            seed in any::<u64>(),
+            seed in any::<u64>(), tokens in any::<u32>(),
         ) {
-            let session = who.and_then(|(n, home)| session(n, home));
-            match choose(&view, session, &mut rng(seed)) {
+            let call = who.map_or(Call::default(), |(n, home)| session(n, home));
+            let call = Call { tokens, ..call };
+            match choose(&view, call, &mut rng(seed)) {
                 Ok(choice) => {
                     let chosen = view[choice.replica.0];
                     prop_assert!(chosen.takes_more());
                     prop_assert_eq!(choice.probe, chosen.standing == Standing::Probe);
-                    prop_assert_eq!(choice.affinity == Affinity::None, session.is_none());
+                    prop_assert_eq!(choice.affinity == Affinity::None, call.session.is_none());
                 }
                 Err(refusal) => {
                     prop_assert!(!view.iter().any(Candidate::takes_more));

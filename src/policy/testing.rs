@@ -141,6 +141,9 @@ pub(super) fn candidate(n: usize) -> Candidate {
         cap: 4,
         rests: false,
         tried: false,
+        cached_tokens: 0,
+        queued_tokens: 0,
+        tokens_per_s: super::cost::ASSUMED_TOKENS_PER_S,
     }
 }
 

@@ -1,0 +1,389 @@
+//! What is cached where: for each replica of a pool the beginnings of prompts that this edge sent there, as the engine is
+//! taken to keep them.
+//!
+//! An engine keeps the KV cache of what it has read until it needs the room, the longest unused first, and the ends of
+//! prompts before their beginnings. The index does the same with hashes: for each replica a list of cuts, least recently
+//! used last, that together stand for at most as many tokens as its cache is taken to hold. What this edge sent there is
+//! nearly all there is to know: with it alone the cached share in the laboratory equals that with the engines' exact state.
+//!
+//! What it costs: about [`CUT_BYTES`] bytes for each cut and replica. A cut stands for 256 to 1,024 tokens, so that a cache
+//! of 1.5 million tokens takes at most 6,000 cuts: half a megabyte. It holds no text, and no tree that grows.
+//!
+//! When it errs: other edges' prompts are not known here, and the engine's restart is seen only by health checks. Either
+//! is found out by the answer, which tells how many tokens were cached ([`CacheSize`](super::cache_size::CacheSize)).
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use lru::LruCache;
+
+use super::reuse::Ages;
+use crate::domain::prompt::Cut;
+
+/// Bytes that one cut takes at one replica, at most: 32 in the list and, with tables that are half empty, 34 each in the
+/// list's and in the holders'.
+pub const CUT_BYTES: usize = 100;
+
+/// Replicas whose holdings fit one word.
+const GROUP: usize = 64;
+
+/// The most tokens one replica is taken to hold, and the most cuts: whatever is configured or learned, the memory that
+/// the index takes is bounded. 64 million tokens are some terabytes of KV cache.
+pub const TOKENS_MAX: u64 = 64 << 20;
+/// See [`TOKENS_MAX`].
+pub const CUTS_MAX: usize = 1 << 18;
+
+/// The index of one pool. Its replicas are told by slots, numbered from 0.
+#[derive(Debug)]
+pub struct PrefixIndex {
+    /// By 64 slots: which of them hold a cut.
+    holders: Vec<HashMap<u64, u64, ChainHash>>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    recent: LruCache<u64, Held, ChainHash>,
+    ages: Ages,
+    tokens: u64,
+    capacity: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// From the cut before it to this one.
+    tokens: u32,
+    /// When it was used last, as [`Ages`] counts.
+    age: u32,
+}
+
+/// What a replica holds of one prompt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Holding {
+    /// Tokens of the prompt's beginning.
+    pub tokens: u32,
+    /// Tokens that were used there since the end of that beginning was used, itself included: the least cache in which
+    /// it can still be.
+    pub distance: u64,
+}
+
+impl PrefixIndex {
+    /// An index that knows no replica.
+    pub fn new() -> PrefixIndex {
+        PrefixIndex { holders: Vec::new(), slots: Vec::new() }
+    }
+
+    /// Makes room for this slot; a new one is empty and holds at most `capacity` tokens.
+    pub fn open(&mut self, slot: usize, capacity: u64) {
+        while self.slots.len() <= slot {
+            let recent = LruCache::unbounded_with_hasher(ChainHash::default());
+            self.slots.push(Slot { recent, ages: Ages::default(), tokens: 0, capacity: capacity.min(TOKENS_MAX) });
+        }
+        self.holders.resize_with(self.slots.len().div_ceil(GROUP), HashMap::default);
+    }
+
+    /// How many tokens of the prompt with these cuts each slot holds, from slot 0 on.
+    pub fn cached(&self, cuts: &[Cut], into: &mut Vec<u32>) {
+        into.clear();
+        into.resize(self.slots.len(), 0);
+        for (group, holders) in self.holders.iter().enumerate() {
+            if !holders.is_empty() {
+                let slots = &mut into[group * GROUP..];
+                deepest(holders, cuts, u64::MAX, 0, &mut |slot, cut| slots[slot] = cut.tokens);
+            }
+        }
+    }
+
+    /// What one slot holds of the prompt with these cuts.
+    pub fn holding(&self, slot: usize, cuts: &[Cut]) -> Holding {
+        let (Some(at), Some(holders)) = (self.slots.get(slot), self.holders.get(slot / GROUP)) else {
+            return Holding::default();
+        };
+        let mut found = None;
+        deepest(holders, cuts, 1 << (slot % GROUP), 0, &mut |_, cut| found = Some(cut));
+        let held = found.and_then(|cut: Cut| Some((cut.tokens, at.recent.peek(&cut.chain)?)));
+        held.map_or(Holding::default(), |(tokens, held)| Holding { tokens, distance: at.ages.since(held.age) })
+    }
+
+    /// The prompt with these cuts is read at this slot: it will hold all of it.
+    pub fn read(&mut self, slot: usize, cuts: &[Cut]) {
+        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
+        let bit = 1 << (slot % GROUP);
+        // The end first, so that it counts as used longer ago than the beginning, which alone it is of no use without.
+        for (n, cut) in cuts.iter().enumerate().rev() {
+            let tokens = cut.tokens - n.checked_sub(1).map_or(0, |before| cuts[before].tokens.min(cut.tokens));
+            at.ages.used(u64::from(tokens), at.capacity);
+            let age = at.ages.now();
+            match at.recent.get_mut(&cut.chain) {
+                Some(held) => {
+                    at.ages.dropped(held.age, u64::from(held.tokens));
+                    held.age = age;
+                }
+                None => {
+                    at.tokens += u64::from(tokens);
+                    at.recent.push(cut.chain, Held { tokens, age });
+                    *holders.entry(cut.chain).or_default() |= bit;
+                }
+            }
+        }
+        at.shrink(holders, bit);
+    }
+
+    /// The slot's replica has lost its cache.
+    pub fn clear(&mut self, slot: usize) {
+        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
+        let capacity = std::mem::take(&mut at.capacity);
+        at.shrink(holders, 1 << (slot % GROUP));
+        (at.capacity, at.ages) = (capacity, Ages::default());
+    }
+
+    /// Sets what a slot is taken to hold, in tokens.
+    pub fn set_capacity(&mut self, slot: usize, tokens: u64) {
+        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
+        at.capacity = tokens.min(TOKENS_MAX);
+        at.shrink(holders, 1 << (slot % GROUP));
+    }
+
+    /// Tokens that a slot holds.
+    pub fn tokens(&self, slot: usize) -> u64 {
+        self.slots.get(slot).map_or(0, |slot| slot.tokens)
+    }
+
+    /// Cuts that are held, each at each replica.
+    pub fn cuts(&self) -> usize {
+        self.slots.iter().map(|slot| slot.recent.len()).sum()
+    }
+}
+
+impl Default for PrefixIndex {
+    fn default() -> PrefixIndex {
+        PrefixIndex::new()
+    }
+}
+
+impl Slot {
+    /// Forgets what was not used for the longest time, until the rest fits.
+    fn shrink(&mut self, holders: &mut HashMap<u64, u64, ChainHash>, bit: u64) {
+        while self.tokens > self.capacity || self.recent.len() > CUTS_MAX || self.capacity == 0 {
+            let Some((chain, held)) = self.recent.pop_lru() else { break };
+            self.tokens -= u64::from(held.tokens);
+            self.ages.dropped(held.age, u64::from(held.tokens));
+            if let Entry::Occupied(mut holding) = holders.entry(chain) {
+                *holding.get_mut() &= !bit;
+                if *holding.get() == 0 {
+                    holding.remove();
+                }
+            }
+        }
+    }
+}
+
+/// Tells the last of `cuts` that each of these slots (bits) holds; slots that hold none are not told. Whoever holds a cut
+/// holds those before it, so that the slots part in few places, and each is found by halving.
+fn deepest(
+    holders: &HashMap<u64, u64, ChainHash>,
+    cuts: &[Cut],
+    slots: u64,
+    known: usize,
+    found: &mut impl FnMut(usize, Cut),
+) {
+    // All of `slots` hold the first `known` cuts, and none is known to hold fewer than all.
+    let (mut low, mut high, mut slots) = (known, cuts.len(), slots);
+    while slots != 0 {
+        if low == high {
+            if let Some(last) = low.checked_sub(1) {
+                each(slots, |slot| found(slot, cuts[last]));
+            }
+            return;
+        }
+        // The first of all is looked at first: most prompts are new to most replicas.
+        let middle = if low == 0 { 0 } else { low + (high - low) / 2 };
+        let holding = holders.get(&cuts[middle].chain).copied().unwrap_or(0) & slots;
+        let others = slots & !holding;
+        if holding == 0 {
+            high = middle;
+        } else {
+            if others != 0 {
+                deepest(holders, &cuts[..middle], others, low, found);
+            }
+            (low, slots) = (middle + 1, holding);
+        }
+    }
+}
+
+fn each(mut slots: u64, mut told: impl FnMut(usize)) {
+    while slots != 0 {
+        told(slots.trailing_zeros() as usize);
+        slots &= slots - 1;
+    }
+}
+
+/// The keys are hashes already.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Identity(u64);
+
+type ChainHash = BuildHasherDefault<Identity>;
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A prompt of these pieces, each of so many tokens; prompts that begin alike share their cuts.
+    fn prompt(pieces: &[(u64, u32)]) -> Vec<Cut> {
+        let (mut chain, mut tokens) = (1u64, 0);
+        let cut = |(piece, more): &(u64, u32)| {
+            chain = (chain.rotate_left(7) ^ piece).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            tokens += more;
+            Cut { chain, tokens }
+        };
+        pieces.iter().map(cut).collect()
+    }
+
+    fn index(slots: usize, capacity: u64) -> PrefixIndex {
+        let mut index = PrefixIndex::new();
+        index.open(slots - 1, capacity);
+        index
+    }
+
+    fn cached(index: &PrefixIndex, cuts: &[Cut]) -> Vec<u32> {
+        let mut into = vec![7; 3];
+        index.cached(cuts, &mut into);
+        into
+    }
+
+    #[test]
+    fn a_prompt_is_cached_as_far_as_its_beginning_was_read_there() {
+        let mut index = index(3, 10_000);
+        let (short, long) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(1, 300), (2, 300), (3, 400)]));
+        let other = prompt(&[(1, 300), (9, 300), (3, 400)]);
+        assert_eq!(cached(&index, &long), [0, 0, 0]);
+        index.read(0, &short);
+        index.read(1, &long);
+        assert_eq!(cached(&index, &long), [600, 1_000, 0]);
+        assert_eq!(cached(&index, &short), [600, 600, 0]);
+        assert_eq!(cached(&index, &other), [300, 300, 0]);
+        assert_eq!(cached(&index, &[]), [0, 0, 0]);
+        index.clear(1);
+        assert_eq!(cached(&index, &long), [600, 0, 0]);
+        assert_eq!((index.tokens(0), index.tokens(1), index.cuts()), (600, 0, 2));
+    }
+
+    #[test]
+    fn the_longest_unused_goes_first_and_of_a_prompt_its_end() {
+        let mut index = index(1, 1_000);
+        let (a, b) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(3, 300), (4, 300)]));
+        index.read(0, &a);
+        index.read(0, &b);
+        assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (300, 600));
+        index.read(0, &a);
+        assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 300));
+        index.set_capacity(0, 700);
+        assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 0));
+        index.set_capacity(0, 0);
+        assert_eq!((index.cuts(), index.tokens(0)), (0, 0));
+    }
+
+    #[test]
+    fn the_distance_is_what_was_used_since() {
+        let mut index = index(1, 64_000);
+        let prompts: Vec<_> = (0..10).map(|n| prompt(&[(n, 3_000), (n + 100, 1_000)])).collect();
+        for cuts in &prompts {
+            index.read(0, cuts);
+        }
+        for (n, cuts) in prompts.iter().enumerate() {
+            let (held, true_distance) = (index.holding(0, cuts), 4_000 * (10 - n as u64));
+            assert_eq!(held.tokens, 4_000);
+            assert!(held.distance.abs_diff(true_distance) <= 4_000, "{held:?}, {true_distance}");
+        }
+        index.read(0, &prompts[0]);
+        assert!(index.holding(0, &prompts[0]).distance <= 8_000);
+        assert!(index.holding(0, &prompts[1]).distance.abs_diff(40_000) <= 4_000, "a prompt read again counts once");
+        assert_eq!(index.holding(9, &prompts[0]), Holding::default());
+    }
+
+    #[test]
+    fn more_replicas_than_a_word_has_bits_are_told_apart() {
+        let mut index = index(150, 10_000);
+        let cuts = prompt(&[(1, 300), (2, 300), (3, 300)]);
+        for slot in [0, 63, 64, 149] {
+            index.read(slot, &cuts[..1 + slot % 3]);
+        }
+        let cached = cached(&index, &cuts);
+        for (slot, tokens) in cached.into_iter().enumerate() {
+            let expected = if [0, 63, 64, 149].contains(&slot) { 300 * (1 + slot as u32 % 3) } else { 0 };
+            assert_eq!(tokens, expected, "{slot}");
+        }
+    }
+
+    /// The same, the plain way: for each slot the cuts in order of use.
+    #[derive(Default)]
+    struct Plain {
+        used: Vec<(u64, u32)>,
+    }
+
+    impl Plain {
+        fn read(&mut self, cuts: &[Cut], capacity: u64) {
+            for (n, cut) in cuts.iter().enumerate().rev() {
+                let tokens = cut.tokens - if n == 0 { 0 } else { cuts[n - 1].tokens };
+                self.used.retain(|(chain, _)| *chain != cut.chain);
+                self.used.push((cut.chain, tokens));
+            }
+            while self.used.iter().map(|(_, tokens)| u64::from(*tokens)).sum::<u64>() > capacity {
+                self.used.remove(0);
+            }
+        }
+
+        fn cached(&self, cuts: &[Cut]) -> u32 {
+            let held = |cut: &&Cut| self.used.iter().any(|(chain, _)| *chain == cut.chain);
+            cuts.iter().take_while(held).last().map_or(0, |cut| cut.tokens)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn it_knows_what_an_engine_that_forgets_the_longest_unused_holds(
+            capacity in 500u64..6_000,
+            steps in prop::collection::vec((0usize..70, prop::collection::vec((0u64..3, 1u32..4), 0..9)), 1..60),
+        ) {
+            let (mut index, mut plain) = (index(70, capacity), HashMap::<usize, Plain>::new());
+            for (slot, pieces) in steps {
+                let pieces: Vec<_> = pieces.into_iter().map(|(piece, size)| (piece * 4 + u64::from(size), size * 100)).collect();
+                let cuts = prompt(&pieces);
+                for (slot, tokens) in cached(&index, &cuts).into_iter().enumerate() {
+                    prop_assert_eq!(tokens, plain.get(&slot).map_or(0, |plain| plain.cached(&cuts)));
+                    prop_assert_eq!(tokens, index.holding(slot, &cuts).tokens);
+                }
+                index.read(slot, &cuts);
+                plain.entry(slot).or_default().read(&cuts, capacity);
+                prop_assert!(index.tokens(slot) <= capacity);
+                prop_assert!(index.holding(slot, &cuts).distance <= 2 * capacity);
+            }
+            let held: usize = plain.values().map(|plain| plain.used.len()).sum();
+            prop_assert_eq!(index.cuts(), held);
+            for slot in 0..70 {
+                index.clear(slot);
+            }
+            prop_assert!(index.holders.iter().all(HashMap::is_empty), "nothing is left over");
+        }
+    }
+}
