@@ -9,7 +9,7 @@ use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use nearpool::domain::place::Place;
 use nearpool::domain::topology::{Credential, Engine, Model, Pool, Region, Topology};
-use nearpool::policy::replica::{Candidate, SessionView, Standing};
+use nearpool::policy::replica::{Call, Candidate, SessionView, Standing};
 use nearpool::policy::ttft::Typical;
 use nearpool::policy::{affinity, pool, select};
 use rand::SeedableRng;
@@ -29,6 +29,7 @@ fn topology(regions: usize) -> Topology {
         max_in_flight_total: None,
         queue: 0,
         queue_timeout: Duration::ZERO,
+        kv_cache_tokens: None,
         credential: Credential::None,
         dialects: Dialect::ALL.into_iter().collect(),
         replicas: Vec::new(),
@@ -65,6 +66,9 @@ fn replicas(count: usize) -> Vec<Candidate> {
         cap: 128,
         rests: false,
         tried: false,
+        cached_tokens: 0,
+        queued_tokens: 0,
+        tokens_per_s: 10_000.0,
     };
     (0..count).map(replica).collect()
 }
@@ -77,12 +81,13 @@ fn choose(c: &mut Criterion) {
     for count in [10, 100, 1_000] {
         let live = replicas(count);
         let home = live[count / 2];
-        let key = affinity::session_key(b"client", b"session");
+        let placement = affinity::session_key(b"client", b"session");
         let at_home = (
-            Some(SessionView { key, home: Some(home.key) }),
+            Some(SessionView { placement, home: Some(home.key), begun: true }),
             Some(select::Home { pool: pools[0].pool, candidate: home }),
         );
-        let cases = [("home", at_home), ("new", (Some(SessionView { key, home: None }), None)), ("none", (None, None))];
+        let new = Some(SessionView { placement, home: None, begun: false });
+        let cases = [("home", at_home), ("new", (new, None)), ("none", (None, None))];
         for (name, (session, home)) in cases {
             group.bench_function(BenchmarkId::new(name, count), |b| {
                 b.iter_batched_ref(
@@ -91,7 +96,7 @@ fn choose(c: &mut Criterion) {
                         let view = |_, view: &mut Vec<Candidate>| view.extend_from_slice(&live);
                         select::select(
                             black_box(&pools),
-                            black_box(session),
+                            black_box(Call { session, tokens: 0 }),
                             black_box(home),
                             view,
                             |_| false,

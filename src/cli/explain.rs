@@ -11,7 +11,7 @@ use nearpool::control::reload::{self, Env};
 use nearpool::domain::ask::{Dialect, Endpoint};
 use nearpool::domain::topology::Topology;
 use nearpool::policy::pool::PoolCandidate;
-use nearpool::policy::replica::{Candidate, SessionView};
+use nearpool::policy::replica::{Call, Candidate, SessionView};
 use nearpool::policy::select::{Selection, select};
 use nearpool::policy::{affinity, pool, resolve};
 use nearpool::roster::Snapshot;
@@ -98,13 +98,11 @@ fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot) -> anyhow::Result<Exp
             args.key.as_ref().map(|key| format!("Bearer {key}")).as_deref().map(str::as_bytes),
             Some(args.ip),
         );
-        SessionView {
-            key: affinity::for_model(affinity::session_key(&scope, name.as_bytes()), &model.name),
-            home: None,
-        }
+        let placement = affinity::for_model(affinity::session_key(&scope, name.as_bytes()), &model.name);
+        SessionView { placement, home: None, begun: false }
     });
     let now = Instant::now();
-    let view = |pool, into: &mut Vec<Candidate>| snapshot.candidates(pool, |_| false, now, into);
+    let view = |pool, into: &mut Vec<Candidate>| snapshot.candidates(pool, &[], |_| false, now, into);
     let candidates = pools
         .iter()
         .map(|pool| {
@@ -114,7 +112,8 @@ fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot) -> anyhow::Result<Exp
         })
         .collect();
     // A fixed seed: without a session the pick is one of two at random, and the text says so.
-    let selection = select(&pools, session, None, view, |_| false, true, &mut SmallRng::seed_from_u64(0)).ok();
+    let selection =
+        select(&pools, Call { session, tokens: 0 }, None, view, |_| false, true, &mut SmallRng::seed_from_u64(0)).ok();
     Ok(Explanation { topology, model: &model.name, step: resolved.step, located, pools, candidates, selection })
 }
 

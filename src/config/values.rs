@@ -83,7 +83,7 @@ pub struct Geo {
 }
 
 /// How sessions are named and remembered.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Sessions {
     /// Headers that name the session, the first present one counts; lower case.
     pub headers: Vec<String>,
@@ -91,6 +91,14 @@ pub struct Sessions {
     pub idle: Duration,
     /// How many sessions are remembered; beyond, the longest idle one is forgotten.
     pub capacity: usize,
+    /// Whether a pool takes on only as many sessions as its caches hold.
+    pub admission: bool,
+    /// The part of the caches that is for this edge's sessions, above 0 to 1.
+    pub admission_share: f64,
+    /// How long a new session waits to be taken on.
+    pub admission_wait: Duration,
+    /// How long a session counts as active after its last call.
+    pub active: Duration,
 }
 
 /// Active health checks.

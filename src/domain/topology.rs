@@ -77,6 +77,8 @@ pub struct Pool {
     pub queue: u32,
     /// How long they wait at most.
     pub queue_timeout: Duration,
+    /// Tokens that one replica's KV cache holds, where stated.
+    pub kv_cache_tokens: Option<u32>,
     /// What the edge shows its replicas instead of the client's credential.
     pub credential: Credential,
     /// What the engine speaks.

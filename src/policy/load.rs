@@ -35,8 +35,10 @@ fn draw<'a>(
     rng: &mut impl RngExt,
 ) -> Option<&'a Candidate> {
     let open = || {
-        let other = |candidate: &Candidate| but.is_none_or(|but| !std::ptr::eq(candidate, but));
-        view.iter().filter(|candidate| candidate.takes_more() && admitted(candidate) && other(candidate))
+        let other = move |candidate: &Candidate| but.is_none_or(|but| !std::ptr::eq(candidate, but));
+        view.iter()
+            .filter(move |candidate| candidate.takes_more() && other(candidate))
+            .filter(|candidate| admitted(candidate))
     };
     let mut left = open().map(|candidate| candidate.weight).sum::<f64>() * rng.random::<f64>();
     let drawn = open().find(|candidate| {

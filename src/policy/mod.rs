@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, the environment or a socket, so that every rule can be tested in virtual time, and so
 //! that `nearpool explain` and the data plane cannot differ: both call these functions.
 
+pub mod admission;
 pub mod affinity;
 pub mod blame;
 pub mod breaker;

@@ -79,6 +79,11 @@ impl<T> Line<T> {
         self.call(None)
     }
 
+    /// There may be room for one more, though no place became free: whoever is first and was not called yet is to be called.
+    pub fn first(&mut self) -> Option<&T> {
+        self.call(None)
+    }
+
     /// Whoever was called could not use the place: it is for one who stands behind.
     pub fn pass(&mut self, from: Place) -> Option<&T> {
         if let Some(waiter) = self.waiting.get_mut(&from) {

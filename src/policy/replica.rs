@@ -83,8 +83,11 @@ pub struct Candidate {
 pub struct SessionView {
     /// What rendezvous hashing places: the session, or how its conversation opened, which edges and restarts agree on.
     pub placement: SessionKey,
-    /// The replica that served it last, in whatever pool, when that is remembered.
+    /// The replica that served it last, in whatever pool, when that is remembered; of a branch that has just begun, its
+    /// parent's.
     pub home: Option<ReplicaKey>,
+    /// Whether it was served before.
+    pub begun: bool,
 }
 
 /// What is asked for, as far as the choice depends on it.
@@ -146,19 +149,26 @@ pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<C
         return Ok(lighter.chosen(call, Affinity::None));
     };
     if let Some(home) = open().find(|candidate| call.is_home(candidate) && equal(candidate)) {
-        return Ok(home.chosen(call, Affinity::Session));
+        return Ok(home.chosen(call, session.at_home()));
     }
     let first = open().next().map(|candidate| candidate.weight);
     let even = open().all(|candidate| Some(candidate.weight) == first);
     // With even weights the hash alone decides, to its last bit, as at every other edge.
     let weight = |candidate: &Candidate| if even { None } else { Some(candidate.weight) };
-    let affinity = if session.home.is_some() { Affinity::Moved } else { Affinity::New };
+    let affinity = if session.begun { Affinity::Moved } else { Affinity::New };
     open()
         .filter(|candidate| equal(candidate))
         .map(|candidate| (affinity::score(session.placement, candidate.key, weight(candidate)), candidate))
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate.chosen(call, affinity))
         .ok_or_else(refusal)
+}
+
+impl SessionView {
+    /// What is said of a call that is served at the session's home: a branch is new also where its parent is.
+    pub(super) fn at_home(&self) -> Affinity {
+        if self.begun { Affinity::Session } else { Affinity::New }
+    }
 }
 
 impl Call {
@@ -202,7 +212,7 @@ mod tests {
     }
 
     fn session(n: usize, home: Option<usize>) -> Call {
-        let session = SessionView { placement: session_key(n), home: home.map(replica_key) };
+        let session = SessionView { placement: session_key(n), home: home.map(replica_key), begun: home.is_some() };
         Call { session: Some(session), tokens: 0 }
     }
 
@@ -279,7 +289,9 @@ mod tests {
         check_move(warm(0), Some(2), Some(2));
         check_move(warm(80_000), Some(2), Some(2));
         check_move(warm(90_000), Some(2), None);
-        check_move(|two| two.queued_tokens = 1_000, Some(2), None);
+        // Without a cache there it stays for as long as makes no difference.
+        check_move(|two| two.queued_tokens = 1_000, Some(2), Some(2));
+        check_move(|two| two.queued_tokens = 5_000, Some(2), None);
     }
 
     #[test]
@@ -308,7 +320,9 @@ mod tests {
         for busy in &mut view[..3] {
             busy.in_flight = 3;
         }
-        let idle = (0..1_000).filter(|n| choose(&view, Call::default(), &mut rng(*n)).unwrap().replica == ReplicaIx(3)).count();
+        let idle = (0..1_000)
+            .filter(|n| choose(&view, Call::default(), &mut rng(*n)).unwrap().replica == ReplicaIx(3))
+            .count();
         assert_eq!(idle, 1_000);
     }
 

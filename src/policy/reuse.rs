@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn ages_are_bounded_and_the_oldest_are_taken_together() {
         let mut ages = Ages::default();
-        let first = { ages.used(10, 320); ages.now() };
+        let first = {
+            ages.used(10, 320);
+            ages.now()
+        };
         for _ in 0..100_000 {
             ages.used(10, 320);
         }

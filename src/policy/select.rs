@@ -3,13 +3,20 @@
 //! A pool that this request has tried often enough is passed over, so that a sick pool costs a bounded part of the
 //! client's patience. The walk also finds the reason that the receipt states: why this region, why this replica. A call
 //! that is kept at its session's replica says `session` also when that lies far away: the cache is why it went there.
+//!
+//! All that speaks for a replica is weighed in one unit, as [`cost`] says. A session leaves its home when that costs more
+//! than to start again; a new one starts in the nearest region, unless the wait there is longer than the way elsewhere.
 
 use rand::RngExt;
 
+use super::cost;
 use super::least_bad::Mercy;
 use super::pool::PoolCandidate;
-use super::replica::{self, Affinity, Candidate, NoReplica, SessionView, Standing};
-use crate::domain::ids::{PoolIx, ReplicaIx};
+use super::replica::{self, Affinity, Call, Candidate, Choice, NoReplica};
+use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx};
+
+/// A session's home that lacks at most this part of the prompt, as 1 in so many, is warm: agents' calls add 4 % to the last.
+const WARM_ONE_IN: u32 = 8;
 
 /// Why a call went where it went; the strongest that applies.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -20,9 +27,9 @@ pub enum Reason {
     New,
     /// The session was kept at its warm replica.
     Session,
-    /// The session's replica was unusable or at its cap.
+    /// The session's replica was unusable or at its cap, or its queue outweighed its cache.
     Moved,
-    /// The nearest region is full.
+    /// The nearest region is full, or busier than another is far.
     Spill,
     /// The nearest region is down, or failed this request as often as it may.
     Failover,
@@ -63,6 +70,10 @@ pub struct Selection {
     pub probe: bool,
     /// Whether it goes to a replica that should not be used, since no other is left.
     pub last_resort: bool,
+    /// Tokens of the prompt that the replica must read, as far as is known.
+    pub uncached_tokens: u32,
+    /// What it costs the call, its way included.
+    pub cost_ms: f64,
 }
 
 /// The replica where a session was last, as it is now, in whatever pool.
@@ -77,8 +88,8 @@ pub struct Home {
 /// Selects a replica.
 ///
 /// `pools` is station 4's order. `home` is the session's last replica, when it is remembered and still exists; it is
-/// looked at alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's replicas as they
-/// are now, and `exhausted` tells whether the request may no longer try a pool.
+/// looked at first and mostly alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's
+/// replicas as they are now, and `exhausted` tells whether the request may no longer try a pool.
 ///
 /// When no replica takes more anywhere, the [least bad](super::least_bad) is tried. `waits` says that the request would
 /// wait if all that are usable are full.
@@ -86,26 +97,32 @@ pub struct Home {
 /// An error speaks of what is left for this request: once it has tried something, the last attempt's outcome says more.
 pub fn select(
     pools: &[PoolCandidate],
-    session: Option<SessionView>,
+    call: Call,
     home: Option<Home>,
     mut view: impl FnMut(PoolIx, &mut Vec<Candidate>),
     exhausted: impl Fn(PoolIx) -> bool,
     waits: bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
-    if let Some(selection) = stay(pools, home, &exhausted) {
-        return Ok(selection);
+    let home = at_home(pools, call, home, &exhausted);
+    if let Some((home, candidate)) = home
+        && is_warm_and_free(&candidate, call)
+    {
+        return Ok(home);
     }
-    let mut refusal = match walk(pools, session, &mut view, &exhausted, rng) {
-        Ok(selection) => return Ok(selection),
-        Err(refusal) => refusal,
+    let mut refusal = match (walk(pools, call, &mut view, &exhausted, rng), home) {
+        // Leaving a cache must pay.
+        (Ok(elsewhere), Some((home, _))) if home.cost_ms <= cost::band(elsewhere.cost_ms) => return Ok(home),
+        (Ok(selection), _) => return Ok(selection),
+        (Err(_), Some((home, _))) => return Ok(home),
+        (Err(refusal), None) => refusal,
     };
     for mercy in Mercy::when(refusal, waits) {
         let mut admitting = |pool, into: &mut Vec<Candidate>| {
             view(pool, into);
             mercy.admit(into);
         };
-        match walk(pools, session, &mut admitting, &exhausted, rng) {
+        match walk(pools, call, &mut admitting, &exhausted, rng) {
             Ok(selection) => return Ok(Selection { last_resort: true, ..selection }),
             Err(NoReplica::Full) => refusal = NoReplica::Full,
             Err(NoReplica::Unusable) => {}
@@ -114,59 +131,100 @@ pub fn select(
     Err(refusal)
 }
 
-/// The pools in order, and the first replica that takes more.
+/// Where a call starts: in the nearest pool that takes more, or in one farther away where the wait is shorter by more than
+/// the way is longer. What is cached counts within a pool only: else a beginning that many share would draw new sessions to
+/// wherever it was read first.
 fn walk(
     pools: &[PoolCandidate],
-    session: Option<SessionView>,
+    call: Call,
     view: &mut impl FnMut(PoolIx, &mut Vec<Candidate>),
     exhausted: &impl Fn(PoolIx) -> bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
     let nearest = pools.first().map(|pool| pool.region);
     let (mut refusal, mut nearest_full) = (NoReplica::Unusable, false);
+    let mut best: Option<(Selection, f64)> = None;
     let mut candidates = Vec::new();
     for pool in pools.iter().filter(|pool| !exhausted(pool.pool)) {
+        let way_ms = cost::distance_ms(pool.distance_km);
+        if best.is_some_and(|(best, best_ms)| best.pool.model != pool.model || best_ms <= cost::band(way_ms)) {
+            break;
+        }
         candidates.clear();
         view(pool.pool, &mut candidates);
-        match replica::choose(&candidates, session, rng) {
-            Ok(choice) => {
-                let elsewhere = Some(pool.region) != nearest;
-                let reason = match choice.affinity {
-                    _ if pool.fallback => Reason::Fallback,
-                    Affinity::Session => Reason::Session,
-                    _ if elsewhere && nearest_full => Reason::Spill,
-                    _ if elsewhere => Reason::Failover,
-                    Affinity::Moved => Reason::Moved,
-                    Affinity::New => Reason::New,
-                    Affinity::None => Reason::None,
-                };
-                let probe = choice.probe;
-                return Ok(Selection { pool: *pool, replica: choice.replica, reason, probe, last_resort: false });
-            }
+        let choice = match replica::choose(&candidates, call, rng) {
+            Ok(choice) => choice,
             Err(NoReplica::Full) => {
                 refusal = NoReplica::Full;
                 nearest_full |= Some(pool.region) == nearest;
+                continue;
             }
-            Err(NoReplica::Unusable) => {}
+            Err(NoReplica::Unusable) => continue,
+        };
+        let wait_ms = choice.cost.wait_ms + way_ms;
+        if best.is_none_or(|(_, best_ms)| cost::band(wait_ms) < best_ms) {
+            let reason = reason(pool, &choice, nearest, nearest_full || best.is_some());
+            best = Some((Selection::of(*pool, &choice, reason), wait_ms));
         }
     }
-    Err(refusal)
+    best.map(|(selection, _)| selection).ok_or(refusal)
 }
 
-/// The session's home, wherever it lies: geography decides where a session starts, the cache where it stays. Only that
-/// replica counts and not its pool: a session that lost its cache starts again where geography puts it. A home of a
-/// fallback model waits for its turn, since its model is not the one asked for.
-fn stay(pools: &[PoolCandidate], home: Option<Home>, exhausted: impl Fn(PoolIx) -> bool) -> Option<Selection> {
+fn reason(pool: &PoolCandidate, choice: &Choice, nearest: Option<RegionIx>, nearest_full: bool) -> Reason {
+    let elsewhere = Some(pool.region) != nearest;
+    match choice.affinity {
+        _ if pool.fallback => Reason::Fallback,
+        Affinity::Session => Reason::Session,
+        _ if elsewhere && nearest_full => Reason::Spill,
+        _ if elsewhere => Reason::Failover,
+        Affinity::Moved => Reason::Moved,
+        Affinity::New => Reason::New,
+        Affinity::None => Reason::None,
+    }
+}
+
+impl Selection {
+    fn of(pool: PoolCandidate, choice: &Choice, reason: Reason) -> Selection {
+        Selection {
+            pool,
+            replica: choice.replica,
+            reason,
+            probe: choice.probe,
+            last_resort: false,
+            uncached_tokens: choice.uncached_tokens,
+            cost_ms: choice.cost.ms() + cost::distance_ms(pool.distance_km),
+        }
+    }
+}
+
+/// The session's home, wherever it lies, if it takes more: geography decides where a session starts, the cache where it
+/// stays. Only that replica counts and not its pool: a session that lost its cache starts again where geography puts it. A
+/// home of a fallback model waits for its turn, since its model is not the one asked for.
+fn at_home(
+    pools: &[PoolCandidate],
+    call: Call,
+    home: Option<Home>,
+    exhausted: impl Fn(PoolIx) -> bool,
+) -> Option<(Selection, Candidate)> {
     let home = home.filter(|home| home.candidate.takes_more() && !exhausted(home.pool))?;
     let pool = *pools.iter().find(|pool| pool.pool == home.pool && !pool.fallback)?;
-    let probe = home.candidate.standing == Standing::Probe;
-    Some(Selection { pool, replica: home.candidate.replica, reason: Reason::Session, probe, last_resort: false })
+    let affinity = call.session.map_or(Affinity::None, |session| session.at_home());
+    let choice = home.candidate.chosen(call, affinity);
+    let reason = reason(&pool, &choice, Some(pool.region), false);
+    Some((Selection::of(pool, &choice, reason), home.candidate))
+}
+
+/// Whether nothing can be better than home by as much as counts: it holds nearly all, and nothing waits there.
+fn is_warm_and_free(home: &Candidate, call: Call) -> bool {
+    let uncached = call.tokens.saturating_sub(home.cached_tokens);
+    uncached <= call.tokens / WARM_ONE_IN && cost::is_free(cost::of(home, call.tokens, true).wait_ms)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ids::{ModelIx, RegionIx};
+    use crate::domain::ids::ModelIx;
+    use crate::policy::replica::{SessionView, Standing};
     use crate::policy::testing::{candidate, replica_key, rng, session_key};
 
     /// Two replicas a pool: replica `2p` and `2p + 1` in pool `p`. Pools 0 and 1 lie in the nearest region, 2 in the next
@@ -175,11 +233,12 @@ mod tests {
         replicas: Vec<Candidate>,
         exhausted: Vec<usize>,
         waits: bool,
+        tokens: u32,
     }
 
     impl World {
         fn new() -> World {
-            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new(), waits: false }
+            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new(), waits: false, tokens: 0 }
         }
 
         /// Changes both replicas of these pools.
@@ -222,7 +281,14 @@ mod tests {
             let home = session.flatten().and_then(|n| self.replicas.get(n).map(|replica| (n, *replica)));
             select(
                 &pools,
-                session.map(|home| SessionView { key: session_key(1), home: home.map(replica_key) }),
+                Call {
+                    session: session.map(|home| SessionView {
+                        placement: session_key(1),
+                        home: home.map(replica_key),
+                        begun: home.is_some(),
+                    }),
+                    tokens: self.tokens,
+                },
                 home.map(|(n, candidate)| Home { pool: PoolIx(n / 2), candidate }),
                 |pool, view| view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]),
                 |pool| self.exhausted.contains(&pool.0),
@@ -297,6 +363,38 @@ mod tests {
         }
     }
 
+    /// Prompts of 20,000 tokens: to read one costs as much as 80,000 that wait, or 8 s.
+    fn long() -> World {
+        World { tokens: 20_000, ..World::new() }
+    }
+
+    #[test]
+    fn a_new_session_spills_when_the_wait_outweighs_the_way() {
+        // The next region is 40 ms away, 400 tokens of waiting.
+        let busy = |tokens| long().with(&[0, 1], |replica| replica.queued_tokens = tokens);
+        check(busy(200), NEW, 0, Reason::New);
+        check(busy(2_000), NEW, 2, Reason::Spill);
+        check(long().with(&[0], |replica| replica.queued_tokens = 2_000), NEW, 1, Reason::New);
+    }
+
+    #[test]
+    fn a_beginning_that_is_cached_far_away_draws_no_new_session() {
+        check(long().with(&[2], |replica| replica.cached_tokens = 19_000), NEW, 0, Reason::New);
+    }
+
+    #[test]
+    fn a_session_leaves_home_when_the_queue_there_outweighs_its_context_and_the_way() {
+        let home = |cached, queued| {
+            long().one(6, |home| (home.cached_tokens, home.queued_tokens) = (cached, queued)).select(FAR).unwrap()
+        };
+        assert_eq!(home(19_000, 0).reason, Reason::Session);
+        assert_eq!(home(19_000, 70_000).reason, Reason::Session);
+        assert_eq!(home(19_000, 90_000).reason, Reason::Moved);
+        let lost = home(0, 0);
+        assert_eq!((lost.reason, lost.uncached_tokens), (Reason::Session, 20_000), "as near as makes no difference");
+        assert_eq!(home(0, 10_000).reason, Reason::Moved);
+    }
+
     #[test]
     fn a_half_open_replica_makes_the_call_its_probe() {
         let probing = |n: usize| World::new().one(n, |replica| replica.standing = Standing::Probe);
@@ -359,7 +457,7 @@ mod tests {
             assert_eq!(World::new().down(&[0, 1, 2, 3]).full(&[4]).select(session), Err(NoReplica::Full));
             assert_eq!(World::new().exhausted(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
         }
-        let nothing = select(&[], None, None, |_, _| {}, |_| false, false, &mut rng(0));
+        let nothing = select(&[], Call::default(), None, |_, _| {}, |_| false, false, &mut rng(0));
         assert_eq!(nothing, Err(NoReplica::Unusable));
     }
 

@@ -106,6 +106,7 @@ impl Fleet {
             max_in_flight_total: None,
             queue: 64,
             queue_timeout: Duration::from_secs(5),
+            kv_cache_tokens: None,
             credential: Credential::None,
             dialects: Dialect::ALL.into_iter().collect(),
             replicas: (first..first + replicas).map(ReplicaIx).collect(),

@@ -161,6 +161,12 @@ impl<'a> Account<'a> {
         }
     }
 
+    /// Which part of the prompt was cached, if the engine tells.
+    pub(super) fn cached_share(&self) -> Option<f64> {
+        let usage = self.usage.as_ref().filter(|usage| usage.prompt_tokens > 0)?;
+        Some(usage.cached_tokens? as f64 / usage.prompt_tokens as f64)
+    }
+
     /// The names of where it went.
     pub(super) fn route(&self) -> Option<Route<'_>> {
         self.selection.as_ref().map(|selection| Route::of(&self.snapshot.config.topology, selection))

@@ -18,15 +18,14 @@ use super::resume::Rest;
 use crate::domain::ask::Endpoint;
 use crate::domain::ids::{ClientKey, ModelIx, ReplicaIx};
 use crate::domain::outcome::Outcome;
+use crate::domain::prompt::Prompt;
 use crate::domain::topology::Engine;
 use crate::policy::blame::{self, Verdict};
-use crate::policy::pace;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
-use crate::policy::replica::SessionView;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Reason, Selection};
-use crate::roster::{Doubt, InFlight, Prefilling, Snapshot};
+use crate::roster::{Doubt, InFlight, Prefilling, Session, Snapshot};
 use crate::wire::body::Body;
 use crate::wire::reply::json_string;
 use crate::wire::scan::Model;
@@ -42,7 +41,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) stream: bool,
     /// Whose retries are paid for.
     pub(super) client: ClientKey,
-    pub(super) session: Option<SessionView>,
+    pub(super) session: Option<Session>,
+    pub(super) prompt: &'a Prompt,
     /// Nearest first.
     pub(super) pools: &'a [PoolCandidate],
     pub(super) body: &'a Body,
@@ -177,7 +177,8 @@ impl Dispatch<'_> {
         let timeouts = &self.snapshot.config.timeouts;
         let body_bytes = segments.iter().map(Bytes::len).sum();
         // Its own prompt counts as cold, since even a warm session's cache may be gone.
-        let unread = live.unread_tokens() + pace::tokens_to_compute(body_bytes, false);
+        let (tokens_per_s, now) = (pool.tokens_per_s(), Instant::now());
+        let unread = live.unread_tokens(tokens_per_s, now) + u64::from(self.prompt.tokens);
         let base = if self.stream { timeouts.first_byte } else { timeouts.answer };
         let attempt = Attempt {
             upstream: &self.edge.upstream,
@@ -189,8 +190,13 @@ impl Dispatch<'_> {
             patience: pool.pace().deadline(base, unread),
             limit: self.limit,
         };
-        let warm = selection.reason == Reason::Session;
-        let _prefilling = Prefilling::begin(live, pace::tokens_to_compute(body_bytes, warm));
+        let to_read = u64::from(selection.uncached_tokens);
+        let _prefilling = if self.stream {
+            Some(Prefilling::begin(live, to_read))
+        } else {
+            Prefilling::begin_unseen(live, to_read, tokens_per_s, now);
+            None
+        };
         let mut fresh = false;
         loop {
             // A header that was taken in and cannot be sent on is not the replica's fault, but there is nothing to send.

@@ -17,9 +17,8 @@ use crate::domain::outcome::Outcome;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::policy::limits;
-use crate::policy::replica::SessionView;
 use crate::policy::select::Selection;
-use crate::roster::{Roster, Snapshot};
+use crate::roster::{Roster, Session, Snapshot};
 
 /// Streams of one client connection at a time; h2's own default is no bound.
 const H2_STREAMS_MAX: u32 = 100;
@@ -104,9 +103,15 @@ impl Edge {
     }
 
     /// Remembers where a session is warm now. Not where a fallback answers: the session returns to its own model.
-    pub(super) fn remember(&self, snapshot: &Snapshot, session: Option<SessionView>, selection: &Selection) {
-        if let (Some(session), false) = (session, selection.pool.fallback) {
-            self.roster.sessions.remember(session.key, snapshot.live(selection.replica).key(), Instant::now());
+    pub(super) fn remember(&self, snapshot: &Snapshot, session: Option<Session>, selection: &Selection) {
+        let (Some(session), false) = (session, selection.pool.fallback) else { return };
+        let live = snapshot.live(selection.replica);
+        self.roster.sessions.remember(session, live.key(), Instant::now());
+        let home = session.view.home.filter(|home| session.view.begun && *home != live.key());
+        if let Some(left) = home.and_then(|home| snapshot.by_key(home)).map(|home| snapshot.live(home).pool())
+            && !Arc::ptr_eq(left, live.pool())
+        {
+            left.cache.admission(|admission| admission.left(session.key));
         }
     }
 

@@ -10,6 +10,7 @@ mod client;
 mod identify;
 mod route;
 
+mod admission;
 mod dispatch;
 mod due;
 mod place;

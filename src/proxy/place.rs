@@ -14,9 +14,9 @@ use crate::domain::outcome::Outcome;
 use crate::domain::topology::Pool;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::queue::Turn;
-use crate::policy::replica::NoReplica;
+use crate::policy::replica::{Call, NoReplica};
 use crate::policy::retry::{self, Tried};
-use crate::policy::select::{Selection, select};
+use crate::policy::select::{Home, Selection, select};
 use crate::roster::{InFlight, PoolLive, Ticket};
 
 /// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
@@ -84,7 +84,7 @@ impl Dispatch<'_> {
                 Err(NoReplica::Full) if !ticket.pass() => break Err(NoPlace::No(NoReplica::Full)),
                 Err(NoReplica::Full) => {}
             }
-            match due.bound(ticket.called()).await {
+            match due.bound(self.called(&ticket, tried)).await {
                 Ok(()) => {}
                 Err(Outcome::AtCapacity) => break Err(NoPlace::No(NoReplica::Full)),
                 Err(late) => break Err(NoPlace::Late(late)),
@@ -112,7 +112,7 @@ impl Dispatch<'_> {
             let cap = config.topology.pool(selection.pool.pool).max_in_flight;
             let live = self.snapshot.live(selection.replica);
             if let Some(booking) = live.begin(cap, config.circuit_breaker, selection.last_resort, now) {
-                return Ok((selection, booking));
+                return Ok((selection, self.take_on(&selection, booking, now)));
             }
         }
         Err(NoReplica::Full)
@@ -127,12 +127,20 @@ impl Dispatch<'_> {
         now: Instant,
     ) -> Result<Selection, NoReplica> {
         let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
-        let home = self.session.and_then(|session| session.home);
+        let call = Call { session: self.session.map(|session| session.view), tokens: self.prompt.tokens };
+        let home = call.session.and_then(|session| session.home);
+        let home = home.and_then(|home| self.snapshot.home(home, &self.prompt.cuts, was_tried, now));
         select(
             pools,
-            self.session,
-            home.and_then(|home| self.snapshot.home(home, was_tried, now)),
-            |pool, into| self.snapshot.candidates(pool, was_tried, now, into),
+            call,
+            home.map(|home| Home { candidate: self.admitted(home.pool, home.candidate, now), ..home }),
+            |pool, into| {
+                let before = into.len();
+                self.snapshot.candidates(pool, &self.prompt.cuts, was_tried, now, into);
+                if !self.is_admitted(pool, now) {
+                    into[before..].iter_mut().for_each(|candidate| candidate.cap = 0);
+                }
+            },
             |pool| retry::exhausted(tried, pool, self.snapshot.config.retry),
             manner != Manner::Leaves,
             rng,
@@ -150,12 +158,12 @@ impl Dispatch<'_> {
     /// Chains that have begun come before new ones, so that they can end.
     fn turn(&self, tried: &[Tried]) -> Turn {
         let tried = !tried.is_empty() || !self.failed.is_empty();
-        let begun = tried || self.session.is_some_and(|session| session.home.is_some());
+        let begun = tried || self.session.is_some_and(|session| session.view.begun);
         if begun { Turn::UnderWay } else { Turn::New }
     }
 
     /// The pools that the request may still try, nearest first.
-    fn open_pools(&self, tried: &[Tried]) -> impl Iterator<Item = (PoolIx, &Pool)> {
+    pub(super) fn open_pools(&self, tried: &[Tried]) -> impl Iterator<Item = (PoolIx, &Pool)> {
         let config = &self.snapshot.config;
         let open = self.pools.iter().filter(move |pool| !retry::exhausted(tried, pool.pool, config.retry));
         open.map(|pool| (pool.pool, config.topology.pool(pool.pool)))
@@ -167,9 +175,11 @@ impl Dispatch<'_> {
         Ticket::enter(lines, self.turn(tried))
     }
 
-    /// Until when a call waits: as its nearest pool says, and never longer than it has time.
+    /// Until when a call waits: as its nearest pool says, or while no pool takes on its session for as long as sessions
+    /// wait, and never longer than it has time.
     fn queue_due(&self, tried: &[Tried]) -> Due {
         let wait = self.open_pools(tried).next().map_or(Duration::ZERO, |(_, nearest)| nearest.queue_timeout);
+        let wait = if self.is_kept_out(tried) { self.snapshot.config.sessions.admission_wait } else { wait };
         self.limit.or_before(Some(Due::new(tokio::time::Instant::now() + wait, Outcome::AtCapacity)))
     }
 

@@ -24,12 +24,12 @@ use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
+use crate::domain::prompt::Prompt;
 use crate::domain::topology::Engine;
 use crate::policy::pool::PoolCandidate;
-use crate::policy::replica::SessionView;
 use crate::policy::resume::{self as policy, Broken, Obstacle, Rescue, Resumed};
 use crate::policy::select::Selection;
-use crate::roster::{InFlight, Snapshot};
+use crate::roster::{InFlight, Session, Snapshot};
 use crate::wire::resume::{Asked, Edit, Told};
 
 /// What makes of a request one for the rest of its answer, as each kind of engine wants to be asked.
@@ -55,7 +55,9 @@ pub(super) struct Stream<'a> {
     pub(super) relay: Relay<'a>,
     pub(super) endpoint: Endpoint,
     pub(super) client: ClientKey,
-    pub(super) session: Option<SessionView>,
+    pub(super) session: Option<Session>,
+    /// How long the prompt is; what it is made of was given back.
+    pub(super) prompt_tokens: u32,
     /// In the order of the first walk.
     pub(super) pools: &'a [PoolCandidate],
     pub(super) kept: Result<Kept<'a>, Obstacle>,
@@ -153,9 +155,15 @@ impl Stream<'_> {
         }
     }
 
-    /// Notes how fast the replica read the prompt. A continuation's prompt is none of the usual ones.
+    /// Notes how fast the replica read the prompt, and how much of it was cached. A continuation's prompt is none of the usual ones.
     fn learn(&self, leg: &Leg, account: &Account<'_>) {
-        if let (0, Some(tokens)) = (self.resumes, account.computed_tokens()) {
+        if self.resumes > 0 {
+            return;
+        }
+        if let Some(share) = account.cached_share() {
+            leg.booking.cached(share);
+        }
+        if let Some(tokens) = account.computed_tokens() {
             self.snapshot.pool(leg.selection.pool.pool).pace().prefilled(tokens, leg.under.ttft);
         }
     }
@@ -282,6 +290,7 @@ impl Stream<'_> {
             stream: true,
             client: self.client,
             session: self.session,
+            prompt: &Prompt { tokens: self.prompt_tokens, ..Prompt::default() },
             pools,
             body: &kept.body,
             model: &kept.model,

@@ -33,10 +33,10 @@ use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
+use crate::domain::prompt::Prompt;
 use crate::observe::metrics::GeoResult;
-use crate::policy::replica::SessionView;
 use crate::policy::{affinity, pool, resolve};
-use crate::roster::Snapshot;
+use crate::roster::{Identity, Snapshot};
 use crate::wire::late_error::late_error_event;
 use crate::wire::reply::{Failure, error_event, models};
 
@@ -172,11 +172,13 @@ impl Serving<'_, '_> {
         let pools = pool::order(topology, resolved.model, endpoint.dialect(), place)
             .map_err(|no| route::no_pool(no, &model.name, endpoint))?;
         self.account.session = caller.session.filter(|_| endpoint.generates());
-        let sessions = &self.edge.roster.sessions;
-        let session = self.account.session.map(|key| {
-            let key = affinity::for_model(key, &topology.model(resolved.model).name);
-            SessionView { key, home: sessions.home(key, config.sessions.idle, Instant::now()) }
+        let prompt = Prompt { tokens: (received.body.len() / 4) as u32, ..Prompt::default() };
+        let identity = self.account.session.map(|key| Identity::Named {
+            session: affinity::for_model(key, &topology.model(resolved.model).name),
+            parent: None,
         });
+        let sessions = &self.edge.roster.sessions;
+        let session = identity.and_then(|identity| sessions.find(&identity, config.sessions.idle, Instant::now()));
 
         // 5 choose a replica, 6 send, 7 retry.
         self.earn(caller);
@@ -189,6 +191,7 @@ impl Serving<'_, '_> {
             stream: self.account.stream,
             client: caller.client,
             session,
+            prompt: &prompt,
             pools: &pools,
             body: &received.body,
             model,
@@ -210,6 +213,8 @@ impl Serving<'_, '_> {
 
         // A stream may last for minutes: what its attempts took is given back, and made anew if it breaks off.
         drop(template);
+        let prompt_tokens = prompt.tokens;
+        drop(prompt);
 
         // 8 stream, observe. Where nothing is tried again from here on, the body's bytes are given back before the answer,
         // which may be long, goes down.
@@ -222,6 +227,7 @@ impl Serving<'_, '_> {
             endpoint,
             client: caller.client,
             session,
+            prompt_tokens,
             pools: &pools,
             kept,
             comments_every: self.comments_every(endpoint),
@@ -273,9 +279,12 @@ impl Serving<'_, '_> {
             Began::Whole(answer) => {
                 let outcome = answer.outcome();
                 // The replica has done its part: a client that is slow to take the answer holds no place there.
+                self.account.used(answer.usage());
+                if let Some(share) = self.account.cached_share() {
+                    booking.cached(share);
+                }
                 booking.end(outcome, Instant::now());
                 self.edge.count_attempt(self.snapshot, &selection, outcome);
-                self.account.used(answer.usage());
                 let (dialect, total) = (stream.relay.dialect, stream.relay.total);
                 drop(stream);
                 self.pass_on(outcome, answer, dialect, total).await

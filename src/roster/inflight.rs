@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::cache::Slot;
 use super::live::Live;
+use crate::domain::ids::{ClientKey, SessionKey};
 use crate::domain::outcome::Outcome;
+use crate::domain::prompt::Prompt;
 use crate::policy::blame::Fault;
 use crate::policy::breaker;
+use crate::policy::prefix_index::Holding;
 
 /// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
 /// neither success nor failure, as when the client went away.
@@ -16,16 +20,52 @@ pub struct InFlight {
     params: breaker::Params,
     /// When it was booked. `None` until the breaker let the request through, and again after its end was reported.
     sent: Option<Instant>,
+    /// The session that has a call in flight with it.
+    session: Option<SessionKey>,
+    reading: Option<Reading>,
+}
+
+/// What a replica was taken to hold of a prompt when it was sent there.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    held: Holding,
+    prompt_tokens: u32,
 }
 
 impl InFlight {
     pub(super) fn new(live: Arc<Live>, params: breaker::Params) -> InFlight {
-        InFlight { live, params, sent: None }
+        InFlight { live, params, sent: None, session: None, reading: None }
     }
 
     pub(super) fn sent_at(mut self, sent: Instant) -> InFlight {
         self.sent = Some(sent);
         self
+    }
+
+    /// The call belongs to a session, which is active in the pool while it is in flight and for a while after.
+    #[must_use]
+    pub fn of_session(mut self, session: SessionKey, client: ClientKey, prompt_tokens: u32, now: Instant) -> InFlight {
+        self.live.pool().cache.admission(|admission| admission.began(session, client, prompt_tokens, now));
+        self.session = Some(session);
+        self
+    }
+
+    /// Its replica is about to read this prompt, and will hold it.
+    #[must_use]
+    pub fn reading(mut self, slot: Slot, prompt: &Prompt) -> InFlight {
+        if !prompt.cuts.is_empty() {
+            let held = self.live.pool().cache.read(slot, &prompt.cuts);
+            self.reading = Some(Reading { held, prompt_tokens: prompt.tokens });
+        }
+        self
+    }
+
+    /// The answer tells that this share of the prompt was cached.
+    pub fn cached(&self, share: f64) {
+        if let Some(reading) = &self.reading {
+            let tokens = (f64::from(reading.prompt_tokens) * share.clamp(0.0, 1.0)) as u32;
+            self.live.pool().cache.answered(reading.held, tokens);
+        }
     }
 
     /// Notes that the first event of its stream came at `now`; `at_home` says that it belongs to a session whose cache
@@ -81,6 +121,9 @@ impl Drop for Doubt {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        if let Some(session) = self.session {
+            self.live.pool().cache.admission(|admission| admission.ended(session, Instant::now()));
+        }
         if let Some(sent) = self.sent.take() {
             self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());
         }

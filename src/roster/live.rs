@@ -66,6 +66,11 @@ impl Live {
         self.key
     }
 
+    /// Its pool.
+    pub fn pool(&self) -> &Arc<PoolLive> {
+        &self.pool
+    }
+
     /// Where it listens, as configured.
     pub fn address(&self) -> &ReplicaAddress {
         &self.address
@@ -91,9 +96,10 @@ impl Live {
         read(&self.lock())
     }
 
-    /// Tokens of prompts that it has still to read, of the calls of this edge, as far as they can be known.
-    pub fn unread_tokens(&self) -> u64 {
-        self.unread.tokens()
+    /// Tokens of prompts that it has still to read at `now`, of the calls of this edge, as far as they can be known; it
+    /// reads so many in a second.
+    pub fn unread_tokens(&self, tokens_per_s: f32, now: Instant) -> u64 {
+        self.unread.tokens(tokens_per_s, now)
     }
 
     pub(super) fn unread(&self) -> &Unread {
@@ -157,8 +163,11 @@ impl Live {
         now: Instant,
     ) -> Option<bool> {
         let turned = self.lock().checked(passed, health, breaker, now);
-        if turned == Some(true) {
-            self.pool.call_all();
+        match turned {
+            Some(true) => self.pool.call_all(),
+            // Most likely its process ended, and its cache with it. If it did not, its sessions find home by themselves.
+            Some(false) => self.pool.cache.lost(self.key),
+            None => {}
         }
         turned
     }
@@ -287,12 +296,24 @@ mod tests {
     #[test]
     fn a_prompt_is_unread_until_its_first_event_or_its_end() {
         let live = live();
+        let now = Instant::now();
         let (one, other) = (Prefilling::begin(&live, 100), Prefilling::begin(&live, 20));
-        assert_eq!(live.unread_tokens(), 120);
+        assert_eq!(live.unread_tokens(10.0, now), 120);
         drop(one);
-        assert_eq!(live.unread_tokens(), 20);
+        assert_eq!(live.unread_tokens(10.0, now), 20);
         drop(other);
-        assert_eq!(live.unread_tokens(), 0);
+        assert_eq!(live.unread_tokens(10.0, now), 0);
+    }
+
+    #[test]
+    fn a_prompt_of_which_nobody_tells_is_read_at_the_pools_pace() {
+        let (live, start) = (live(), Instant::now());
+        let second = Duration::from_secs(1);
+        Prefilling::begin_unseen(&live, 100, 10.0, start);
+        assert_eq!(live.unread_tokens(10.0, start + 4 * second), 60);
+        Prefilling::begin_unseen(&live, 40, 10.0, start + 4 * second);
+        assert_eq!(live.unread_tokens(10.0, start + 9 * second), 50);
+        assert_eq!(live.unread_tokens(10.0, start + 60 * second), 0);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! snapshot per request, books replicas and reports how attempts ended. Neither knows the other.
 
 mod budget;
+mod cache;
 mod inflight;
 mod live;
 mod pool;
@@ -12,9 +13,10 @@ mod sessions;
 mod snapshot;
 
 pub use budget::RetryBudget;
+pub use cache::{PoolCache, Slot};
 pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
 pub use prefill::Prefilling;
-pub use sessions::SessionTable;
+pub use sessions::{Identity, Session, SessionTable};
 pub use snapshot::{Roster, Snapshot};

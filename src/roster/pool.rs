@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::cache::PoolCache;
+use crate::policy::cost;
 use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
 
@@ -20,6 +22,8 @@ pub struct PoolLive {
     line: Mutex<Line<Arc<Notify>>>,
     // The same.
     pace: Mutex<Pace>,
+    /// What its replicas hold in their caches, and which sessions it has taken on.
+    pub cache: PoolCache,
 }
 
 impl PoolLive {
@@ -31,6 +35,7 @@ impl PoolLive {
             waiting: AtomicUsize::new(0),
             line: Mutex::default(),
             pace: Mutex::default(),
+            cache: PoolCache::default(),
         }
     }
 
@@ -94,6 +99,20 @@ impl PoolLive {
     pub fn pace(&self) -> MutexGuard<'_, Pace> {
         // A panic while noting loses one sample at most.
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tokens of prompt that one of its replicas reads in a second, as far as is known.
+    pub fn tokens_per_s(&self) -> f32 {
+        self.pace().tokens_per_s().unwrap_or(cost::ASSUMED_TOKENS_PER_S)
+    }
+
+    /// Room was made for whoever is first in line.
+    pub fn call_first(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0
+            && let Some(first) = self.line().first()
+        {
+            first.notify_one();
+        }
     }
 
     /// Every change of the line goes through here, so that the count without the lock follows it.

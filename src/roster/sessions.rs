@@ -1,7 +1,11 @@
-//! Which replica served a session last: a bounded table, the longest idle entry goes first.
+//! Which sessions there are, and which replica served each last: a bounded table, the longest idle entry goes first.
 //!
-//! An entry is 24 bytes of key and value; with the list's pointers and the hash table it costs about 100 bytes, so the
-//! default capacity of a million sessions is bounded by about 100 MB, and an edge with few sessions uses little.
+//! A session that has a name is found by it. One that has none is found by its conversation: the entry stands under the
+//! hash of all messages of its last call, and a call whose messages begin with exactly those continues it. The entry then
+//! moves on to the longer list, so that each session has one entry however many calls it makes.
+//!
+//! An entry is 64 bytes of key and value; with the list's pointers and the hash table it costs at most 160 bytes, so the
+//! default capacity of a million sessions is bounded by 160 MB, and an edge with few sessions uses little.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,6 +14,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use crate::domain::ids::{ReplicaKey, SessionKey};
+use crate::policy::replica::SessionView;
 
 /// Enough that 2 to 64 cores seldom meet at one lock; a power of two.
 const SHARDS: usize = 64;
@@ -24,9 +29,41 @@ pub struct SessionTable {
 
 #[derive(Clone, Copy, Debug)]
 struct Home {
+    session: SessionKey,
     replica: ReplicaKey,
     /// Seconds from the table's start to the session's last call.
     seen_s: u32,
+}
+
+/// How a call tells its session. Every key belongs to one client and one model.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Identity {
+    /// By a name.
+    Named {
+        /// The name's key.
+        session: SessionKey,
+        /// The session that it branches off from: a sub-agent's parent.
+        parent: Option<SessionKey>,
+    },
+    /// By what was said.
+    Conversation {
+        /// Up to and with the first message of the user.
+        opening: SessionKey,
+        /// Up to and with each of the newest messages, oldest first; the last stands for the whole list.
+        ends: Vec<SessionKey>,
+    },
+}
+
+/// A call's session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session {
+    /// What it is known by.
+    pub key: SessionKey,
+    /// What the choice needs of it.
+    pub view: SessionView,
+    /// Under which key its entry stands, if it has one, and will stand.
+    before: Option<SessionKey>,
+    entry: SessionKey,
 }
 
 impl SessionTable {
@@ -42,16 +79,39 @@ impl SessionTable {
         SessionTable { shards: (0..SHARDS).map(|_| shard()).collect(), start }
     }
 
-    /// The replica that served the session last, unless that was more than `idle` ago.
-    pub fn home(&self, session: SessionKey, idle: Duration, now: Instant) -> Option<ReplicaKey> {
-        let home = *self.shard(session).get(&session)?;
-        (self.age(home, now) <= idle).then_some(home.replica)
+    /// The session of a call, as far as it was seen within the last `idle`.
+    pub fn find(&self, identity: &Identity, idle: Duration, now: Instant) -> Option<Session> {
+        let fresh = |key: &SessionKey| {
+            let home = *self.shard(*key).get(key)?;
+            (self.age(home, now) <= idle).then_some(home)
+        };
+        match identity {
+            Identity::Named { session, parent } => {
+                let (own, parents) = (fresh(session), parent.as_ref().and_then(fresh));
+                let home = own.or(parents).map(|home| home.replica);
+                let view = SessionView { placement: parent.unwrap_or(*session), home, begun: own.is_some() };
+                Some(Session { key: *session, view, before: own.map(|_| *session), entry: *session })
+            }
+            Identity::Conversation { opening, ends } => {
+                let entry = *ends.last()?;
+                let found = ends.iter().rev().find_map(|end| Some((*end, fresh(end)?)));
+                let home = found.map(|(_, home)| home);
+                let view =
+                    SessionView { placement: *opening, home: home.map(|home| home.replica), begun: home.is_some() };
+                // One that is met in the middle is a session of its own: others may have opened alike.
+                let key = home.map_or(entry, |home| home.session);
+                Some(Session { key, view, before: found.map(|(end, _)| end), entry })
+            }
+        }
     }
 
-    /// Notes that the replica served the session at `now`.
-    pub fn remember(&self, session: SessionKey, replica: ReplicaKey, now: Instant) {
-        let home = Home { replica, seen_s: self.seconds(now) };
-        self.shard(session).put(session, home);
+    /// Notes that the replica serves the session at `now`.
+    pub fn remember(&self, session: Session, replica: ReplicaKey, now: Instant) {
+        if let Some(before) = session.before.filter(|before| *before != session.entry) {
+            self.shard(before).pop(&before);
+        }
+        let home = Home { session: session.key, replica, seen_s: self.seconds(now) };
+        self.shard(session.entry).put(session.entry, home);
     }
 
     /// Forgets the sessions that have been idle for longer than `idle`, and returns how many remain.
@@ -100,41 +160,129 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn session(n: u128) -> SessionKey {
+    fn key(n: u128) -> SessionKey {
         crate::policy::affinity::session_key(b"client", &n.to_le_bytes())
+    }
+
+    fn named(n: u128) -> Identity {
+        Identity::Named { session: key(n), parent: None }
+    }
+
+    /// A conversation of these messages; the first is its opening.
+    fn said(messages: &[u128]) -> Identity {
+        let mut sum = 0u128;
+        let ends: Vec<_> = messages
+            .iter()
+            .map(|message| {
+                sum = sum.wrapping_mul(31).wrapping_add(*message);
+                key(sum)
+            })
+            .collect();
+        Identity::Conversation { opening: ends[0], ends }
+    }
+
+    struct Table {
+        table: SessionTable,
+        start: Instant,
+    }
+
+    impl Table {
+        fn new(capacity: usize) -> Table {
+            let start = Instant::now();
+            Table { table: SessionTable::new(capacity, start), start }
+        }
+
+        fn find(&self, identity: &Identity, after: Duration) -> Session {
+            self.table.find(identity, HOUR, self.start + after).unwrap()
+        }
+
+        fn home(&self, identity: &Identity, after: Duration) -> Option<u64> {
+            self.find(identity, after).view.home.map(|home| home.0)
+        }
+
+        /// A call that is served there. Returns what its session is known by.
+        fn call(&self, identity: &Identity, replica: u64, after: Duration) -> SessionKey {
+            let session = self.find(identity, after);
+            self.table.remember(session, ReplicaKey(replica), self.start + after);
+            session.key
+        }
+
+        fn len(&self) -> usize {
+            self.table.sweep(HOUR, self.start)
+        }
     }
 
     #[test]
     fn a_session_is_remembered_until_it_idles() {
-        let start = Instant::now();
-        let table = SessionTable::new(100, start);
-        assert_eq!(table.home(session(1), HOUR, start), None);
-        table.remember(session(1), ReplicaKey(7), start);
-        assert_eq!(table.home(session(1), HOUR, start + HOUR), Some(ReplicaKey(7)));
-        assert_eq!(table.home(session(1), HOUR, start + HOUR + Duration::from_secs(1)), None);
+        let table = Table::new(100);
+        for identity in [named(1), said(&[2])] {
+            assert_eq!(table.home(&identity, Duration::ZERO), None);
+            table.call(&identity, 7, Duration::ZERO);
+            assert_eq!(table.home(&identity, HOUR), Some(7));
+            assert_eq!(table.home(&identity, HOUR + Duration::from_secs(1)), None);
+        }
+    }
+
+    #[test]
+    fn a_call_continues_the_conversation_whose_whole_list_it_extends() {
+        let table = Table::new(1_000);
+        let first = table.call(&said(&[1, 2]), 7, Duration::ZERO);
+        assert_eq!(table.call(&said(&[1, 2, 3, 4]), 7, Duration::ZERO), first);
+        assert_eq!(table.call(&said(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), 7, Duration::ZERO), first);
+        assert_eq!(table.call(&said(&[1, 2, 3, 4, 5, 6, 7, 8, 9]), 7, Duration::ZERO), first, "a retry");
+        assert_eq!(table.len(), 1, "one entry however many calls");
+        for other in [&[1, 2][..], &[1, 2, 3, 4, 5], &[1, 2, 3, 4, 9, 9, 9, 9, 9, 9], &[2, 2, 3]] {
+            assert_eq!(table.home(&said(other), Duration::ZERO), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn those_that_open_alike_share_a_start_and_part_when_they_differ() {
+        let table = Table::new(1_000);
+        let one = table.call(&said(&[1]), 7, Duration::ZERO);
+        assert_eq!(table.call(&said(&[1]), 7, Duration::ZERO), one);
+        assert_eq!(table.call(&said(&[1, 2, 3]), 7, Duration::ZERO), one);
+        let other = table.find(&said(&[1, 4, 5]), Duration::ZERO);
+        assert_ne!(other.key, one);
+        assert_eq!(other.view.placement, table.find(&said(&[1]), Duration::ZERO).view.placement);
+        table.table.remember(other, ReplicaKey(8), table.start);
+        assert_eq!(table.home(&said(&[1, 2, 3, 6]), Duration::ZERO), Some(7));
+        assert_eq!(table.home(&said(&[1, 4, 5, 6]), Duration::ZERO), Some(8));
+    }
+
+    #[test]
+    fn a_branch_starts_where_its_parent_is_warm_and_then_has_a_home_of_its_own() {
+        let table = Table::new(1_000);
+        let branch = Identity::Named { session: key(2), parent: Some(key(1)) };
+        assert_eq!(table.find(&branch, Duration::ZERO).view.home, None);
+        table.call(&named(1), 7, Duration::ZERO);
+        let found = table.find(&branch, Duration::ZERO).view;
+        assert_eq!((found.home, found.begun, found.placement), (Some(ReplicaKey(7)), false, key(1)));
+        table.call(&branch, 8, Duration::ZERO);
+        let found = table.find(&branch, Duration::ZERO).view;
+        assert_eq!((found.home, found.begun), (Some(ReplicaKey(8)), true));
+        assert_eq!(table.home(&named(1), Duration::ZERO), Some(7));
     }
 
     #[test]
     fn the_table_is_bounded_and_forgets_the_longest_idle_first() {
-        let start = Instant::now();
-        let table = SessionTable::new(SHARDS, start); // one place in each shard
+        let table = Table::new(SHARDS); // one place in each shard
         for n in 0..10_000 {
-            table.remember(session(n), ReplicaKey(n as u64), start);
+            table.call(&named(n), n as u64, Duration::ZERO);
         }
-        assert!(table.sweep(HOUR, start) <= SHARDS);
-        assert_eq!(table.home(session(9_999), HOUR, start), Some(ReplicaKey(9_999)));
+        assert!(table.len() <= SHARDS);
+        assert_eq!(table.home(&named(9_999), Duration::ZERO), Some(9_999));
     }
 
     #[test]
     fn sweeping_forgets_the_idle_only() {
-        let start = Instant::now();
-        let table = SessionTable::new(10_000, start);
+        let table = Table::new(10_000);
         for n in 0..100 {
-            table.remember(session(n), ReplicaKey(1), start + Duration::from_secs(n as u64 * 60));
+            table.call(&named(n), 1, Duration::from_secs(n as u64 * 60));
         }
-        let now = start + Duration::from_secs(99 * 60);
-        assert_eq!(table.sweep(HOUR, now), 61);
-        table.resize(SHARDS);
-        assert!(table.sweep(HOUR, now) <= SHARDS);
+        let now = table.start + Duration::from_secs(99 * 60);
+        assert_eq!(table.table.sweep(HOUR, now), 61);
+        table.table.resize(SHARDS);
+        assert!(table.table.sweep(HOUR, now) <= SHARDS);
     }
 }

@@ -8,12 +8,15 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
+use super::cache::Slot;
 use super::live::Live;
 use super::pool::PoolLive;
 use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
+use crate::domain::prompt::Cut;
 use crate::domain::topology::{Pool, Replica};
+use crate::policy::admission::Bound;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
 use crate::policy::weight;
@@ -30,6 +33,8 @@ pub struct Snapshot {
     live: Vec<Arc<Live>>,
     /// Live records, by [`PoolIx`].
     pools: Vec<Arc<PoolLive>>,
+    /// Places in their pools' caches, by [`ReplicaIx`].
+    slots: Vec<Slot>,
     by_key: HashMap<ReplicaKey, ReplicaIx>,
 }
 
@@ -54,8 +59,15 @@ impl Snapshot {
                 Arc::new(if serves[replica.pool.0] { fresh.as_newcomer() } else { fresh })
             })
             .collect();
+        let keys = |pool: &Pool| pool.replicas.iter().map(|ix| topology.replica(*ix).key).collect::<Vec<_>>();
+        // Pools list their replicas in the order of the topology, pool by pool.
+        let slots = pools
+            .iter()
+            .zip(&topology.pools)
+            .flat_map(|(live, pool)| live.cache.slots(keys(pool).into_iter()))
+            .collect();
         let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
-        Snapshot { config, geo, live, pools, by_key }
+        Snapshot { config, geo, live, pools, slots, by_key }
     }
 
     /// The live record of a replica.
@@ -78,24 +90,52 @@ impl Snapshot {
         self.by_key.get(&key).copied()
     }
 
-    /// Appends a pool's replicas as they are at `now`.
-    pub fn candidates(&self, pool: PoolIx, tried: impl Fn(ReplicaIx) -> bool, now: Instant, into: &mut Vec<Candidate>) {
-        let pool = self.config.topology.pool(pool);
+    /// Where a replica's cache stands in that of its pool.
+    pub fn slot(&self, replica: ReplicaIx) -> Slot {
+        self.slots[replica.0]
+    }
+
+    /// Appends a pool's replicas as they are at `now` to a call whose prompt has these cuts.
+    pub fn candidates(
+        &self,
+        pool_ix: PoolIx,
+        cuts: &[Cut],
+        tried: impl Fn(ReplicaIx) -> bool,
+        now: Instant,
+        into: &mut Vec<Candidate>,
+    ) {
+        let pool = self.config.topology.pool(pool_ix);
+        let shared = self.shared(pool_ix, pool);
         let before = into.len();
-        into.extend(pool.replicas.iter().map(|&replica| self.candidate(replica, pool, tried(replica), now)));
+        let mut cached = Vec::new();
+        if !cuts.is_empty() {
+            self.pool(pool_ix).cache.cached(cuts, &mut cached);
+        }
+        into.extend(pool.replicas.iter().map(|&replica| {
+            let cached_tokens = cached.get(self.slot(replica).index()).copied().unwrap_or(0);
+            Candidate { cached_tokens, ..self.candidate(replica, shared, tried(replica), now) }
+        }));
         weight::lower_outliers(&mut into[before..]);
     }
 
     /// The replica with this key as it is at `now`, if it is still configured: the home of a session.
-    pub fn home(&self, key: ReplicaKey, tried: impl Fn(ReplicaIx) -> bool, now: Instant) -> Option<Home> {
+    pub fn home(&self, key: ReplicaKey, cuts: &[Cut], tried: impl Fn(ReplicaIx) -> bool, now: Instant) -> Option<Home> {
         let replica = self.by_key(key)?;
         let pool = self.config.topology.replica(replica).pool;
-        let candidate = self.candidate(replica, self.config.topology.pool(pool), tried(replica), now);
+        let cached_tokens = self.pool(pool).cache.holding(self.slot(replica), cuts).tokens;
+        let shared = self.shared(pool, self.config.topology.pool(pool));
+        let candidate = Candidate { cached_tokens, ..self.candidate(replica, shared, tried(replica), now) };
         Some(Home { pool, candidate })
     }
 
-    fn candidate(&self, replica: ReplicaIx, pool: &Pool, tried: bool, now: Instant) -> Candidate {
-        let (live, pool_live) = (self.live(replica), self.pool(self.config.topology.replica(replica).pool));
+    fn shared(&self, ix: PoolIx, pool: &Pool) -> Shared {
+        let live = self.pool(ix);
+        // A pool at its own cap has no place at any replica.
+        Shared { cap: if live.is_full() { 0 } else { pool.max_in_flight }, tokens_per_s: live.tokens_per_s() }
+    }
+
+    fn candidate(&self, replica: ReplicaIx, shared: Shared, tried: bool, now: Instant) -> Candidate {
+        let live = self.live(replica);
         let breaker = self.config.circuit_breaker;
         live.read(|record| Candidate {
             replica,
@@ -103,19 +143,39 @@ impl Snapshot {
             standing: record.standing(breaker, now),
             open_since: record.breaker.open_since(),
             in_flight: live.in_flight(),
-            // A pool at its own cap has no place at any replica.
-            cap: if pool_live.is_full() { 0 } else { pool.max_in_flight },
+            cap: shared.cap,
             weight: record.weight(breaker, now),
             ttft: record.ttft(now),
             rests: record.rests(now),
             tried,
+            cached_tokens: 0,
+            queued_tokens: live.unread_tokens(shared.tokens_per_s, now),
+            tokens_per_s: shared.tokens_per_s,
         })
+    }
+
+    /// What a pool's caches hold for the sessions of this edge, and for how long a session counts.
+    pub fn admission_bound(&self, pool: PoolIx, now: Instant) -> Bound {
+        let breaker = self.config.circuit_breaker;
+        let size = self.pool(pool).cache.known_size();
+        let replicas = || &self.config.topology.pool(pool).replicas;
+        let usable = || replicas().iter().filter(|ix| self.live(**ix).standing(breaker, now).is_usable()).count();
+        let share = self.config.sessions.admission_share;
+        let tokens = size.map(|size| (size as f64 * usable() as f64 * share) as u64);
+        Bound { tokens, active: self.config.sessions.active }
     }
 
     /// Whether at least one replica may be used at `now`.
     pub fn can_serve(&self, now: Instant) -> bool {
         self.live.iter().any(|live| live.standing(self.config.circuit_breaker, now).is_usable())
     }
+}
+
+/// What all replicas of a pool have in common.
+#[derive(Clone, Copy)]
+struct Shared {
+    cap: u32,
+    tokens_per_s: f32,
 }
 
 /// The live record that `before` has of this replica at its address.
@@ -134,6 +194,7 @@ fn pool_live(pool: &Pool, before: Option<&Snapshot>) -> Arc<PoolLive> {
     });
     let live = known.unwrap_or_else(|| Arc::new(PoolLive::new(cap)));
     live.set_cap(cap);
+    live.cache.tell_size(pool.kv_cache_tokens.map(u64::from));
     live
 }
 

@@ -34,7 +34,13 @@ knobs! {
     SESSIONS_IDLE: Duration = "idle", HOUR, SECOND, secs(7 * 86_400),
         "agents pause for minutes; what idles for days has lost its KV cache long ago";
     SESSIONS_CAPACITY: usize = "capacity", 1_000_000, 1, 50_000_000,
-        "each remembered session costs about 100 bytes of memory";
+        "each remembered session costs about 160 bytes of memory";
+    SESSIONS_ACTIVE: Duration = "active", secs(300), SECOND, HOUR,
+        "of agents' pauses nine in ten are shorter than two minutes";
+    ADMISSION_SHARE: f64 = "admission_share", 1.0, 0.01, 1.0,
+        "it is the part of the caches that this edge fills; the others' parts are for them";
+    ADMISSION_WAIT: Duration = "admission_wait", secs(30), Duration::ZERO, secs(120),
+        "who waits longer has given up; it is better to be told to come again";
 
     HEALTH_INTERVAL: Duration = "interval", secs(2), ms(10), secs(600),
         "shorter checks are load of their own, longer ones find out too late";
@@ -148,7 +154,16 @@ pub(super) fn sessions(root: &Table<'_>) -> Sessions {
         None => vec!["x-session-id".to_owned()],
         Some(names) => session_headers(&names, report),
     };
-    Sessions { headers, idle: section.knob(&SESSIONS_IDLE).value, capacity: section.knob(&SESSIONS_CAPACITY).value }
+    let idle = section.knob(&SESSIONS_IDLE);
+    Sessions {
+        headers,
+        capacity: section.knob(&SESSIONS_CAPACITY).value,
+        admission: section.flag("admission", true),
+        admission_share: section.knob(&ADMISSION_SHARE).value,
+        admission_wait: section.knob(&ADMISSION_WAIT).value,
+        active: section.knob(&SESSIONS_ACTIVE).at_most(&idle, report),
+        idle: idle.value,
+    }
 }
 
 fn session_headers(names: &[At<&str>], report: &Report) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! `[[pools]]`: the replicas of one model in one region.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::names::{self, Names};
@@ -26,6 +27,9 @@ const MAX_IN_FLIGHT: Knob<u32> = Knob {
 
 /// Most requests in a pool at a time: beyond it the number is a slip of the pen.
 const MAX_IN_FLIGHT_TOTAL_MAX: u32 = 16_777_216;
+
+/// Tokens of one replica's KV cache: from one short prompt's to what the index of a pool can hold.
+const KV_CACHE_TOKENS: RangeInclusive<u32> = 1_024..=67_108_864;
 
 const QUEUE: Knob<u32> = Knob {
     key: "queue",
@@ -100,6 +104,7 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
     }
     let cost = table.get("cost_per_hour");
     let total = table.get("max_in_flight_total");
+    let kv_cache = table.get("kv_cache_tokens");
     Pool {
         name: name.to_owned(),
         region: RegionIx(regions.find(&region, report).unwrap_or_default()),
@@ -111,6 +116,8 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         max_in_flight_total: total.and_then(|value| value.whole_number(1..=MAX_IN_FLIGHT_TOTAL_MAX, "calls")),
         queue: table.knob(&QUEUE).value,
         queue_timeout: table.knob(&QUEUE_TIMEOUT).value,
+        kv_cache_tokens: kv_cache
+            .and_then(|value| value.whole_number(KV_CACHE_TOKENS, "tokens of one replica's cache")),
         credential: credential(table, outside),
         dialects: dialects(table, engine),
         replicas: Vec::new(),

@@ -16,11 +16,11 @@ use crate::policy::budget::{self, Credit, Floor};
 use crate::policy::health;
 use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::record::Record;
-use crate::policy::replica::{Candidate, SessionView};
+use crate::policy::replica::{Call, Candidate, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
 use crate::policy::testing::{BREAKER, rng, session_key};
-use crate::policy::{affinity, weight};
+use crate::policy::{affinity, cost, weight};
 
 pub(super) const RETRY: retry::Params = retry::Params {
     attempts: 4,
@@ -254,9 +254,10 @@ impl World {
         let session = &self.sessions[request.session];
         let home = session.homes.get(&request.model).copied().filter(|_| session.known);
         let name = &self.topology.model(request.model).name;
-        let view = session.known.then(|| SessionView {
-            key: affinity::for_model(session_key(request.session), name),
+        let known = session.known.then(|| SessionView {
+            placement: affinity::for_model(session_key(request.session), name),
             home: home.map(|home| self.topology.replica(home).key),
+            begun: home.is_some(),
         });
         let home = home.map(|home| Home {
             pool: self.topology.replica(home).pool,
@@ -265,7 +266,7 @@ impl World {
         let mut coin = self.rng.clone();
         let selected = select::select(
             &request.pools,
-            view,
+            Call { session: known, tokens: 0 },
             home,
             |pool, view| {
                 view.extend(self.topology.pool(pool).replicas.iter().map(|at| self.candidate(*at, &request.tried)));
@@ -422,6 +423,9 @@ impl World {
             weight: live.record.weight(BREAKER, now),
             ttft: live.record.ttft(now),
             rests: live.record.rests(now),
+            cached_tokens: 0,
+            queued_tokens: 0,
+            tokens_per_s: cost::ASSUMED_TOKENS_PER_S,
             tried: tried.iter().any(|t| t.replica == replica),
         }
     }

@@ -1,0 +1,293 @@
+//! Which sessions a pool takes on: as many as its caches hold the contexts of.
+//!
+//! When the contexts of the sessions under way no longer fit the caches, each call pushes out what another session needs
+//! next, and all of them read their whole prompts anew: the pool is busy and gets nothing done. The cure is the classic one
+//! for thrashing (Denning's working sets, 1968): sessions that are under way go on, and new ones wait until there is room, or
+//! start in another pool. With it the same replicas answered more than twice as many calls in the laboratory.
+//!
+//! A session is *active* while a call of it is in flight, and for some minutes after the last one. Its context is the
+//! longest prompt that it sent lately. The bound is what the caches hold ([`CacheSize`](super::cache_size::CacheSize)) and a
+//! tenth more, since sessions share their beginnings; while it is not known what they hold, nothing is refused.
+//!
+//! What it costs: new sessions wait in overload, where without it all would. When it errs: a session that paused for longer
+//! than an active one may has to ask again, and a session that is counted twice, in a pool that it left, makes room within
+//! minutes.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+
+use crate::domain::ids::{ClientKey, SessionKey};
+
+/// What active contexts may take, beside what the caches hold.
+pub const FILL: f64 = 1.1;
+
+/// From which part of the bound on a client is held to its share: below there is enough for all.
+const SCARCE: f64 = 0.8;
+
+/// The most sessions that are counted in one pool: more than any pool holds, so that the table is bounded. Each takes
+/// about 100 bytes.
+const ACTIVE_MAX: usize = 1 << 17;
+
+/// The active sessions of one pool.
+#[derive(Debug)]
+pub struct Admission {
+    /// The one that called last first.
+    active: LruCache<SessionKey, Active>,
+    /// Their contexts together.
+    tokens: u64,
+    by_client: HashMap<ClientKey, u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Active {
+    client: ClientKey,
+    tokens: u32,
+    in_flight: u32,
+    /// When it began or ended a call last.
+    last: Instant,
+}
+
+/// What the pool may take on.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Bound {
+    /// Tokens that its caches hold for this edge; `None` while that is not known.
+    pub tokens: Option<u64>,
+    /// How long a session stays active after its last call.
+    pub active: Duration,
+}
+
+impl Default for Admission {
+    fn default() -> Admission {
+        Admission { active: LruCache::unbounded(), tokens: 0, by_client: HashMap::new() }
+    }
+}
+
+impl Admission {
+    /// Whether a call of this session, with a prompt of so many tokens, may be sent now.
+    pub fn admits(&mut self, session: SessionKey, client: ClientKey, tokens: u32, bound: Bound, now: Instant) -> bool {
+        self.expire(bound.active, now);
+        let Some(held) = bound.tokens else { return true };
+        // A context larger than all caches is served alone.
+        if self.active.contains(&session) || self.active.is_empty() {
+            return true;
+        }
+        let (bound, after) = (held as f64 * FILL, (self.tokens + u64::from(tokens)) as f64);
+        after <= bound && (after <= bound * SCARCE || self.is_within_share(client, tokens, bound))
+    }
+
+    /// Where it gets scarce no client takes more than its share: one that has much waits while others have little.
+    fn is_within_share(&self, client: ClientKey, tokens: u32, bound: f64) -> bool {
+        let own = self.by_client.get(&client).copied().unwrap_or(0);
+        let clients = self.by_client.len() + usize::from(own == 0);
+        clients == 1 || own == 0 || (own + u64::from(tokens)) as f64 <= bound / clients as f64
+    }
+
+    /// A call of this session is sent.
+    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, now: Instant) {
+        let mut active = match self.take(session) {
+            Some(active) => active,
+            None => Active { client, tokens: 0, in_flight: 0, last: now },
+        };
+        active.in_flight += 1;
+        active.tokens = tokens;
+        active.last = now;
+        self.put(session, active);
+        while self.active.len() > ACTIVE_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    /// A call of it ended.
+    pub fn ended(&mut self, session: SessionKey, now: Instant) {
+        if let Some(mut active) = self.take(session) {
+            active.in_flight = active.in_flight.saturating_sub(1);
+            active.last = now;
+            self.put(session, active);
+        }
+    }
+
+    /// The session goes on elsewhere.
+    pub fn left(&mut self, session: SessionKey) {
+        self.take(session);
+    }
+
+    /// When the next session ceases to be active, if none of them calls.
+    pub fn next_change(&self, active: Duration) -> Option<Instant> {
+        let idle = self.active.iter().rev().map(|(_, active)| active).find(|active| active.in_flight == 0)?;
+        Some(idle.last + active)
+    }
+
+    /// How many are active, as far as is known.
+    pub fn sessions(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Their contexts together, in tokens.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Forgets those whose last call was too long ago.
+    pub fn expire(&mut self, active: Duration, now: Instant) {
+        // Each one in flight that stands last is looked at once and steps to the front.
+        for _ in 0..self.active.len() {
+            match self.active.peek_lru() {
+                Some((session, last)) if last.in_flight > 0 && now.saturating_duration_since(last.last) > active => {
+                    let session = *session;
+                    self.active.promote(&session);
+                }
+                Some((_, last)) if last.in_flight == 0 && now.saturating_duration_since(last.last) > active => {
+                    self.forget_oldest();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((session, _)) = self.active.peek_lru() {
+            let session = *session;
+            self.take(session);
+        }
+    }
+
+    fn take(&mut self, session: SessionKey) -> Option<Active> {
+        let active = self.active.pop(&session)?;
+        self.tokens -= u64::from(active.tokens);
+        if let Some(tokens) = self.by_client.get_mut(&active.client) {
+            *tokens -= u64::from(active.tokens);
+            if *tokens == 0 {
+                self.by_client.remove(&active.client);
+            }
+        }
+        Some(active)
+    }
+
+    fn put(&mut self, session: SessionKey, active: Active) {
+        self.tokens += u64::from(active.tokens);
+        if active.tokens > 0 {
+            *self.by_client.entry(active.client).or_default() += u64::from(active.tokens);
+        }
+        self.active.push(session, active);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::testing::session_key;
+
+    const FIVE_MIN: Duration = Duration::from_secs(300);
+
+    fn bound(tokens: u64) -> Bound {
+        Bound { tokens: Some(tokens), active: FIVE_MIN }
+    }
+
+    /// Sessions of one client each hold this many tokens; who of `ask` (client, tokens) is admitted then?
+    #[track_caller]
+    fn check(held: &[(u128, u32)], caches: u64, client: u128, tokens: u32, admitted: bool) {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        for (n, (client, tokens)) in held.iter().enumerate() {
+            admission.began(session_key(n), ClientKey(*client), *tokens, now);
+        }
+        let found = admission.admits(session_key(999), ClientKey(client), tokens, bound(caches), now);
+        assert_eq!(found, admitted, "{held:?}");
+    }
+
+    #[test]
+    fn new_sessions_are_taken_on_while_their_contexts_fit() {
+        check(&[], 1_000, 1, 5_000, true);
+        check(&[(1, 500)], 1_000, 1, 600, true);
+        check(&[(1, 500)], 1_000, 1, 601, false);
+    }
+
+    #[test]
+    fn where_it_gets_scarce_a_client_with_much_waits_and_one_with_little_does_not() {
+        check(&[(1, 700), (2, 100)], 1_000, 1, 100, false);
+        check(&[(1, 700), (2, 100)], 1_000, 2, 100, true);
+        check(&[(1, 700), (2, 100)], 1_000, 3, 100, true);
+        check(&[(1, 400), (2, 100)], 1_000, 1, 100, true);
+    }
+
+    #[test]
+    fn sessions_under_way_go_on_and_make_room_minutes_after_their_last_call() {
+        let (mut admission, start, client) = (Admission::default(), Instant::now(), ClientKey(1));
+        let minute = Duration::from_secs(60);
+        admission.began(session_key(1), client, 900, start);
+        assert!(admission.admits(session_key(1), client, 5_000, bound(1_000), start));
+        assert!(
+            !admission.admits(session_key(2), client, 300, bound(1_000), start + 60 * minute),
+            "a call is in flight"
+        );
+        admission.ended(session_key(1), start + minute);
+        assert_eq!(admission.next_change(FIVE_MIN), Some(start + 6 * minute));
+        assert!(!admission.admits(session_key(2), client, 300, bound(1_000), start + 6 * minute));
+        assert!(admission.admits(session_key(2), client, 300, bound(1_000), start + 7 * minute));
+        assert_eq!((admission.sessions(), admission.tokens(), admission.by_client.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_session_that_went_elsewhere_makes_room_at_once() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        admission.began(session_key(1), ClientKey(1), 900, now);
+        admission.left(session_key(1));
+        admission.ended(session_key(1), now);
+        assert!(admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
+    }
+
+    #[test]
+    fn nothing_is_refused_while_it_is_not_known_what_the_caches_hold() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        admission.began(session_key(1), ClientKey(1), u32::MAX, now);
+        let unknown = Bound { tokens: None, active: FIVE_MIN };
+        assert!(admission.admits(session_key(2), ClientKey(1), u32::MAX, unknown, now));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn what_is_counted_is_what_is_active(
+            steps in prop::collection::vec((0u8..4, 0usize..12, 0u32..1_000, 0u64..200), 1..200),
+        ) {
+            let (mut admission, mut now) = (Admission::default(), Instant::now());
+            let mut model: HashMap<usize, (u32, u32, Instant)> = HashMap::new();
+            for (step, n, tokens, seconds) in steps {
+                now += Duration::from_secs(seconds);
+                let (session, client) = (session_key(n), ClientKey(n as u128 % 3));
+                admission.expire(FIVE_MIN, now);
+                model.retain(|_, (_, in_flight, last)| *in_flight > 0 || now - *last <= FIVE_MIN);
+                match step {
+                    0 | 1 => {
+                        let total: u64 = model.values().map(|(tokens, ..)| u64::from(*tokens)).sum();
+                        let admitted = admission.admits(session, client, tokens, bound(2_000), now);
+                        prop_assert!(admitted || !model.contains_key(&n), "one under way goes on");
+                        let fits = total + u64::from(tokens) <= 2_200;
+                        prop_assert!(!admitted || model.contains_key(&n) || model.is_empty() || fits);
+                        if admitted {
+                            admission.began(session, client, tokens, now);
+                            let (_, in_flight, _) = model.remove(&n).unwrap_or((0, 0, now));
+                            model.insert(n, (tokens, in_flight + 1, now));
+                        }
+                    }
+                    2 => if let Some((_, in_flight, last)) = model.get_mut(&n) {
+                        admission.ended(session, now);
+                        (*in_flight, *last) = (in_flight.saturating_sub(1), now);
+                    },
+                    _ => {
+                        admission.left(session);
+                        model.remove(&n);
+                    }
+                }
+                // One in flight for long steps aside for those behind it only when it is looked at.
+                admission.expire(FIVE_MIN, now);
+                let total: u64 = model.values().map(|(tokens, ..)| u64::from(*tokens)).sum();
+                prop_assert_eq!((admission.sessions(), admission.tokens()), (model.len(), total));
+                prop_assert_eq!(admission.by_client.values().sum::<u64>(), total);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What the replicas of one pool hold in their caches, and which sessions the pool has taken on, behind one lock.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::ids::ReplicaKey;
+use crate::domain::prompt::Cut;
+use crate::policy::admission::Admission;
+use crate::policy::cache_size::CacheSize;
+use crate::policy::prefix_index::{Holding, PrefixIndex};
+
+/// The caches of one pool.
+#[derive(Debug, Default)]
+pub struct PoolCache {
+    // A std mutex: the longest section reads a prompt's cuts in, some dozens of microseconds, and none crosses an `.await`.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    index: PrefixIndex,
+    size: CacheSize,
+    /// What the index was told last, in tokens.
+    capacity: u64,
+    slots: HashMap<ReplicaKey, usize>,
+    free: Vec<usize>,
+    admission: Admission,
+}
+
+/// A replica's place in its pool's cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slot(usize);
+
+impl Slot {
+    pub(super) fn index(self) -> usize {
+        self.0
+    }
+}
+
+impl PoolCache {
+    /// The places of these replicas, which are all that the pool has now. Those of others are given up.
+    pub(super) fn slots(&self, replicas: impl Iterator<Item = ReplicaKey>) -> Vec<Slot> {
+        let mut inner = self.lock();
+        let replicas: Vec<_> = replicas.collect();
+        let gone: Vec<_> = inner.slots.keys().filter(|key| !replicas.contains(key)).copied().collect();
+        for key in gone {
+            if let Some(slot) = inner.slots.remove(&key) {
+                inner.index.clear(slot);
+                inner.free.push(slot);
+            }
+        }
+        replicas.into_iter().map(|key| Slot(inner.slot(key))).collect()
+    }
+
+    /// Config or engine tell how many tokens one replica's cache holds.
+    pub fn tell_size(&self, tokens: Option<u64>) {
+        let mut inner = self.lock();
+        inner.size.tell(tokens);
+        inner.resize();
+    }
+
+    /// How many tokens of the prompt with these cuts each place holds.
+    pub(super) fn cached(&self, cuts: &[Cut], into: &mut Vec<u32>) {
+        self.lock().index.cached(cuts, into);
+    }
+
+    /// The same of one place.
+    pub(super) fn holding(&self, slot: Slot, cuts: &[Cut]) -> Holding {
+        self.lock().index.holding(slot.0, cuts)
+    }
+
+    /// The prompt with these cuts is sent there. Returns what was held of it before.
+    pub fn read(&self, slot: Slot, cuts: &[Cut]) -> Holding {
+        let mut inner = self.lock();
+        let before = inner.index.holding(slot.0, cuts);
+        inner.index.read(slot.0, cuts);
+        before
+    }
+
+    /// The answer to a prompt of so many tokens, of which `held` was expected, tells how many were cached.
+    pub fn answered(&self, held: Holding, cached_tokens: u32) {
+        let mut inner = self.lock();
+        inner.size.answered(held.tokens, cached_tokens, held.distance);
+        inner.size.surprised(held.tokens, cached_tokens);
+        inner.resize();
+    }
+
+    /// This replica was started anew, or will be: its cache is empty.
+    pub(super) fn lost(&self, replica: ReplicaKey) {
+        let mut inner = self.lock();
+        if let Some(slot) = inner.slots.get(&replica).copied() {
+            inner.index.clear(slot);
+        }
+    }
+
+    /// What one replica's cache holds, in tokens, if that is known.
+    pub fn known_size(&self) -> Option<u64> {
+        self.lock().size.known()
+    }
+
+    /// Which sessions the pool has taken on, to ask and to note.
+    pub fn admission<T>(&self, with: impl FnOnce(&mut Admission) -> T) -> T {
+        with(&mut self.lock().admission)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in a section loses what is known of a prompt at most.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn slot(&mut self, key: ReplicaKey) -> usize {
+        if let Some(slot) = self.slots.get(&key) {
+            return *slot;
+        }
+        let slot = self.free.pop().unwrap_or(self.slots.len());
+        self.slots.insert(key, slot);
+        self.capacity = self.size.tokens();
+        self.index.open(slot, self.capacity);
+        self.index.set_capacity(slot, self.capacity);
+        slot
+    }
+
+    fn resize(&mut self) {
+        let tokens = self.size.tokens();
+        if tokens != self.capacity {
+            self.capacity = tokens;
+            self.slots.values().for_each(|slot| self.index.set_capacity(*slot, tokens));
+        }
+    }
+}
