@@ -68,7 +68,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
         tried: false,
         cached_tokens: 0,
         queued_tokens: 0,
-        tokens_per_s: 10_000.0,
+        tokens_per_s: Some(10_000.0),
     };
     (0..count).map(replica).collect()
 }

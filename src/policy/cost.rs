@@ -21,7 +21,7 @@ use super::replica::Candidate;
 pub const MISS_WEIGHT: f64 = 4.0;
 
 /// Tokens of prompt read in a second by a pool that is not known yet. Half or twice the truth makes no difference to the
-/// choice among replicas.
+/// choice among its replicas; other pools are only compared with it once its pace is known.
 pub const ASSUMED_TOKENS_PER_S: f32 = 10_000.0;
 
 /// What a full replica costs beside an idle one, in ms: about what a full batch adds to a step, several times over.
@@ -60,7 +60,7 @@ impl Cost {
 /// What this replica costs a call with a prompt of so many tokens. At its session's home the batch counts for nothing: a
 /// cache is not left for it.
 pub fn of(candidate: &Candidate, prompt_tokens: u32, home: bool) -> Cost {
-    let ms_per_token = 1_000.0 / f64::from(candidate.tokens_per_s.max(1.0));
+    let ms_per_token = 1_000.0 / f64::from(candidate.tokens_per_s.unwrap_or(ASSUMED_TOKENS_PER_S).max(1.0));
     let uncached = f64::from(prompt_tokens.saturating_sub(candidate.cached_tokens));
     let full = f64::from(candidate.in_flight) / f64::from(candidate.cap.max(1));
     let load_ms = if home { 0.0 } else { FULL_MS * full * full / candidate.weight };
@@ -91,7 +91,7 @@ mod tests {
     use crate::policy::testing::candidate;
 
     fn at(queued_tokens: u64, cached_tokens: u32) -> Candidate {
-        Candidate { queued_tokens, cached_tokens, tokens_per_s: 10_000.0, ..candidate(0) }
+        Candidate { queued_tokens, cached_tokens, tokens_per_s: Some(10_000.0), ..candidate(0) }
     }
 
     #[track_caller]
@@ -119,7 +119,7 @@ mod tests {
         check(Candidate { in_flight: 1, ..at(0, 0) }, 0, FULL_MS / 16.0, 0.0);
         check(Candidate { in_flight: 4, ..at(0, 0) }, 0, FULL_MS, 0.0);
         assert_eq!(of(&Candidate { in_flight: 4, ..at(0, 0) }, 0, true).ms(), 0.0);
-        assert!(of(&Candidate { cap: 0, tokens_per_s: 0.0, ..at(1, 0) }, 1, false).ms().is_finite());
+        assert!(of(&Candidate { cap: 0, tokens_per_s: Some(0.0), ..at(1, 0) }, 1, false).ms().is_finite());
     }
 
     #[test]

@@ -17,14 +17,13 @@ const ENOUGH: usize = 32;
 /// How often the percentiles are taken anew, in answers.
 const ANEW_EVERY: usize = 8;
 
+/// What is slow for a first event, and slow and fast for reading, as parts of what was seen.
+const SLOW_TTFT: f32 = 0.95;
+const SLOW_READING: f32 = 0.1;
+const FAST_READING: f32 = 0.9;
+
 /// Prompts with fewer tokens to compute tell of fixed costs rather than of speed.
 const TOKENS_MIN: u64 = 1_024;
-
-/// Bytes of a request's body for one token of its prompt: English text and code lie at 3 to 5, JSON's frame included.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// Share of a prompt that is computed where its session is warm, as 1 in so many: agents' calls repeat 96 % of the last.
-const WARM_COMPUTES_ONE_IN: u64 = 16;
 
 /// The most that a deadline grows, as a multiple of itself.
 const GROWTH_MAX: u32 = 4;
@@ -32,60 +31,58 @@ const GROWTH_MAX: u32 = 4;
 /// What one pool's answers tell of its pace.
 #[derive(Clone, Default, Debug)]
 pub struct Pace {
-    ttft_s: Recent,
-    tokens_per_s: Recent,
+    ttft_s: Recent<1>,
+    tokens_per_s: Recent<2>,
 }
 
 impl Pace {
     /// A stream's first event came so long after its request was sent.
     pub fn first_event(&mut self, ttft: Duration) {
-        self.ttft_s.push(ttft.as_secs_f32(), 0.95);
+        self.ttft_s.push(ttft.as_secs_f32(), [SLOW_TTFT]);
     }
 
     /// A prompt of which so many tokens had to be computed had its first event so long after it was sent.
     pub fn prefilled(&mut self, computed_tokens: u64, ttft: Duration) {
         if computed_tokens >= TOKENS_MIN && !ttft.is_zero() {
-            self.tokens_per_s.push(computed_tokens as f32 / ttft.as_secs_f32(), 0.1);
+            self.tokens_per_s.push(computed_tokens as f32 / ttft.as_secs_f32(), [SLOW_READING, FAST_READING]);
         }
     }
 
     /// How long to wait for a first event before a second attempt: the 95th percentile of the recent ones. `None` until
     /// enough were seen.
     pub fn hedge_after(&self) -> Option<Duration> {
-        self.ttft_s.percentile.and_then(|s| Duration::try_from_secs_f32(s).ok())
+        self.ttft_s.percentiles.and_then(|[s]| Duration::try_from_secs_f32(s).ok())
     }
 
     /// Tokens of prompt that are read in a second, by the slowest tenth of the recent answers. `None` until enough were
     /// seen.
     pub fn tokens_per_s(&self) -> Option<f32> {
-        self.tokens_per_s.percentile
+        self.tokens_per_s.percentiles.map(|[slow, _]| slow)
+    }
+
+    /// The same by the fastest tenth: as a replica reads a prompt that waits for nobody. `None` until enough were seen.
+    pub fn reads_per_s(&self) -> Option<f32> {
+        self.tokens_per_s.percentiles.map(|[_, fast]| fast)
     }
 
     /// A deadline of `base` for a call with so many tokens to compute, its own and those before it at its replica.
     pub fn deadline(&self, base: Duration, tokens: u64) -> Duration {
-        let seconds = self.tokens_per_s.percentile.map_or(0.0, |speed| tokens as f32 / speed);
+        let seconds = self.tokens_per_s().map_or(0.0, |speed| tokens as f32 / speed);
         let growth = Duration::try_from_secs_f32(seconds).unwrap_or(Duration::MAX);
         base.saturating_add(growth.min(base.saturating_mul(GROWTH_MAX)))
     }
 }
 
-/// Tokens that a request with a body of so many bytes gives a replica to compute, as far as can be said before it is
-/// answered; `warm` where its session was served last.
-pub fn tokens_to_compute(body_bytes: usize, warm: bool) -> u64 {
-    let tokens = body_bytes as u64 / BYTES_PER_TOKEN;
-    if warm { tokens / WARM_COMPUTES_ONE_IN } else { tokens }
-}
-
-/// The last values, and one percentile of them.
+/// The last values, and some percentiles of them.
 #[derive(Clone, Default, Debug)]
-struct Recent {
+struct Recent<const N: usize> {
     values: Vec<f32>,
     next: usize,
-    percentile: Option<f32>,
+    percentiles: Option<[f32; N]>,
 }
 
-impl Recent {
-    fn push(&mut self, value: f32, quantile: f32) {
+impl<const N: usize> Recent<N> {
+    fn push(&mut self, value: f32, quantiles: [f32; N]) {
         if self.values.len() < RECENT {
             self.values.push(value);
         } else {
@@ -95,8 +92,9 @@ impl Recent {
         if self.values.len() >= ENOUGH && self.next.is_multiple_of(ANEW_EVERY) {
             let mut sorted = self.values.clone();
             sorted.sort_unstable_by(f32::total_cmp);
-            let at = (sorted.len() - 1) as f32 * quantile;
-            self.percentile = sorted.get(at.round() as usize).copied();
+            // Every quantile lies within.
+            self.percentiles =
+                Some(quantiles.map(|quantile| sorted[((sorted.len() - 1) as f32 * quantile).round() as usize]));
         }
     }
 }
@@ -149,14 +147,7 @@ mod tests {
             pace.prefilled(TOKENS_MIN - 1, 100 * SECOND);
             pace.prefilled(1 << 40, Duration::ZERO);
         }
-        assert_eq!(pace.tokens_per_s(), Some(2_000.0));
-    }
-
-    #[test]
-    fn a_warm_prompt_gives_little_to_compute() {
-        assert_eq!(tokens_to_compute(400_000, false), 100_000);
-        assert_eq!(tokens_to_compute(400_000, true), 6_250);
-        assert_eq!(tokens_to_compute(0, false), 0);
+        assert_eq!((pace.tokens_per_s(), pace.reads_per_s()), (Some(2_000.0), Some(20_000.0)));
     }
 
     proptest! {

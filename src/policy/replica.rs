@@ -74,8 +74,8 @@ pub struct Candidate {
     pub cached_tokens: u32,
     /// Tokens that it has still to read for calls before this one.
     pub queued_tokens: u64,
-    /// Tokens that it reads in a second.
-    pub tokens_per_s: f32,
+    /// Tokens that it reads in a second, once that is known.
+    pub tokens_per_s: Option<f32>,
 }
 
 /// What is known of the request's session.
@@ -126,6 +126,8 @@ pub struct Choice {
     pub cost: Cost,
     /// Tokens of the call's prompt that it must read.
     pub uncached_tokens: u32,
+    /// Whether its cost can be compared with that of other pools: it rests on a pace that is known.
+    pub paced: bool,
 }
 
 /// Why no replica of the pool can be picked.
@@ -196,6 +198,7 @@ impl Candidate {
             probe: self.standing == Standing::Probe,
             cost: cost::of(self, call.tokens, call.is_home(self)),
             uncached_tokens: call.tokens.saturating_sub(self.cached_tokens),
+            paced: self.tokens_per_s.is_some(),
         }
     }
 }
@@ -369,7 +372,7 @@ mod tests {
         let standings =
             prop::sample::select(vec![Standing::Usable, Standing::Probe, Standing::Unhealthy, Standing::BreakerOpen]);
         let flags = (any::<bool>(), any::<bool>());
-        let work = (any::<u32>(), any::<u64>(), any::<f32>(), 0.1f64..=1.0);
+        let work = (any::<u32>(), any::<u64>(), any::<Option<f32>>(), 0.1f64..=1.0);
         let all = (standings, 0u32..6, 0u32..6, flags, work);
         all.prop_map(move |(standing, in_flight, cap, (rests, tried), (cached, queued, speed, weight))| Candidate {
             cached_tokens: cached,

@@ -111,8 +111,13 @@ pub fn select(
         return Ok(home);
     }
     let mut refusal = match (walk(pools, call, &mut view, &exhausted, rng), home) {
-        // Leaving a cache must pay.
-        (Ok(elsewhere), Some((home, _))) if home.cost_ms <= cost::band(elsewhere.cost_ms) => return Ok(home),
+        // Leaving a cache must pay, as far as that can be told.
+        (Ok(elsewhere), Some((home, candidate)))
+            if home.cost_ms <= cost::band(elsewhere.cost_ms)
+                || (home.pool.pool != elsewhere.pool.pool && candidate.tokens_per_s.is_none()) =>
+        {
+            return Ok(home);
+        }
         (Ok(selection), _) => return Ok(selection),
         (Err(_), Some((home, _))) => return Ok(home),
         (Err(refusal), None) => refusal,
@@ -161,7 +166,8 @@ fn walk(
             }
             Err(NoReplica::Unusable) => continue,
         };
-        let wait_ms = choice.cost.wait_ms + way_ms;
+        // Of a pool whose pace is not known it is not known either whether it is worth going farther.
+        let wait_ms = way_ms + if choice.paced { choice.cost.wait_ms } else { 0.0 };
         if best.is_none_or(|(_, best_ms)| cost::band(wait_ms) < best_ms) {
             let reason = reason(pool, &choice, nearest, nearest_full || best.is_some());
             best = Some((Selection::of(*pool, &choice, reason), wait_ms));

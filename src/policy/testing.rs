@@ -144,7 +144,7 @@ pub(super) fn candidate(n: usize) -> Candidate {
         tried: false,
         cached_tokens: 0,
         queued_tokens: 0,
-        tokens_per_s: super::cost::ASSUMED_TOKENS_PER_S,
+        tokens_per_s: Some(super::cost::ASSUMED_TOKENS_PER_S),
     }
 }
 

@@ -103,7 +103,7 @@ impl PoolLive {
 
     /// Tokens of prompt that one of its replicas reads in a second, as far as is known.
     pub fn tokens_per_s(&self) -> f32 {
-        self.pace().tokens_per_s().unwrap_or(cost::ASSUMED_TOKENS_PER_S)
+        self.pace().reads_per_s().unwrap_or(cost::ASSUMED_TOKENS_PER_S)
     }
 
     /// Room was made for whoever is first in line.

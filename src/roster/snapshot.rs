@@ -19,7 +19,7 @@ use crate::domain::topology::{Pool, Replica};
 use crate::policy::admission::Bound;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
-use crate::policy::weight;
+use crate::policy::{cost, weight};
 use crate::wire::geoip::GeoDb;
 
 /// One configuration with the live records of its replicas. A request takes it once and keeps it to its end.
@@ -131,7 +131,7 @@ impl Snapshot {
     fn shared(&self, ix: PoolIx, pool: &Pool) -> Shared {
         let live = self.pool(ix);
         // A pool at its own cap has no place at any replica.
-        Shared { cap: if live.is_full() { 0 } else { pool.max_in_flight }, tokens_per_s: live.tokens_per_s() }
+        Shared { cap: if live.is_full() { 0 } else { pool.max_in_flight }, tokens_per_s: live.pace().reads_per_s() }
     }
 
     fn candidate(&self, replica: ReplicaIx, shared: Shared, tried: bool, now: Instant) -> Candidate {
@@ -149,7 +149,7 @@ impl Snapshot {
             rests: record.rests(now),
             tried,
             cached_tokens: 0,
-            queued_tokens: live.unread_tokens(shared.tokens_per_s, now),
+            queued_tokens: live.unread_tokens(shared.tokens_per_s.unwrap_or(cost::ASSUMED_TOKENS_PER_S), now),
             tokens_per_s: shared.tokens_per_s,
         })
     }
@@ -175,7 +175,7 @@ impl Snapshot {
 #[derive(Clone, Copy)]
 struct Shared {
     cap: u32,
-    tokens_per_s: f32,
+    tokens_per_s: Option<f32>,
 }
 
 /// The live record that `before` has of this replica at its address.

@@ -20,7 +20,7 @@ use crate::policy::replica::{Call, Candidate, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
 use crate::policy::testing::{BREAKER, rng, session_key};
-use crate::policy::{affinity, cost, weight};
+use crate::policy::{affinity, weight};
 
 pub(super) const RETRY: retry::Params = retry::Params {
     attempts: 4,
@@ -425,7 +425,7 @@ impl World {
             rests: live.record.rests(now),
             cached_tokens: 0,
             queued_tokens: 0,
-            tokens_per_s: cost::ASSUMED_TOKENS_PER_S,
+            tokens_per_s: None,
             tried: tried.iter().any(|t| t.replica == replica),
         }
     }
