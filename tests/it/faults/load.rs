@@ -9,7 +9,7 @@ use crate::support::EdgeConfig;
 /// Calls of one row and kind.
 pub(super) const CALLS: usize = 200;
 /// How many of them meet the fault at least: a hundred by the hash, and never as few as this.
-const STRUCK_MIN: usize = 60;
+const STRUCK_MIN: usize = 40;
 
 /// How the calls of a matrix go.
 #[derive(Clone, Copy)]
