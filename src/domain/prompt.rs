@@ -1,35 +1,40 @@
-//! What a call's prompt is made of, as far as caches and sessions tell prompts apart: hashes, never text.
+//! What a call's prompt is made of, as far as caches and sessions tell prompts apart.
 
-/// The most of a conversation's newest messages that are kept as [`Conversation::ends`]: an agent's call adds a few
-/// messages to its last one, a step with many parallel tools some dozens.
+/// Most ends of a conversation that are told. A call adds a few messages to the one before it, with parallel tool calls
+/// some dozens; only a list that was not seen for 255 messages is not found again.
 pub const CONVERSATION_ENDS_MAX: usize = 256;
 
-/// One prompt.
+/// Bytes of a prompt that count as one token, everywhere: an estimate, good to a third for prose and code.
+pub const BYTES_PER_TOKEN: usize = 4;
+
+/// A prompt in hashes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Prompt {
-    /// After which of its beginnings a cache may end, shortest first.
+    /// Where a beginning that another prompt shares may end, growing: the same prompt with more behind it has all of
+    /// these and then more.
     pub cuts: Vec<Cut>,
-    /// Tokens of the whole, estimated from its bytes.
+    /// Estimated tokens of the whole prompt.
     pub tokens: u32,
-    /// The conversation, where messages tell it: not for embeddings, nor before the user has said something.
+    /// The conversation, where the messages tell it; `None` for embeddings, for several prompts in one call, for what the
+    /// engine itself stores the beginning of, and without a message of the user's.
     pub conversation: Option<Conversation>,
 }
 
-/// A beginning of a prompt.
+/// A place in a prompt after which a cached beginning may end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {
-    /// A hash over everything from the prompt's start to here: tools, system prompt, messages.
+    /// Hash over everything from the prompt's start (tools, system, messages) to here.
     pub chain: u64,
-    /// Tokens from the prompt's start to here, estimated from their bytes.
+    /// Estimated tokens from the prompt's start to here.
     pub tokens: u32,
 }
 
-/// What makes a conversation recognisable in a later call: that one repeats all of its messages and adds some.
+/// What names a session that nobody gave a name: its messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conversation {
-    /// A hash of the messages up to and with the first one of the user, the system prompt included and the tools not.
+    /// Hash of the messages up to and with the first of the user's, the system's included, tools not.
     pub opening: u128,
-    /// A hash of all messages up to and with each one, oldest first: those of the newest ones, at most
-    /// [`CONVERSATION_ENDS_MAX`]. The last stands for the whole list.
+    /// Hash of all messages up to and with each one from the opening on, oldest first: the newest of them, at most
+    /// [`CONVERSATION_ENDS_MAX`]. The last stands for the whole list; the first is the opening, unless that was left out.
     pub ends: Vec<u128>,
 }

@@ -1,8 +1,9 @@
-//! One pass over a request body as it arrives: is it a JSON object, and which model does it ask for?
+//! One pass over a request body as it arrives: is it a JSON object, which model does it ask for, what may name its
+//! session, and where do the parts of its prompt stand?
 //!
-//! No tree is built and nothing is copied but the model's name: the body is forwarded as it came, so all that the edge
-//! needs of it is where the top-level `model` stands and whether `stream` is set. The scanner can be stopped at any
-//! byte and gives the same answer however the body was cut into chunks.
+//! No tree is built and nothing is copied but a few short strings: the body is forwarded as it came, so all that the edge
+//! needs of it is where the top-level `model` and the messages stand and whether `stream` is set. The scanner can be
+//! stopped at any byte and gives the same answer however the body was cut into chunks.
 //!
 //! Routing on another string than the engine reads would be a hole, so the scanner is strict where parsers differ:
 //! a second top-level `model` or `stream` is an error, also when its key is written with escapes (`"mod\u0065l"`).
@@ -12,13 +13,21 @@
 
 mod block;
 mod error;
+mod fields;
+mod key;
 mod number;
+mod parts;
 mod text;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 pub use error::ScanError;
+use fields::FIELD_RAW_MAX;
+pub use fields::{Field, Fields};
+use key::TopKey;
 use number::Number;
+pub use parts::{ITEMS_MAX, Part, PartKey, Parts};
 use text::{Stop, is_simple_escape};
 
 /// Deepest nesting of arrays and objects; one bit each in a word.
@@ -49,6 +58,12 @@ pub struct Scan {
     /// Whether the top-level `store` or `background` is `true`: an engine of the Responses API then keeps something of
     /// the call, or goes on with it by itself.
     pub leaves_state: bool,
+    /// Whether the engine stores what comes before this body's messages: `previous_response_id` or `conversation` is set.
+    pub goes_on: bool,
+    /// Where the prompt stands.
+    pub parts: Parts,
+    /// What may name the session.
+    pub fields: Fields,
 }
 
 /// Where the model's name stands and what it says.
@@ -60,25 +75,20 @@ pub struct Model {
     pub name: String,
 }
 
-/// The top-level keys that something is read from. A new one is added here and in [`Scanner::enter_value`].
+/// What the string being read is kept for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum TopKey {
+enum Keep {
+    Nothing,
+    /// A top-level key.
+    Key,
+    /// A key of an object that is looked into.
+    InnerKey,
     Model,
-    Stream,
-    Stateful,
-    Other,
+    Field(Field),
 }
 
-impl TopKey {
-    fn named(name: &str) -> TopKey {
-        match name {
-            "model" => TopKey::Model,
-            "stream" => TopKey::Stream,
-            "store" | "background" => TopKey::Stateful,
-            _ => TopKey::Other,
-        }
-    }
-}
+/// Values deeper than this are none of interest: the top-level members' and those that stand in them.
+const DEPTH_NOTED: u32 = 2;
 
 /// What may come next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,14 +132,16 @@ pub struct Scanner {
     objects: u128,
     /// Whether the string being read is a key.
     in_key: bool,
-    /// Whether the string being read is kept in `text`: top-level keys and the model.
-    keeping: bool,
+    /// What the string being read is kept in `text` for.
+    keep: Keep,
     /// The string being read with its quotes, escapes as they are. Bounded by [`MODEL_RAW_MAX`].
     text: Vec<u8>,
     /// Where that string began.
     text_at: usize,
     /// The top-level key that stands before the value being read.
     key: TopKey,
+    /// What a string behind the last key is, in an object that is looked into.
+    inner: Option<Field>,
     seen_model: bool,
     seen_stream: bool,
     scan: Scan,
@@ -151,10 +163,11 @@ impl Scanner {
             depth: 0,
             objects: 0,
             in_key: false,
-            keeping: false,
+            keep: Keep::Nothing,
             text: Vec::new(),
             text_at: 0,
             key: TopKey::Other,
+            inner: None,
             seen_model: false,
             seen_stream: false,
             scan: Scan::default(),
@@ -207,13 +220,20 @@ impl Scanner {
     #[inline(always)]
     fn step_between(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         match self.state {
-            State::FirstKey | State::Key if byte == b'"' => self.open_text(true, self.depth == 1, at),
-            State::FirstKey if byte == b'}' => self.close(),
+            State::FirstKey | State::Key if byte == b'"' => {
+                let keep = match self.depth {
+                    1 => Keep::Key,
+                    2 if self.key.is_looked_into() => Keep::InnerKey,
+                    _ => Keep::Nothing,
+                };
+                self.open_text(true, keep, at);
+            }
+            State::FirstKey if byte == b'}' => self.close(at),
             State::Colon if byte == b':' => self.state = State::Value,
-            State::FirstItem if byte == b']' => self.close(),
+            State::FirstItem if byte == b']' => self.close(at),
             State::Value | State::FirstItem => return self.enter_value(byte, at),
             State::After if byte == b',' => self.state = if self.in_object() { State::Key } else { State::Value },
-            State::After if byte == if self.in_object() { b'}' } else { b']' } => self.close(),
+            State::After if byte == if self.in_object() { b'}' } else { b']' } => self.close(at),
             State::Start if byte == b'{' => return self.open(true, at),
             State::Start => return Err(ScanError::NotObject { at: self.offset + at }),
             _ => return Err(self.syntax(at)),
@@ -226,7 +246,8 @@ impl Scanner {
     fn enter_value(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         let key = if self.depth == 1 { self.key } else { TopKey::Other };
         match (key, byte) {
-            (TopKey::Model, b'"') | (TopKey::Other, _) => {}
+            (TopKey::Model, b'"') | (TopKey::Other | TopKey::Part(_) | TopKey::Field(_), _) => {}
+            (TopKey::Metadata | TopKey::Conversation, _) => {}
             // Of a key that stands twice engines read the last; either may be meant here, so either counts.
             (TopKey::Stateful, _) => self.scan.leaves_state |= byte == b't',
             (TopKey::Model, _) => return Err(ScanError::ModelNotString { at: self.offset + at }),
@@ -235,8 +256,14 @@ impl Scanner {
             (TopKey::Stream, b'n') => {}
             (TopKey::Stream, _) => return Err(ScanError::StreamNotBool { at: self.offset + at }),
         }
+        if self.depth <= DEPTH_NOTED {
+            self.value_begins(byte, at);
+        }
         match byte {
-            b'"' => self.open_text(false, key == TopKey::Model, at),
+            b'"' => {
+                let keep = if self.depth <= DEPTH_NOTED { self.keep_of_value() } else { Keep::Nothing };
+                self.open_text(false, keep, at);
+            }
             b'{' => return self.open(true, at),
             b'[' => return self.open(false, at),
             b't' => self.state = State::Literal(b"rue"),
@@ -254,11 +281,14 @@ impl Scanner {
             State::Escape if is_simple_escape(byte) => State::Text,
             State::Hex(1) if byte.is_ascii_hexdigit() => State::Text,
             State::Hex(missing) if byte.is_ascii_hexdigit() => State::Hex(missing - 1),
-            State::Literal([last]) if byte == *last => State::After,
+            State::Literal([last]) if byte == *last => {
+                self.value_ended(at + 1);
+                State::After
+            }
             State::Literal([next, rest @ ..]) if byte == *next => State::Literal(rest),
             _ => return Err(self.syntax(at)),
         };
-        if self.keeping {
+        if self.keep != Keep::Nothing {
             self.keep(&[byte])?;
         }
         Ok(())
@@ -271,6 +301,7 @@ impl Scanner {
                 Some(next) => number = next,
                 None if number.is_whole() => {
                     self.state = State::After;
+                    self.value_ended(at);
                     return Ok(at);
                 }
                 None => return Err(self.syntax(at)),
@@ -312,11 +343,11 @@ impl Scanner {
     }
 
     #[inline]
-    fn open_text(&mut self, is_key: bool, keep: bool, at: usize) {
+    fn open_text(&mut self, is_key: bool, keep: Keep, at: usize) {
         self.state = State::Text;
         self.in_key = is_key;
-        self.keeping = keep;
-        if keep {
+        self.keep = keep;
+        if keep != Keep::Nothing {
             self.text.clear();
             self.text.push(b'"');
             self.text_at = self.offset + at;
@@ -326,21 +357,25 @@ impl Scanner {
     /// Keeps a piece of the string being read, if it is one of those that are kept.
     #[inline]
     fn keep(&mut self, piece: &[u8]) -> Result<(), ScanError> {
-        if !self.keeping {
+        let max = match self.keep {
+            Keep::Nothing => return Ok(()),
+            Keep::Key | Keep::InnerKey => KEY_RAW_MAX,
+            Keep::Model => MODEL_RAW_MAX,
+            Keep::Field(_) => FIELD_RAW_MAX,
+        };
+        if self.text.len() + piece.len() <= max + 2 {
+            self.text.extend_from_slice(piece);
             return Ok(());
         }
-        let max = if self.in_key { KEY_RAW_MAX } else { MODEL_RAW_MAX };
-        if self.text.len() + piece.len() > max + 2 {
-            if !self.in_key {
-                return Err(ScanError::ModelTooLong { at: self.text_at });
-            }
-            // Too long for a key of interest: kept no further, and an unclosed string matches none.
-            self.keeping = false;
-            self.text.clear();
-            self.key = TopKey::Other;
-            return Ok(());
+        match self.keep {
+            Keep::Model => return Err(ScanError::ModelTooLong { at: self.text_at }),
+            // Too long for a key of interest: kept no further.
+            Keep::Key => self.key = TopKey::Other,
+            Keep::InnerKey => self.inner = None,
+            Keep::Nothing | Keep::Field(_) => {}
         }
-        self.text.extend_from_slice(piece);
+        self.keep = Keep::Nothing;
+        self.text.clear();
         Ok(())
     }
 
@@ -348,28 +383,64 @@ impl Scanner {
     #[inline]
     fn close_text(&mut self, end: usize) -> Result<(), ScanError> {
         self.state = if self.in_key { State::Colon } else { State::After };
-        if !self.keeping {
-            return Ok(());
+        if !self.in_key {
+            self.value_ended(end);
         }
-        self.keeping = false;
-        if self.in_key { self.top_key() } else { self.model(self.offset + end) }
+        match std::mem::replace(&mut self.keep, Keep::Nothing) {
+            Keep::Nothing => {}
+            Keep::Key => self.top_key()?,
+            Keep::InnerKey => self.inner = key_name(&self.text).and_then(|name| self.key.field_within(&name)),
+            Keep::Model => self.model(self.offset + end)?,
+            Keep::Field(field) => self.scan.fields.put(field, &self.text),
+        }
+        Ok(())
+    }
+
+    /// What the string that begins here as a value is kept for. Asked at the depths of interest alone.
+    fn keep_of_value(&self) -> Keep {
+        match (self.depth, self.key) {
+            (1, TopKey::Model) => Keep::Model,
+            (1, key) => key.field().map_or(Keep::Nothing, Keep::Field),
+            _ if self.in_object() && self.key.is_looked_into() => self.inner.map_or(Keep::Nothing, Keep::Field),
+            _ => Keep::Nothing,
+        }
+    }
+
+    /// Notes where a value begins, at the depths of interest.
+    fn value_begins(&mut self, first: u8, at: usize) {
+        let at = self.offset + at;
+        match (self.depth, self.key) {
+            (1, TopKey::Part(part)) => self.scan.parts.begin(part, first, at),
+            (1, TopKey::Conversation | TopKey::Field(Field::PreviousResponse)) => self.scan.goes_on |= first != b'n',
+            (2, TopKey::Part(part)) if !self.in_object() => self.scan.parts.begin_item(part, first, at),
+            _ => {}
+        }
+    }
+
+    /// Notes where a value has ended.
+    #[inline(always)]
+    fn value_ended(&mut self, end: usize) {
+        if self.depth <= DEPTH_NOTED
+            && let TopKey::Part(part) = self.key
+        {
+            match self.depth {
+                1 => self.scan.parts.end(part, self.offset + end),
+                2 if !self.in_object() => self.scan.parts.end_item(part, self.offset + end),
+                _ => {}
+            }
+        }
     }
 
     fn top_key(&mut self) -> Result<(), ScanError> {
-        let Ok(text) = std::str::from_utf8(&self.text) else {
+        if std::str::from_utf8(&self.text).is_err() {
             // A lenient decoder could drop the bad bytes and read a key of interest in what is left.
             return Err(ScanError::Syntax { expected: "a key in UTF-8", at: self.text_at });
-        };
-        self.key = if text.contains('\\') {
-            // Half a surrogate pair does not decode; such a key is none of interest.
-            serde_json::from_str(text).map_or(TopKey::Other, |name: String| TopKey::named(&name))
-        } else {
-            TopKey::named(text.trim_matches('"'))
-        };
+        }
+        self.key = key_name(&self.text).map_or(TopKey::Other, |name| TopKey::named(&name));
         let (seen, key) = match self.key {
             TopKey::Model => (&mut self.seen_model, "model"),
             TopKey::Stream => (&mut self.seen_stream, "stream"),
-            TopKey::Stateful | TopKey::Other => return Ok(()),
+            _ => return Ok(()),
         };
         if std::mem::replace(seen, true) {
             return Err(ScanError::Twice { key, at: self.text_at });
@@ -399,10 +470,11 @@ impl Scanner {
     }
 
     #[inline]
-    fn close(&mut self) {
+    fn close(&mut self, at: usize) {
         self.depth -= 1;
         self.objects >>= 1;
         self.state = if self.depth == 0 { State::End } else { State::After };
+        self.value_ended(at + 1);
     }
 
     #[inline]
@@ -432,6 +504,15 @@ impl Scanner {
             State::End => "nothing more",
         }
     }
+}
+
+/// A key without its quotes and escapes. Half a surrogate pair does not decode; such a key is none of interest.
+fn key_name(quoted: &[u8]) -> Option<Cow<'_, str>> {
+    let text = std::str::from_utf8(quoted).ok()?;
+    if text.contains('\\') {
+        return serde_json::from_str(text).ok().map(Cow::Owned);
+    }
+    Some(Cow::Borrowed(text.trim_matches('"')))
 }
 
 #[cfg(test)]
