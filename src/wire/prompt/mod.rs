@@ -1,0 +1,19 @@
+//! What a request's prompt is made of: hashes after which a cached beginning may end, and the chain of hashes over the
+//! messages that names a session which nobody gave a name.
+//!
+//! The hashes go in the order of the chat templates (tools, system, messages), whatever the order of the members in the
+//! body, and over the messages' bytes as they stand: clients repeat earlier messages byte for byte and append. Two things
+//! that they do change from call to call are evened out ([`normal`]). Everything here depends on a prompt's beginning
+//! alone: the same messages with more behind them give the same hashes, and then more.
+//!
+//! Hashes are XXH3 without a secret, the same at every edge and in every version. They are no defence: who can choose
+//! prompts can make two collide, and then misleads the guess of his own cache. Conversations become sessions only
+//! together with their client's scope.
+
+mod digest;
+mod json;
+mod normal;
+mod read;
+mod segments;
+
+pub use read::read;
