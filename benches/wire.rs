@@ -6,9 +6,10 @@ use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use nearpool::domain::ask::Dialect;
+use nearpool::domain::ask::{Dialect, Endpoint};
 use nearpool::wire::body::Body;
 use nearpool::wire::geoip::GeoDb;
+use nearpool::wire::prompt;
 use nearpool::wire::resume::Told;
 use nearpool::wire::scan::{Scan, ScanError, Scanner};
 use nearpool::wire::sse::{Framer, Progress};
@@ -59,6 +60,40 @@ fn rewrite(chunks: &[Bytes]) -> Vec<Bytes> {
     }
     let model = scanner.finish().expect("whole").model.expect("named");
     body.edited(vec![(model.range, Bytes::from_static(b"\"meta-llama/Llama-3.1-8B-Instruct\""))])
+}
+
+/// What a conversation as agents send it costs to hash, once it has been scanned: as it is, with each message in a block
+/// and the last one marked (as Anthropic's clients send it), and as one text.
+fn prompts(c: &mut Criterion) {
+    let chat = chat_body(1024 * KIB);
+    let value: serde_json::Value = serde_json::from_slice(&chat).expect("valid");
+    let mut blocks = value.clone();
+    let mut text = String::new();
+    for message in blocks["messages"].as_array_mut().expect("a list") {
+        let content = message["content"].take();
+        text.push_str(content.as_str().expect("text"));
+        message["content"] = serde_json::json!([{ "type": "text", "text": content }]);
+    }
+    let last = blocks["messages"].as_array().map_or(0, |messages| messages.len() - 1);
+    blocks["messages"][last]["content"][0]["cache_control"] = serde_json::json!({ "type": "ephemeral" });
+    let one = serde_json::json!({ "messages": [{ "role": "user", "content": text }] });
+    let completion = serde_json::json!({ "prompt": text });
+    let mut group = c.benchmark_group("prompt_1MiB");
+    group.throughput(Throughput::Bytes(chat.len() as u64)).sample_size(50);
+    for (name, endpoint, body) in [
+        ("chat", Endpoint::Chat, chat),
+        ("marked_blocks", Endpoint::Messages, blocks.to_string().into_bytes()),
+        ("one_message", Endpoint::Chat, one.to_string().into_bytes()),
+        ("completion", Endpoint::Completions, completion.to_string().into_bytes()),
+    ] {
+        let chunks: Vec<Bytes> = body.chunks(16 * KIB).map(Bytes::copy_from_slice).collect();
+        let scan = scan(&chunks).expect("valid");
+        let mut body = Body::new();
+        chunks.into_iter().for_each(|chunk| body.push(chunk));
+        assert!(prompt::read(&scan, &body, endpoint).conversation.is_some());
+        group.bench_function(name, |b| b.iter(|| prompt::read(black_box(&scan), black_box(&body), endpoint)));
+    }
+    group.finish();
 }
 
 #[derive(Deserialize)]
@@ -151,5 +186,5 @@ fn places(c: &mut Criterion) {
     c.bench_function("geoip_lookup", |b| b.iter(|| db.lookup(black_box(address))));
 }
 
-criterion_group!(benches, bodies, streams, places);
+criterion_group!(benches, bodies, prompts, streams, places);
 criterion_main!(benches);

@@ -79,6 +79,16 @@ pub fn session_key(scope: &[u8], name: &[u8]) -> SessionKey {
     SessionKey(pair(scope, name).digest128())
 }
 
+/// The key of a session that only its messages name, for a client of this scope. `conversation` is a hash of the messages;
+/// `coarse` one of what the call says of its user besides, so that two users of one client with the same messages are two.
+pub fn conversation_key(scope: &[u8], coarse: Option<u64>, conversation: u128) -> SessionKey {
+    // Two zeros begin no name that a request can give.
+    let mut name = [0; 26];
+    name[2..10].copy_from_slice(&coarse.unwrap_or(0).to_le_bytes());
+    name[10..].copy_from_slice(&conversation.to_le_bytes());
+    session_key(scope, &name)
+}
+
 /// The same session as seen by one model: each model has a KV cache of its own, so a session has a home per model.
 /// `model` is the model's own name, never an alias.
 pub fn for_model(session: SessionKey, model: &str) -> SessionKey {
@@ -184,6 +194,16 @@ mod tests {
         assert_eq!(session.0, 0xaeeb_434f_77f3_85b3_0438_e467_f35d_d032);
         assert_eq!(score(session, replica, None).hash, 0x66f0_7e02_761c_c81e);
         assert_eq!(for_model(session, "llama-3.1-8b").0, 0xaeeb_434f_ea88_9e99_3213_923d_f35d_d032);
+    }
+
+    #[test]
+    fn conversations_are_told_apart_by_client_and_by_what_is_coarse() {
+        let keys: std::collections::HashSet<_> = [b"a", b"b"]
+            .into_iter()
+            .flat_map(|scope| [None, Some(1), Some(2)].map(|coarse| (scope, coarse)))
+            .flat_map(|(scope, coarse)| [1, 2].map(|messages| conversation_key(scope, coarse, messages)))
+            .collect();
+        assert_eq!(keys.len(), 12);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Station 2, identify: who calls, in which session, at which step? Read from the head alone.
+//! Station 2, identify: who calls, in which session, at which step? Read from the head; the body may name the session, too.
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::domain::ids::{ClientKey, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::policy::affinity;
+use crate::wire::names::{HeadNames, Name, Unusable, visible};
 
 /// Names the step that a call is.
 pub(super) const STEP: HeaderName = HeaderName::from_static("x-agent-step");
@@ -33,9 +34,6 @@ const PATIENCE_MAX: Duration = Duration::from_secs(86_400);
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// Longest session, step or request id, in bytes: they go into hashes, labels and log lines.
-const NAME_BYTES_MAX: usize = 256;
-
 /// Who calls.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Caller {
@@ -45,8 +43,10 @@ pub(super) struct Caller {
     pub(super) client: ClientKey,
     /// Whether the client's SDK says that it has sent this request before.
     pub(super) sdk_retry: bool,
-    /// The session that the head names.
-    pub(super) session: Option<SessionKey>,
+    /// What names belong to: nobody reaches a session that another client named.
+    pub(super) scope: Vec<u8>,
+    /// What the head says of the session.
+    pub(super) names: HeadNames,
     /// The step that the head names.
     pub(super) step: Option<String>,
     /// How long the client says that it will wait.
@@ -60,17 +60,22 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let address = client_address(peer, headers, &config.trusted_proxies);
     let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
     let scope = affinity::scope(credential.map(|value| value.as_bytes()), address);
-    let mut key = None;
-    for name in &config.sessions.headers {
-        if let Some(value) = visible(headers, name)? {
-            key = Some(affinity::session_key(&scope, value.as_bytes()));
-            break;
-        }
-    }
-    let step = visible(headers, STEP.as_str())?.map(str::to_owned);
+    let names = HeadNames::read(headers, &config.sessions.headers).map_err(bad_header)?;
+    let step = visible(headers, STEP.as_str()).map_err(bad_header)?.map(str::to_owned);
     let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
     let (client, sdk_retry) = (affinity::client_key(&scope), is_sdk_retry(headers));
-    Ok(Caller { address, client, sdk_retry, session: key, step, patience })
+    Ok(Caller { address, client, sdk_retry, scope, names, step, patience })
+}
+
+impl Caller {
+    /// The key of a session that this client calls so.
+    pub(super) fn session(&self, name: &Name) -> SessionKey {
+        affinity::session_key(&self.scope, name.as_bytes())
+    }
+}
+
+fn bad_header(unusable: Unusable) -> Refusal {
+    Refusal::new(Outcome::BadHeader, unusable.to_string())
 }
 
 /// Whether the SDK's count of retries is above 0. A hint: however high, it counts once.
@@ -83,26 +88,6 @@ fn is_sdk_retry(headers: &HeaderMap) -> bool {
 fn seconds(headers: &HeaderMap, name: HeaderName) -> Option<Duration> {
     let value: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
     Duration::try_from_secs_f64(value).ok().filter(|wait| !wait.is_zero() && *wait <= PATIENCE_MAX)
-}
-
-/// A header's value if it is present and not empty; an error if it is no short visible ASCII or comes twice.
-fn visible<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    let refuse = |what: &str| Err(Refusal::new(Outcome::BadHeader, format!("the header {name} {what}")));
-    if values.any(|other| other != value) {
-        return refuse("comes more than once with different values");
-    }
-    let bytes = value.as_bytes();
-    if bytes.len() > NAME_BYTES_MAX {
-        return refuse(&format!("is longer than {NAME_BYTES_MAX} bytes"));
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) => {
-            Ok(Some(text.trim()).filter(|t| !t.is_empty()))
-        }
-        _ => refuse("may hold visible ASCII only"),
-    }
 }
 
 /// The client's address: the peer's, or, while the peer is a trusted proxy, the one that it names. Read from the right,
@@ -203,16 +188,6 @@ mod tests {
         check_address("10.0.0.1", &["[2001:db8::1]:443"], trusted, "2001:db8::1");
         check_address("10.0.0.1", &["::ffff:198.51.100.1"], trusted, "198.51.100.1");
         check_address("10.0.0.1", &["198.51.100.1:9999"], trusted, "198.51.100.1");
-    }
-
-    #[test]
-    fn names_are_short_visible_ascii_and_single() {
-        let ok = headers(&[("x-session-id", "agent 7")]);
-        assert_eq!(visible(&ok, "x-session-id").unwrap(), Some("agent 7"));
-        assert_eq!(visible(&headers(&[("x-session-id", "")]), "x-session-id").unwrap(), None);
-        assert!(visible(&headers(&[("x-session-id", "a"), ("x-session-id", "b")]), "x-session-id").is_err());
-        assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), "x-session-id").is_err());
-        assert!(visible(&headers(&[("x-session-id", "a\tb")]), "x-session-id").is_err());
     }
 
     #[test]

@@ -171,7 +171,8 @@ impl Serving<'_, '_> {
         let place = self.place();
         let pools = pool::order(topology, resolved.model, endpoint.dialect(), place)
             .map_err(|no| route::no_pool(no, &model.name, endpoint))?;
-        self.account.session = caller.session.filter(|_| endpoint.generates());
+        let names = caller.names.with(&received.scan.fields);
+        self.account.session = names.session.filter(|_| endpoint.generates()).map(|name| caller.session(&name));
         let prompt = Prompt { tokens: (received.body.len() / 4) as u32, ..Prompt::default() };
         let identity = self.account.session.map(|key| Identity::Named {
             session: affinity::for_model(key, &topology.model(resolved.model).name),

@@ -4,6 +4,7 @@
 pub mod body;
 pub mod checks;
 mod members;
+pub mod names;
 pub mod prompt;
 pub mod resume;
 pub mod scan;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use nearpool::sim::server::ReplicaHandle;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{Answer, Edge, EdgeConfig, H2, Http1, chat, post_with, sim};
 
@@ -138,4 +138,29 @@ async fn calls_without_a_session_and_embeddings_carry_the_reason_none() {
     // The embeddings did not begin the session.
     let first = post_with("/v1/chat/completions", &session, &chat("x", 1));
     assert_eq!(client.call(&first).await.header("x-nearpool-reason"), Some("new"));
+}
+
+#[tokio::test]
+async fn agents_are_known_by_their_own_headers_and_bodies_and_never_by_a_requests_id() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    let request = |headers: Vec<(&'static str, &'static str)>, more: Value| {
+        let mut body = chat("x", 1);
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post_with("/v1/chat/completions", &headers, &body)
+    };
+    let user_id = "user_1_account_2_session_0b9f6a1e";
+    for (call, expected) in [
+        (request(vec![("x-claude-code-session-id", "0b9f6a1e")], json!({})), "new"),
+        (request(vec![], json!({"metadata": {"user_id": user_id}})), "session"),
+        (request(vec![("x-claude-code-session-id", "0b9f6a1e"), ("x-claude-code-agent-id", "a")], json!({})), "new"),
+        (request(vec![("session-id", "t"), ("thread-id", "t")], json!({"prompt_cache_key": "t"})), "new"),
+        (request(vec![("session_id", "t")], json!({})), "session"),
+        (request(vec![("x-amp-thread-id", "caf\u{e9}")], json!({"session_id": "s"})), "new"),
+        (request(vec![], json!({"session_id": "s", "user": "me"})), "session"),
+        (request(vec![("x-request-id", "r"), ("traceparent", "00-1-2-01")], json!({"user": "me"})), "none"),
+    ] {
+        assert_eq!(client.call(&call).await.header("x-nearpool-reason"), Some(expected));
+    }
 }

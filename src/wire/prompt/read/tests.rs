@@ -272,7 +272,7 @@ fn body_of(messages: &[Value], shuffled: bool, pretty: bool) -> String {
     // Items as they are, whatever stands between them.
     let items: Vec<_> = messages.iter().map(Value::to_string).collect();
     let list = items.join(if pretty { " ,\n  " } else { "," });
-    let mut members = vec![
+    let mut members = [
         format!("\"messages\":[{list}]"),
         "\"tools\":[{\"name\":\"t\"}]".to_owned(),
         format!("\"system\":{}", print(&json!("You are helpful."))),
