@@ -7,6 +7,11 @@ pub const CONVERSATION_ENDS_MAX: usize = 256;
 /// Bytes of a prompt that count as one token, everywhere: an estimate, good to a third for prose and code.
 pub const BYTES_PER_TOKEN: usize = 4;
 
+/// Tokens of so many bytes, estimated.
+pub fn estimated_tokens(bytes: usize) -> u32 {
+    u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX)
+}
+
 /// A prompt in hashes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Prompt {

@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
 
 use crate::domain::ids::{ClientKey, ReplicaKey, SessionKey};
 
@@ -79,14 +79,27 @@ pub fn session_key(scope: &[u8], name: &[u8]) -> SessionKey {
     SessionKey(pair(scope, name).digest128())
 }
 
-/// The key of a session that only its messages name, for a client of this scope. `conversation` is a hash of the messages;
-/// `coarse` one of what the call says of its user besides, so that two users of one client with the same messages are two.
-pub fn conversation_key(scope: &[u8], coarse: Option<u64>, conversation: u128) -> SessionKey {
+/// What conversations belong to: a client of this scope, and with `coarse`, a hash of what a call says of its user, one of
+/// his users, so that two of them with the same messages are two.
+pub fn conversations_of(scope: &[u8], coarse: Option<u64>) -> ConversationScope {
     // Two zeros begin no name that a request can give.
-    let mut name = [0; 26];
-    name[2..10].copy_from_slice(&coarse.unwrap_or(0).to_le_bytes());
-    name[10..].copy_from_slice(&conversation.to_le_bytes());
-    session_key(scope, &name)
+    let mut name = [0; 10];
+    name[2..].copy_from_slice(&coarse.unwrap_or(0).to_le_bytes());
+    ConversationScope(session_key(scope, &name).0)
+}
+
+/// Whose conversations are told apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConversationScope(u128);
+
+impl ConversationScope {
+    /// The key of a session that only its messages name; `conversation` is a hash of them.
+    pub fn key(self, conversation: u128) -> SessionKey {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&self.0.to_le_bytes());
+        bytes[16..].copy_from_slice(&conversation.to_le_bytes());
+        SessionKey(xxh3_128_with_seed(&bytes, SEED))
+    }
 }
 
 /// The same session as seen by one model: each model has a KV cache of its own, so a session has a home per model.
@@ -201,7 +214,7 @@ mod tests {
         let keys: std::collections::HashSet<_> = [b"a", b"b"]
             .into_iter()
             .flat_map(|scope| [None, Some(1), Some(2)].map(|coarse| (scope, coarse)))
-            .flat_map(|(scope, coarse)| [1, 2].map(|messages| conversation_key(scope, coarse, messages)))
+            .flat_map(|(scope, coarse)| [1, 2].map(|messages| conversations_of(scope, coarse).key(messages)))
             .collect();
         assert_eq!(keys.len(), 12);
     }

@@ -24,7 +24,8 @@ pub const MISS_WEIGHT: f64 = 4.0;
 /// choice among its replicas; other pools are only compared with it once its pace is known.
 pub const ASSUMED_TOKENS_PER_S: f32 = 10_000.0;
 
-/// What a full replica costs beside an idle one, in ms: about what a full batch adds to a step, several times over.
+/// What a full replica costs beside an idle one, in ms: about what a full batch adds to a step, several times over, and as
+/// much as 500 tokens that are not cached. A cache worth keeping is not left for it; calls that have none spread by it.
 const FULL_MS: f64 = 200.0;
 
 /// Costs that differ by less count as equal, in ms: less than what two edges, or two moments, see differently.
@@ -57,13 +58,12 @@ impl Cost {
     }
 }
 
-/// What this replica costs a call with a prompt of so many tokens. At its session's home the batch counts for nothing: a
-/// cache is not left for it.
-pub fn of(candidate: &Candidate, prompt_tokens: u32, home: bool) -> Cost {
+/// What this replica costs a call with a prompt of so many tokens.
+pub fn of(candidate: &Candidate, prompt_tokens: u32) -> Cost {
     let ms_per_token = 1_000.0 / f64::from(candidate.tokens_per_s.unwrap_or(ASSUMED_TOKENS_PER_S).max(1.0));
     let uncached = f64::from(prompt_tokens.saturating_sub(candidate.cached_tokens));
     let full = f64::from(candidate.in_flight) / f64::from(candidate.cap.max(1));
-    let load_ms = if home { 0.0 } else { FULL_MS * full * full / candidate.weight };
+    let load_ms = FULL_MS * full * full / candidate.weight;
     Cost {
         wait_ms: candidate.queued_tokens as f64 / candidate.weight * ms_per_token + load_ms,
         read_ms: (uncached / candidate.weight + (MISS_WEIGHT - 1.0) * uncached) * ms_per_token,
@@ -96,7 +96,7 @@ mod tests {
 
     #[track_caller]
     fn check(candidate: Candidate, tokens: u32, wait_ms: f64, read_ms: f64) {
-        let cost = of(&candidate, tokens, false);
+        let cost = of(&candidate, tokens);
         assert!((cost.wait_ms - wait_ms).abs() < 1e-6 && (cost.read_ms - read_ms).abs() < 1e-6, "{cost:?}");
     }
 
@@ -115,11 +115,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fuller_batch_costs_more_except_at_home() {
+    fn a_fuller_batch_costs_more() {
         check(Candidate { in_flight: 1, ..at(0, 0) }, 0, FULL_MS / 16.0, 0.0);
         check(Candidate { in_flight: 4, ..at(0, 0) }, 0, FULL_MS, 0.0);
-        assert_eq!(of(&Candidate { in_flight: 4, ..at(0, 0) }, 0, true).ms(), 0.0);
-        assert!(of(&Candidate { cap: 0, tokens_per_s: Some(0.0), ..at(1, 0) }, 1, false).ms().is_finite());
+        assert!(of(&Candidate { cap: 0, tokens_per_s: Some(0.0), ..at(1, 0) }, 1).ms().is_finite());
     }
 
     #[test]

@@ -143,7 +143,7 @@ pub enum NoReplica {
 pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
     let refusal = || if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable };
     let open = || view.iter().filter(|candidate| candidate.takes_more());
-    let ms = |candidate: &Candidate| cost::of(candidate, call.tokens, call.is_home(candidate)).ms();
+    let ms = |candidate: &Candidate| cost::of(candidate, call.tokens).ms();
     let least_ms = open().map(ms).reduce(f64::min).ok_or_else(refusal)?;
     let equal = |candidate: &Candidate| ms(candidate) <= cost::band(least_ms);
     let Some(session) = call.session else {
@@ -196,7 +196,7 @@ impl Candidate {
             replica: self.replica,
             affinity,
             probe: self.standing == Standing::Probe,
-            cost: cost::of(self, call.tokens, call.is_home(self)),
+            cost: cost::of(self, call.tokens),
             uncached_tokens: call.tokens.saturating_sub(self.cached_tokens),
             paced: self.tokens_per_s.is_some(),
         }
@@ -236,7 +236,9 @@ mod tests {
     fn a_session_stays_where_it_was_however_loaded_below_the_cap() {
         for n in 0..100 {
             check(&pool(), session(n, Some(2)), 2, Affinity::Session);
-            check(&with_two(|two| two.in_flight = two.cap - 1), session(n, Some(2)), 2, Affinity::Session);
+            let call = Call { tokens: 1_000, ..session(n, Some(2)) };
+            let loaded = |two: &mut Candidate| (two.cached_tokens, two.in_flight) = (900, two.cap - 1);
+            check(&with_two(loaded), call, 2, Affinity::Session);
         }
     }
 

@@ -223,7 +223,7 @@ fn at_home(
 /// Whether nothing can be better than home by as much as counts: it holds nearly all, and nothing waits there.
 fn is_warm_and_free(home: &Candidate, call: Call) -> bool {
     let uncached = call.tokens.saturating_sub(home.cached_tokens);
-    uncached <= call.tokens / WARM_ONE_IN && cost::is_free(cost::of(home, call.tokens, true).wait_ms)
+    uncached <= call.tokens / WARM_ONE_IN && cost::is_free(cost::of(home, call.tokens).wait_ms)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod body;
 mod client;
 mod identify;
 mod route;
+mod session;
 
 mod admission;
 mod dispatch;

@@ -29,15 +29,17 @@ use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
+use super::session;
 use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
-use crate::domain::prompt::Prompt;
+use crate::domain::prompt::{Prompt, estimated_tokens};
 use crate::observe::metrics::GeoResult;
-use crate::policy::{affinity, pool, resolve};
-use crate::roster::{Identity, Snapshot};
+use crate::policy::{pool, resolve};
+use crate::roster::Snapshot;
 use crate::wire::late_error::late_error_event;
+use crate::wire::prompt;
 use crate::wire::reply::{Failure, error_event, models};
 
 /// How a request ended that was not answered to its end here.
@@ -172,14 +174,17 @@ impl Serving<'_, '_> {
         let pools = pool::order(topology, resolved.model, endpoint.dialect(), place)
             .map_err(|no| route::no_pool(no, &model.name, endpoint))?;
         let names = caller.names.with(&received.scan.fields);
-        self.account.session = names.session.filter(|_| endpoint.generates()).map(|name| caller.session(&name));
-        let prompt = Prompt { tokens: (received.body.len() / 4) as u32, ..Prompt::default() };
-        let identity = self.account.session.map(|key| Identity::Named {
-            session: affinity::for_model(key, &topology.model(resolved.model).name),
-            parent: None,
-        });
+        let prompt = match endpoint.generates() {
+            true => prompt::read(&received.scan, &received.body, endpoint),
+            false => Prompt { tokens: estimated_tokens(received.body.len()), ..Prompt::default() },
+        };
+        let model_name = &topology.model(resolved.model).name;
+        let identity = endpoint.generates().then(|| session::identity(caller, &names, &prompt, model_name)).flatten();
         let sessions = &self.edge.roster.sessions;
         let session = identity.and_then(|identity| sessions.find(&identity, config.sessions.idle, Instant::now()));
+        // One name is one session, however many models serve it.
+        let named = names.session.filter(|_| endpoint.generates()).map(|name| caller.session(&name));
+        self.account.session = named.or(session.map(|session| session.key));
 
         // 5 choose a replica, 6 send, 7 retry.
         self.earn(caller);

@@ -126,14 +126,16 @@ async fn a_dead_replica_moves_only_its_own_sessions_and_they_stay_at_their_new_h
 }
 
 #[tokio::test]
-async fn calls_without_a_session_and_embeddings_carry_the_reason_none() {
+async fn calls_that_nothing_tells_apart_and_embeddings_carry_the_reason_none() {
     let sims = four().await;
     let edge = Edge::start(config(&sims)).await;
     let mut client = Http1::connect(edge.agents()).await;
     let session = [("x-session-id", "s")];
     let embeddings = post_with("/v1/embeddings", &session, &json!({"model": "m", "input": "x"}));
     assert_eq!(client.call(&embeddings).await.header("x-nearpool-reason"), Some("none"));
-    let bare = post_with("/v1/chat/completions", &[], &chat("x", 1));
+    let mut system_alone = chat("x", 1);
+    system_alone["messages"][0]["role"] = json!("system");
+    let bare = post_with("/v1/chat/completions", &[], &system_alone);
     assert_eq!(client.call(&bare).await.header("x-nearpool-reason"), Some("none"));
     // The embeddings did not begin the session.
     let first = post_with("/v1/chat/completions", &session, &chat("x", 1));
@@ -159,7 +161,10 @@ async fn agents_are_known_by_their_own_headers_and_bodies_and_never_by_a_request
         (request(vec![("session_id", "t")], json!({})), "session"),
         (request(vec![("x-amp-thread-id", "caf\u{e9}")], json!({"session_id": "s"})), "new"),
         (request(vec![], json!({"session_id": "s", "user": "me"})), "session"),
-        (request(vec![("x-request-id", "r"), ("traceparent", "00-1-2-01")], json!({"user": "me"})), "none"),
+        // What was said tells it, and the user refines that.
+        (request(vec![("x-request-id", "r"), ("traceparent", "00-1-2-01")], json!({"user": "me"})), "new"),
+        (request(vec![("x-request-id", "r"), ("traceparent", "00-1-2-01")], json!({"user": "you"})), "new"),
+        (request(vec![("x-request-id", "q"), ("traceparent", "00-3-4-01")], json!({"user": "me"})), "session"),
     ] {
         assert_eq!(client.call(&call).await.header("x-nearpool-reason"), Some(expected));
     }

@@ -6,7 +6,7 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle, ServerParams};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Edge, EdgeConfig, Http1, Pool, SERVED, chat, json_body, post, post_with, sim, sim_with, soon, with,
+    Answer, Edge, EdgeConfig, Http1, Pool, SERVED, chat, json_body, post, post_with, sim, sim_with, soon, unheard, with,
 };
 
 /// A client in Ireland, and one whose network is in no database, as `mini-city.mmdb` has it.
@@ -43,7 +43,7 @@ impl World {
     async fn call(&self, from: Ipv4Addr, forwarded: Option<&str>) -> Answer {
         let mut client = Http1::connect_from(from, self.edge.agents()).await;
         let headers: Vec<_> = forwarded.iter().map(|address| ("x-forwarded-for", *address)).collect();
-        client.call(&post_with("/v1/chat/completions", &headers, &chat("x", 1))).await
+        client.call(&post_with("/v1/chat/completions", &headers, &chat(&unheard(), 1))).await
     }
 
     async fn check(&self, from: Ipv4Addr, forwarded: Option<&str>, region: &str, reason: &str) {
@@ -55,7 +55,7 @@ impl World {
     /// Occupies the only place of a replica with a call from `from`; it is given back when the client is dropped.
     async fn occupy(&self, replica: &ReplicaHandle, from: Ipv4Addr) -> Http1 {
         let mut client = Http1::connect_from(from, self.edge.agents()).await;
-        let body = with(chat("x", 1), json!({"sim": {"tokens": 2, "prefill_ms": 600_000}}));
+        let body = with(chat(&unheard(), 1), json!({"sim": {"tokens": 2, "prefill_ms": 600_000}}));
         client.send(&post("/v1/chat/completions", &body)).await;
         soon(replica.wait_for(|stats| stats.engine.running == 1)).await;
         client
@@ -65,14 +65,14 @@ impl World {
 #[tokio::test]
 async fn a_client_is_served_in_the_region_nearest_to_its_place() {
     let world = World::start("").await;
-    world.check(IRELAND, None, "ireland", "none").await;
-    world.check(NOWHERE, None, "here", "none").await; // nearest to the edge
-    world.check(PROXY, Some("127.3.9.9"), "ireland", "none").await;
-    world.check(PROXY, Some("2001:db8:4::1"), "singapore", "none").await;
-    world.check(PROXY, Some("127.3.9.9, 2001:db8:4::1, 127.200.0.9"), "singapore", "none").await;
-    world.check(PROXY, None, "here", "none").await;
+    world.check(IRELAND, None, "ireland", "new").await;
+    world.check(NOWHERE, None, "here", "new").await; // nearest to the edge
+    world.check(PROXY, Some("127.3.9.9"), "ireland", "new").await;
+    world.check(PROXY, Some("2001:db8:4::1"), "singapore", "new").await;
+    world.check(PROXY, Some("127.3.9.9, 2001:db8:4::1, 127.200.0.9"), "singapore", "new").await;
+    world.check(PROXY, None, "here", "new").await;
     // A peer that is not trusted cannot claim a place.
-    world.check(IRELAND, Some("2001:db8:4::1"), "ireland", "none").await;
+    world.check(IRELAND, Some("2001:db8:4::1"), "ireland", "new").await;
     let line = world.edge.wait_for_log(|line| line["region"] == "ireland").await;
     assert_eq!((&line["client"], &line["country"]), (&json!("127.3.0.1"), &json!("IE")));
 }
@@ -107,7 +107,7 @@ async fn a_region_that_is_full_spills_and_when_all_are_full_clients_are_told_to_
     for replica in ["here", "ireland", "singapore"] {
         world.edge.wait_until_idle(&format!("p-{replica}"), replica).await;
     }
-    world.check(IRELAND, None, "ireland", "none").await;
+    world.check(IRELAND, None, "ireland", "new").await;
 }
 
 fn code(answer: &Answer) -> Value {

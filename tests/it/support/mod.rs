@@ -15,7 +15,7 @@ mod tls;
 mod tls_replica;
 
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -61,6 +61,12 @@ pub fn own_address() -> Ipv4Addr {
 /// A chat request for the model `m` whose answer has so many tokens.
 pub fn chat(text: &str, tokens: u64) -> Value {
     json!({"model": "m", "messages": [{"role": "user", "content": text}], "sim": {"tokens": tokens}})
+}
+
+/// Something that nobody has said before: what was said before goes on where it was said.
+pub fn unheard() -> String {
+    static SAID: AtomicUsize = AtomicUsize::new(0);
+    format!("this is number {}", SAID.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The same with further fields.
