@@ -3,6 +3,7 @@
 //! Std only: no I/O, no clock, no lock, no serialisation.
 
 pub mod ask;
+pub mod engine_load;
 pub mod health_check;
 pub mod ids;
 pub mod outcome;

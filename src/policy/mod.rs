@@ -10,6 +10,7 @@ pub mod breaker;
 pub mod budget;
 pub mod cache_size;
 pub mod cost;
+pub mod engine_load;
 pub mod health;
 pub mod least_bad;
 pub mod limits;

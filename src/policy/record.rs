@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::breaker::{self, Breaker, Gate};
+use super::engine_load::LoadReport;
 use super::health::{self, Health};
 use super::replica::Standing;
 use super::success_rate::Recent;
@@ -21,6 +22,8 @@ pub struct Record {
     pub health: Health,
     /// Its circuit breaker.
     pub breaker: Breaker,
+    /// What its engine said last of its own load.
+    pub engine: Option<LoadReport>,
     recent: Recent,
     ttft: Ttft,
     /// Until when it asked to be left alone.

@@ -16,6 +16,7 @@ use crate::domain::ids::ReplicaKey;
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::ReplicaAddress;
 use crate::policy::breaker::{self, Breaker};
+use crate::policy::engine_load::LoadReport;
 use crate::policy::health::{self, Health};
 use crate::policy::record::Record;
 use crate::policy::replica::Standing;
@@ -185,6 +186,16 @@ impl Live {
     /// Notes what its last failed check found wrong.
     pub fn set_failing(&self, failure: Option<Failure>) {
         self.failing.store(failure.map(Arc::new));
+    }
+
+    /// What its engine said last of its own load, however long ago. What that is worth by now, the report says itself.
+    pub fn engine(&self) -> Option<LoadReport> {
+        self.read(|record| record.engine)
+    }
+
+    /// Notes what its engine says of its own load.
+    pub fn set_engine(&self, report: LoadReport) {
+        self.lock().engine = Some(report);
     }
 
     /// Its state for people and gauges.

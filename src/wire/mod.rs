@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod checks;
+pub mod engine;
 mod members;
 pub mod names;
 pub mod prompt;
