@@ -59,6 +59,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     let (reference, small) = (good(REFERENCE), good(SMALL));
     assert_eq!(reference.sessions, small.sessions);
     assert_eq!(reference.health, small.health);
+    assert_eq!(reference.engine_metrics, small.engine_metrics);
     assert_eq!(reference.circuit_breaker, small.circuit_breaker);
     assert_eq!(reference.retry, small.retry);
     assert_eq!(reference.retry_budget, small.retry_budget);

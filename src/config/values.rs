@@ -34,6 +34,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// Active health checks.
     pub health: Health,
+    /// Engines' own numbers.
+    pub engine_metrics: EngineMetrics,
     /// The circuit breaker of each replica.
     pub circuit_breaker: breaker::Params,
     /// Bounds of retrying.
@@ -120,6 +122,15 @@ pub struct Health {
     pub generation_timeout: Duration,
     /// How many checks change a replica's side.
     pub thresholds: health::Params,
+}
+
+/// How engines are asked for their own numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EngineMetrics {
+    /// From one question to a replica to the next; `None` asks none.
+    pub interval: Option<Duration>,
+    /// How long an answer may take.
+    pub timeout: Duration,
 }
 
 /// A second attempt beside one whose first event is late.

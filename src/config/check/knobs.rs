@@ -1,4 +1,4 @@
-//! The sections of knobs: sessions, health, circuit breaker, retry, timeouts, limits.
+//! The sections of knobs: sessions, health, engines' metrics, circuit breaker, retry, timeouts, limits.
 //!
 //! Defaults, bounds and reasons stand here and, for people, beside the keys in `conf/edge.toml`; a test compares the two.
 
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Bytes, Knob, Report, Set, Table};
-use crate::config::values::{Health, Hedging, Sessions, Timeouts};
-use crate::policy::{breaker, budget, health, limits, retry};
+use crate::config::values::{EngineMetrics, Health, Hedging, Sessions, Timeouts};
+use crate::policy::{breaker, budget, engine_load, health, limits, retry};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -54,6 +54,11 @@ knobs! {
         "checks in a row; one lost packet should not empty a pool";
     HEALTHY_AFTER: u32 = "healthy_after", 2, 1, 100,
         "checks in a row; one lucky answer should not fill a sick replica";
+
+    ENGINE_METRICS_INTERVAL: Duration = "interval", secs(2), Duration::ZERO, engine_load::STALE,
+        "what an engine said ten seconds ago counts for nothing; 0s asks none";
+    ENGINE_METRICS_TIMEOUT: Duration = "timeout", SECOND, ms(10), engine_load::STALE,
+        "what comes later is old when it comes";
 
     FAILURE_THRESHOLD: u32 = "failure_threshold", 5, 1, 1_000,
         "failures in a row; more than a thousand is no protection";
@@ -144,6 +149,9 @@ const NO_SESSIONS: [&str; 12] = [
     "x-agent-step",
 ];
 
+/// Shortest pause between two questions for an engine's metrics: each answer has some 100 KiB.
+const ENGINE_METRICS_INTERVAL_MIN: Duration = ms(100);
+
 /// Most session headers: each is looked for in every request.
 const SESSION_HEADERS_MAX: usize = 32;
 
@@ -215,6 +223,22 @@ pub(super) fn health(root: &Table<'_>) -> Health {
             healthy_after: section.knob(&HEALTHY_AFTER).value,
         },
     }
+}
+
+/// Checks `[engine_metrics]`.
+pub(super) fn engine_metrics(root: &Table<'_>) -> EngineMetrics {
+    let (section, report) = (root.section("engine_metrics"), root.report());
+    let (interval, timeout) = (section.knob(&ENGINE_METRICS_INTERVAL), section.knob(&ENGINE_METRICS_TIMEOUT));
+    if interval.value.is_zero() {
+        return EngineMetrics { interval: None, timeout: timeout.value };
+    }
+    if interval.value < ENGINE_METRICS_INTERVAL_MIN
+        && let Some(value) = section.get("interval")
+    {
+        let hint = "each answer has some 100 KiB, and engines have better to do; 0s asks none";
+        report.error(&value.span(), "`engine_metrics.interval` must be 0s or at least 100ms", hint);
+    }
+    EngineMetrics { timeout: timeout.at_most(&interval, report), interval: Some(interval.value) }
 }
 
 /// Checks `[circuit_breaker]`.

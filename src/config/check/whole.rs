@@ -36,6 +36,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         geo,
         sessions: knobs::sessions(root),
         health: knobs::health(root),
+        engine_metrics: knobs::engine_metrics(root),
         circuit_breaker: knobs::circuit_breaker(root),
         retry,
         retry_budget,
