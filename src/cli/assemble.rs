@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nearpool::config::Config;
+use nearpool::control::Connections;
 use nearpool::control::admin::{self, Admin};
 use nearpool::control::probe::Probe;
 use nearpool::control::reload::{self, Commit, Prepare, Reloader};
+use nearpool::control::scrape::Scrape;
 use nearpool::control::watch::Watch;
 use nearpool::observe::access_log::AccessLog;
 use nearpool::observe::metrics::Metrics;
@@ -116,9 +118,14 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         service.add_tcp(&address.to_string());
         server.add_service(service);
     }
-    let mut probe = background_service("probe", Probe::new(Arc::clone(&roster)));
+    let connections = Connections::new();
+    let mut probe = background_service("probe", Probe::new(Arc::clone(&roster), connections.clone()));
     probe.threads = Some(1);
     server.add_service(probe);
+    // On a thread of its own: however long engines' pages are, reading them holds up no health check.
+    let mut scrape = background_service("scrape", Scrape::new(Arc::clone(&roster), connections));
+    scrape.threads = Some(1);
+    server.add_service(scrape);
     let mut watch = background_service("watch", Watch::new(reloader));
     watch.threads = Some(1);
     server.add_service(watch);

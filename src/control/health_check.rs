@@ -13,16 +13,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::connectors::http::v2::Connector;
 
-use self::line::{Line, Question, Reply};
+use super::line::{Connections, Line, Purpose, Question, Reply};
 use crate::config::Health;
 use crate::domain::ask::Endpoint;
 use crate::domain::health_check::Failure;
 use crate::domain::topology::{Credential, Engine, Model, Pool, ReplicaAddress};
 use crate::wire::checks;
-
-mod line;
 
 /// Where every dialect lists models.
 const MODELS_PATH: &str = "/v1/models";
@@ -92,8 +89,8 @@ impl Check {
     }
 
     /// Makes the check. Each of its questions takes at most `health.timeout`.
-    pub(super) async fn run(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
-        let mut line = Line::new(connector, &self.address, at);
+    pub(super) async fn run(&self, connections: &Connections, at: SocketAddr) -> Result<(), Failure> {
+        let mut line = Line::new(connections, &self.address, at, Purpose::HealthCheck);
         if let Some(path) = &self.path {
             let question = Question { path, body: None, key: self.key_for(path), answer_bytes_max: HEALTH_BYTES_MAX };
             let reply = line.ask(question, self.timeout).await?;
@@ -119,12 +116,14 @@ impl Check {
     ///
     /// An engine that refuses the call's wording, or has too much to do for it, lives; only refused credentials are told,
     /// since every call would meet them.
-    pub(super) async fn generate(&self, connector: &Connector, at: SocketAddr) -> Result<(), Failure> {
+    pub(super) async fn generate(&self, connections: &Connections, at: SocketAddr) -> Result<(), Failure> {
         let Some((endpoint, body)) = &self.call else { return Ok(()) };
         let path = endpoint.path();
         let body = Some(body.clone());
         let question = Question { path, body, key: self.key_for(path), answer_bytes_max: ANSWER_BYTES_MAX };
-        let reply = Line::new(connector, &self.address, at).ask(question, self.generation_timeout).await?;
+        let reply = Line::new(connections, &self.address, at, Purpose::HealthCheck)
+            .ask(question, self.generation_timeout)
+            .await?;
         match reply.status {
             401 | 403 => Err(Failure::Status(reply.status)),
             400..=499 => Ok(()),

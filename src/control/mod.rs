@@ -7,12 +7,17 @@ pub mod reload;
 pub mod watch;
 
 pub mod probe;
+pub mod scrape;
 
 pub mod admin;
 
 mod files;
 pub mod geo;
 mod health_check;
+mod line;
+mod schedule;
 mod status;
 #[cfg(test)]
 mod testing;
+
+pub use line::Connections;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::connectors::http::v2::Connector;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::task::JoinSet;
 
 use self::round::{Call, Next};
 use self::schedule::Schedule;
+use super::line::Connections;
 use crate::roster::Roster;
 
 mod round;
@@ -25,22 +25,19 @@ mod schedule;
 const CHECKS_MAX: usize = 64;
 /// Calls of one token under way at a time. The others wait, at most one for each replica.
 const CALLS_MAX: usize = 64;
-/// Longest pause between two looks at the snapshot: how late a new replica gets its first check.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often the idle sessions are forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The background service.
 pub struct Probe {
     roster: Arc<Roster>,
-    connector: Arc<Connector>,
+    connections: Connections,
 }
 
 impl Probe {
     /// Checks the replicas of this roster.
-    pub fn new(roster: Arc<Roster>) -> Probe {
-        // Here and not in the service: root certificates that cannot be read must end the start, not the checks.
-        Probe { roster, connector: Arc::new(Connector::new(None)) }
+    pub fn new(roster: Arc<Roster>, connections: Connections) -> Probe {
+        Probe { roster, connections }
     }
 }
 
@@ -67,14 +64,14 @@ impl BackgroundService for Probe {
             }
             schedule.follow(&snapshot, now);
             for round in schedule.due(&snapshot, CHECKS_MAX.saturating_sub(checks.len()), now) {
-                let connector = Arc::clone(&self.connector);
-                checks.spawn(async move { round.check(&connector).await });
+                let connections = self.connections.clone();
+                checks.spawn(async move { round.check(&connections).await });
             }
             for call in waiting.drain(..waiting.len().min(CALLS_MAX.saturating_sub(calls.len()))) {
-                let connector = Arc::clone(&self.connector);
-                calls.spawn(async move { call.make(&connector).await });
+                let connections = self.connections.clone();
+                calls.spawn(async move { call.make(&connections).await });
             }
-            let wake = schedule.next().unwrap_or(now + LOOK_EVERY).clamp(now, now + LOOK_EVERY);
+            let wake = schedule.wake(now);
             let judged = tokio::select! {
                 Some(Ok(judged)) = checks.join_next() => match judged.next() {
                     Next::Call(call) => {

@@ -99,7 +99,7 @@ fn check_of(at: SocketAddr, edit: impl FnOnce(&mut Config)) -> Check {
 }
 
 async fn verdict(at: SocketAddr, edit: impl FnOnce(&mut Config)) -> Result<(), Failure> {
-    check_of(at, edit).run(&Connector::new(None), at).await
+    check_of(at, edit).run(&Connections::new(), at).await
 }
 
 /// Whoever answers the health path with `health` and then lists models with `models` gets this verdict.
@@ -137,7 +137,7 @@ async fn a_replica_lives_and_names_its_model_over_one_connection() {
 #[tokio::test]
 async fn each_check_has_a_connection_of_its_own() {
     let server = engine(&["small"]).await;
-    let (check, connector) = (check_of(server.at, |_| ()), Connector::new(None));
+    let (check, connector) = (check_of(server.at, |_| ()), Connections::new());
     for _ in 0..3 {
         assert_eq!(check.run(&connector, server.at).await, Ok(()));
     }
@@ -316,7 +316,7 @@ async fn silence_fails_in_time_wherever_it_begins() {
         config.health.generation_timeout = Duration::from_millis(50);
     });
     let at = SocketAddr::new([127, 0, 0, 1].into(), call.address.port);
-    assert_eq!(call.generate(&Connector::new(None), at).await, Err(Failure::Timeout));
+    assert_eq!(call.generate(&Connections::new(), at).await, Err(Failure::Timeout));
 }
 
 #[tokio::test]
@@ -348,7 +348,7 @@ fn called(answer: String, expected: Result<(), Failure>) -> impl Future<Output =
         let shown = format!("{caller}: {answer}");
         let server = Server::start(move |_| answer.clone()).await;
         let check = check_of(server.at, |_| ());
-        assert_eq!(check.generate(&Connector::new(None), server.at).await, expected, "{shown}");
+        assert_eq!(check.generate(&Connections::new(), server.at).await, expected, "{shown}");
     }
 }
 
@@ -385,7 +385,7 @@ async fn a_call_goes_out_as_agents_calls_do() {
         config.topology.models[0].served_as = "org/small".into();
         config.topology.replicas[0].address.base_path = "/base".into();
     });
-    assert_eq!(check.generate(&Connector::new(None), server.at).await, Ok(()));
+    assert_eq!(check.generate(&Connections::new(), server.at).await, Ok(()));
     let asked = server.asked().remove(0);
     assert!(asked.starts_with("POST /base/v1/messages HTTP/1.1\r\n"), "{asked}");
     let lower = asked.to_lowercase();
@@ -428,7 +428,7 @@ async fn h2c_is_spoken_where_the_address_says_so() {
         }
     });
     let check = check_of(at, |config| config.topology.replicas[0].address.http2 = true);
-    let connector = Connector::new(None);
+    let connector = Connections::new();
     assert_eq!(check.run(&connector, at).await, Ok(()));
     assert_eq!(check.generate(&connector, at).await, Ok(()));
     let asked = asked.lock().unwrap().clone();

@@ -7,9 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pingora::connectors::http::v2::Connector;
-
 use crate::control::health_check::Check;
+use crate::control::line::Connections;
 use crate::domain::health_check::Failure;
 use crate::policy::{breaker, health};
 use crate::roster::Live;
@@ -71,10 +70,10 @@ enum Purpose {
 
 impl Round {
     /// Resolves if that is due, and checks.
-    pub(super) async fn check(self, connector: &Connector) -> Judged {
+    pub(super) async fn check(self, connections: &Connections) -> Judged {
         let resolved = self.resolve && self.resolve().await;
         let verdict = match self.live.resolved() {
-            Some(at) => self.check.run(connector, at).await,
+            Some(at) => self.check.run(connections, at).await,
             None => Err(Failure::Unresolved),
         };
         self.judged(resolved, verdict)
@@ -152,10 +151,10 @@ impl Judged {
 
 impl Call {
     /// Has a token generated.
-    pub(super) async fn make(self, connector: &Connector) -> Judged {
+    pub(super) async fn make(self, connections: &Connections) -> Judged {
         let Call { round, resolved, purpose } = self;
         let verdict = match round.live.resolved() {
-            Some(at) => round.check.generate(connector, at).await,
+            Some(at) => round.check.generate(connections, at).await,
             None => Err(Failure::Unresolved),
         };
         let verdict = verdict.map_err(|failure| match purpose {

@@ -108,7 +108,7 @@ async fn serve(mut stream: TcpStream, told: Arc<Mutex<Told>>, tell: Arc<watch::S
 
 fn start(roster: &Arc<Roster>) {
     let (_sender, shutdown) = watch::channel(true);
-    let probe = Probe::new(Arc::clone(roster));
+    let probe = Probe::new(Arc::clone(roster), Connections::new());
     tokio::spawn(async move { probe.start(shutdown).await });
 }
 

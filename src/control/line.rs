@@ -1,9 +1,12 @@
-//! The connection of one health check.
+//! A connection on which a replica is asked how it is.
 //!
-//! A new one for each check, since a replica that no longer accepts connections can keep answering on those that it has.
-//! Within a check it is kept alive: over an ocean each new one costs two or three round trips.
+//! Kept alive between questions: over an ocean each new one costs two or three round trips. A health check has one of its
+//! own, since a replica that no longer accepts connections can keep answering on those that it has; for an engine's
+//! metrics it is kept from one round to the next, so that hundreds of replicas can be asked every other second.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +21,58 @@ use pingora::upstreams::peer::HttpPeer;
 use crate::domain::health_check::Failure;
 use crate::domain::topology::ReplicaAddress;
 
-/// How long an HTTP/2 connection is kept between two questions of a check.
-const KEPT: Duration = Duration::from_secs(1);
+/// How long a connection is kept between two questions of a check.
+const KEPT_FOR_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a connection is kept between two rounds: llama.cpp closes an idle one after 5 s.
+pub(super) const KEPT_FOR_METRICS: Duration = Duration::from_secs(4);
+
+/// What the connections of the control plane are made with. One for all of it: each holds the system's root certificates.
+#[derive(Clone)]
+pub struct Connections(Arc<Connector>);
+
+impl Connections {
+    /// With the system's root certificates. Made before the services start: what cannot be read must end the start, and
+    /// not the checks.
+    pub fn new() -> Connections {
+        Connections(Arc::new(Connector::new(None)))
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Connections {
+        Connections::new()
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
+/// What a replica is asked for, as it is told in `User-Agent`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    HealthCheck,
+    Metrics,
+}
+
+impl Purpose {
+    const fn user_agent(self) -> &'static str {
+        match self {
+            Purpose::HealthCheck => concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (health check)"),
+            Purpose::Metrics => concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (metrics)"),
+        }
+    }
+
+    const fn kept_for(self) -> Duration {
+        match self {
+            Purpose::HealthCheck => KEPT_FOR_CHECK,
+            Purpose::Metrics => KEPT_FOR_METRICS,
+        }
+    }
+}
 
 /// What is asked: a GET, or a POST of JSON.
 #[derive(Clone)]
@@ -35,7 +88,7 @@ pub(super) struct Question<'a> {
 /// What is answered.
 pub(super) struct Reply {
     pub(super) status: u16,
-    /// The body, as far as it was read.
+    /// The body, as far as it was read and kept.
     pub(super) body: Vec<u8>,
     ended: Result<(), Failure>,
 }
@@ -49,38 +102,69 @@ impl Reply {
 
 /// A connection to a replica, made when it is needed.
 pub(super) struct Line<'a> {
-    connector: &'a Connector,
+    connections: &'a Connections,
     address: &'a ReplicaAddress,
+    purpose: Purpose,
     peer: HttpPeer,
     kept: Option<Kept>,
 }
 
-/// What remains of the last question.
-enum Kept {
+/// Where the pieces of an answer's body go.
+pub(super) type Sink<'a> = dyn FnMut(&[u8]) + Send + 'a;
+
+/// What remains of the last question: an idle connection.
+pub(super) enum Kept {
     H1(Stream),
     /// With the connector.
     H2,
 }
 
 impl Line<'_> {
-    pub(super) fn new<'a>(connector: &'a Connector, address: &'a ReplicaAddress, at: SocketAddr) -> Line<'a> {
-        Line { connector, address, peer: peer(address, at), kept: None }
+    pub(super) fn new<'a>(
+        connections: &'a Connections,
+        address: &'a ReplicaAddress,
+        at: SocketAddr,
+        purpose: Purpose,
+    ) -> Line<'a> {
+        Line { connections, address, purpose, peer: peer(address, at, purpose), kept: None }
+    }
+
+    /// The same over what an earlier one kept.
+    pub(super) fn over(self, kept: Option<Kept>) -> Self {
+        Line { kept, ..self }
+    }
+
+    /// What the next one may go on with.
+    pub(super) fn into_kept(self) -> Option<Kept> {
+        self.kept
     }
 
     /// Asks; takes at most `timeout`, connecting included.
     pub(super) async fn ask(&mut self, question: Question<'_>, timeout: Duration) -> Result<Reply, Failure> {
+        let mut body = Vec::new();
+        let asked = self.ask_into(question, timeout, &mut |piece| body.extend_from_slice(piece)).await?;
+        Ok(Reply { body, ..asked })
+    }
+
+    /// The same, for answers that nobody wants to hold: the body goes to `sink` as it comes, and the reply has none.
+    pub(super) async fn ask_into(
+        &mut self,
+        question: Question<'_>,
+        timeout: Duration,
+        sink: &mut Sink<'_>,
+    ) -> Result<Reply, Failure> {
         let asked = async {
             let kept = self.kept.is_some();
-            match self.exchange(question.clone()).await {
-                // The replica may have closed it just then; that says nothing.
-                Err(Failure::Reset) if kept => self.exchange(question).await,
+            match self.exchange(question.clone(), sink).await {
+                // The replica may have closed it just then; that says nothing. Of its body nothing had come.
+                Err(Failure::Reset) if kept => self.exchange(question, sink).await,
                 asked => asked,
             }
         };
         tokio::time::timeout(timeout, asked).await.unwrap_or(Err(Failure::Timeout))
     }
 
-    async fn exchange(&mut self, question: Question<'_>) -> Result<Reply, Failure> {
+    async fn exchange(&mut self, question: Question<'_>, sink: &mut Sink<'_>) -> Result<Reply, Failure> {
         let mut session = self.open().await.map_err(|error| failure(&error))?;
         send(&mut session, self.request(&question), question.body).await.map_err(|error| failure(&error))?;
         let status = loop {
@@ -92,21 +176,24 @@ impl Line<'_> {
                 Some(status) => break status.as_u16(),
             }
         };
-        let mut body = Vec::new();
+        let mut body_bytes = 0;
         let ended = loop {
             match session.read_response_body().await {
-                Ok(Some(bytes)) => body.extend_from_slice(&bytes),
+                Ok(Some(bytes)) => {
+                    body_bytes += bytes.len();
+                    sink(&bytes);
+                }
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(failure(&error)),
             }
-            if body.len() > question.answer_bytes_max {
+            if body_bytes > question.answer_bytes_max {
                 break Err(Failure::Garbage);
             }
         };
         if ended.is_ok() {
             self.keep(session).await;
         }
-        Ok(Reply { status, body, ended })
+        Ok(Reply { status, body: Vec::new(), ended })
     }
 
     async fn open(&mut self) -> pingora::Result<HttpSession> {
@@ -115,13 +202,13 @@ impl Line<'_> {
                 return Ok(HttpSession::H1(Http1Session::new_with_options(stream, &self.peer)));
             }
             Some(Kept::H2) => {
-                if let Some(session) = self.connector.reused_http_session(&self.peer).await? {
+                if let Some(session) = self.connections.0.reused_http_session(&self.peer).await? {
                     return Ok(HttpSession::H2(session));
                 }
             }
             None => {}
         }
-        self.connector.new_http_session(&self.peer).await
+        self.connections.0.new_http_session(&self.peer).await
     }
 
     async fn keep(&mut self, session: HttpSession) {
@@ -131,7 +218,7 @@ impl Line<'_> {
                 session.reuse().await.map(Kept::H1)
             }
             HttpSession::H2(session) => {
-                self.connector.release_http_session(session, &self.peer, Some(KEPT));
+                self.connections.0.release_http_session(session, &self.peer, Some(self.purpose.kept_for()));
                 Some(Kept::H2)
             }
             HttpSession::Custom(()) => None,
@@ -143,7 +230,7 @@ impl Line<'_> {
         let path = format!("{}{}", self.address.base_path, question.path);
         let mut request = RequestHeader::build(method, path.as_bytes(), Some(8))?;
         request.insert_header("host", authority(self.address))?;
-        request.insert_header("user-agent", concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (health check)"))?;
+        request.insert_header("user-agent", self.purpose.user_agent())?;
         request.insert_header("accept", "*/*")?;
         if let Some(body) = &question.body {
             request.insert_header("content-type", "application/json")?;
@@ -177,9 +264,11 @@ async fn send(
     }
 }
 
-fn peer(address: &ReplicaAddress, at: SocketAddr) -> HttpPeer {
+fn peer(address: &ReplicaAddress, at: SocketAddr, purpose: Purpose) -> HttpPeer {
     // Never an empty name: Pingora takes that as a wish not to verify. An address is verified as an address.
     let mut peer = HttpPeer::new(at, address.tls, address.host.clone());
+    // A health check goes on no connection of another purpose.
+    peer.group_key = purpose as u64;
     match (address.http2, address.tls) {
         (true, true) => peer.options.set_http_version(2, 1),
         (true, false) => peer.options.set_http_version(2, 2),
@@ -230,6 +319,7 @@ mod tests {
 
     #[test]
     fn the_name_to_verify_is_never_empty() {
-        assert_eq!(peer(&address(true, "10.0.0.1", 443), ([10, 0, 0, 1], 443).into()).sni, "10.0.0.1");
+        let at = ([10, 0, 0, 1], 443).into();
+        assert_eq!(peer(&address(true, "10.0.0.1", 443), at, Purpose::HealthCheck).sni, "10.0.0.1");
     }
 }
