@@ -72,6 +72,19 @@ struct Replica<'a> {
     resolved: bool,
     /// What its last failed health check found wrong; `null` while it is in use and passes them.
     failing: Option<Failing>,
+    /// What its engine said last of its own load; `null` when that is too long ago, or nothing was said.
+    engine_load: Option<EngineLoad>,
+}
+
+#[derive(Debug, Serialize)]
+struct EngineLoad {
+    running: u32,
+    waiting: u32,
+    kv_usage_ratio: Option<f64>,
+    kv_capacity_tokens: Option<u64>,
+    prefix_query_tokens: Option<u64>,
+    prefix_hit_tokens: Option<u64>,
+    age_ms: u128,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,6 +189,15 @@ fn replicas<'a>(snapshot: &'a Snapshot, pool: &'a Pool, now: Instant) -> Vec<Rep
             in_flight: reading.in_flight,
             resolved: live.resolved().is_some(),
             failing: live.failing().map(|failure| Failing { cause: failure.label(), why: failure.to_string() }),
+            engine_load: live.engine().filter(|report| report.tells(now)).map(|report| EngineLoad {
+                running: report.load.running,
+                waiting: report.load.waiting,
+                kv_usage_ratio: report.load.kv_usage,
+                kv_capacity_tokens: report.load.kv_capacity_tokens,
+                prefix_query_tokens: report.load.prefix_queries,
+                prefix_hit_tokens: report.load.prefix_hits,
+                age_ms: report.age(now).as_millis(),
+            }),
         }
     };
     pool.replicas.iter().map(status).collect()

@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
 use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::breaker::{Breaker, Gate};
+use crate::policy::engine_load::LoadReport;
 use crate::policy::resume::Resumed;
 use crate::policy::select::Reason;
 use crate::roster::{Roster, Snapshot};
@@ -144,6 +145,9 @@ pub struct Metrics {
     replica_up: IntGaugeVec,
     replica_in_flight: IntGaugeVec,
     breaker_state: IntGaugeVec,
+    replica_running: IntGaugeVec,
+    replica_waiting: IntGaugeVec,
+    replica_kv_usage: GaugeVec,
     queued: IntGaugeVec,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
     series: Mutex<Series>,
@@ -186,6 +190,9 @@ impl Metrics {
             replica_up: new.gauges("nearpool_replica_up", "1 while a replica's health checks pass.", &["pool", "replica"])?,
             replica_in_flight: new.gauges("nearpool_replica_in_flight", "Requests in flight from this edge.", &["pool", "replica"])?,
             breaker_state: new.gauges("nearpool_breaker_state", "Circuit breaker: 0 closed, 1 half-open (a probe is due or under way), 2 open.", &["pool", "replica"])?,
+            replica_running: new.gauges("nearpool_replica_running", "Requests in the engine's batch, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
+            replica_waiting: new.gauges("nearpool_replica_waiting", "Requests in the engine's queue, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
+            replica_kv_usage: new.ratios("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
         };
@@ -318,6 +325,7 @@ impl Metrics {
             self.replica_up.with_label_values(&labels).set(reading.healthy.into());
             self.replica_in_flight.with_label_values(&labels).set(reading.in_flight.into());
             self.breaker_state.with_label_values(&labels).set(breaker);
+            self.refresh_engine(labels, live.engine().filter(|report| report.tells(now)), now);
             present.insert((labels[0].to_owned(), labels[1].to_owned()));
         }
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
@@ -325,6 +333,7 @@ impl Metrics {
             for gauge in [&self.replica_up, &self.replica_in_flight, &self.breaker_state] {
                 let _gone = gauge.remove_label_values(&[pool, replica]);
             }
+            self.refresh_engine([pool, replica], None, now);
         }
         series.replicas = present;
         let pools: HashSet<_> = topology.pools.iter().map(|pool| pool.name.clone()).collect();
@@ -339,6 +348,24 @@ impl Metrics {
         let sessions = roster.sessions.sweep(snapshot.config.sessions.idle, now);
         self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
         self.draining.set(roster.is_draining().into());
+    }
+
+    /// Reads off what an engine says of itself. Without a word of it there is no series: 0 would be a claim.
+    fn refresh_engine(&self, labels: [&str; 2], report: Option<LoadReport>, now: Instant) {
+        for (gauge, count) in [
+            (&self.replica_running, report.map(|report| report.load.running)),
+            (&self.replica_waiting, report.map(|report| report.load.waiting)),
+        ] {
+            match count {
+                Some(count) => gauge.with_label_values(&labels).set(count.into()),
+                // It fails when there is none.
+                None => drop(gauge.remove_label_values(&labels)),
+            }
+        }
+        match report.and_then(|report| report.kv_usage(now)) {
+            Some(usage) => self.replica_kv_usage.with_label_values(&labels).set(usage),
+            None => drop(self.replica_kv_usage.remove_label_values(&labels)),
+        }
     }
 
     /// Everything in this registry in Prometheus' text format ([`prometheus::TEXT_FORMAT`]).
@@ -390,6 +417,10 @@ impl Maker<'_> {
 
     fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn ratios(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+        self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {

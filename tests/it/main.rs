@@ -14,6 +14,7 @@ mod command;
 mod deadlines;
 mod dialects;
 mod ending;
+mod engine_metrics;
 mod faults;
 mod harness;
 mod health;

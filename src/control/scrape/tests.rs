@@ -188,8 +188,7 @@ async fn check(answer: Vec<u8>, expected: Miss) {
 async fn a_replica_that_does_not_tell_is_none_the_worse_for_it() {
     let chunk = [b'x'; 1 << 16];
     let huge = [&b"HTTP/1.1 200 X\r\n\r\n"[..], &chunk.repeat(PAGE_BYTES_MAX / chunk.len() + 1)].concat();
-    let cut =
-        [&b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n"[..], PAGE.as_bytes()].concat();
+    let cut = [&b"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n"[..], PAGE.as_bytes()].concat();
     for (answer, expected) in [
         (http(404, b""), Miss::Failed(Failure::Status(404))),
         (http(503, PAGE.as_bytes()), Miss::Failed(Failure::Status(503))),

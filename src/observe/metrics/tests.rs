@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::domain::engine_load::EngineLoad;
 use crate::observe::testing;
 
 fn end<'a>(model: &'a str, outcome: Outcome, reason: Option<Reason>) -> RequestEnd<'a> {
@@ -13,6 +14,15 @@ fn fresh() -> (Registry, Metrics) {
     let registry = Registry::new();
     let metrics = Metrics::new(&registry).unwrap();
     (registry, metrics)
+}
+
+/// The engine of every replica says something of its load.
+fn tell(roster: &Roster, kv_usage: Option<f64>, at: Instant) {
+    let (kv_capacity_tokens, prefix_queries, prefix_hits) = (None, None, None);
+    let load = EngineLoad { running: 7, waiting: 2, kv_usage, kv_capacity_tokens, prefix_queries, prefix_hits };
+    for (_, live) in roster.snapshot().replicas() {
+        live.set_engine(LoadReport { load, own_in_flight: 0, at });
+    }
 }
 
 #[track_caller]
@@ -60,6 +70,7 @@ fn names_and_labels_are_the_contracts() {
     metrics.tokens("pool", Some(10), None, Some(1));
     metrics.config("abc");
     let roster = testing::roster(testing::config(&[1]));
+    tell(&roster, Some(0.5), Instant::now());
     metrics.refresh(&roster.snapshot(), &roster, Instant::now());
     let found: BTreeSet<String> = registry
         .gather()
@@ -87,7 +98,10 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_prompt_tokens_total{kind,pool}",
         "nearpool_queued{pool}",
         "nearpool_replica_in_flight{pool,replica}",
+        "nearpool_replica_kv_usage_ratio{pool,replica}",
+        "nearpool_replica_running{pool,replica}",
         "nearpool_replica_up{pool,replica}",
+        "nearpool_replica_waiting{pool,replica}",
         "nearpool_requests_total{model,outcome,pool,region}",
         "nearpool_resumes_total{result}",
         "nearpool_retries_denied_total{}",
@@ -150,6 +164,37 @@ fn replicas_that_are_gone_leave_no_series() {
     let text = metrics.render(&registry);
     assert!(!text.contains(r#"replica="r1""#), "{text}");
     check(&text, &[r#"nearpool_replica_up{pool="pool",replica="r0"} 1"#, "nearpool_draining 1"]);
+}
+
+#[test]
+fn what_engines_say_is_shown_while_it_tells_of_now_and_goes_with_the_replica() {
+    let (registry, metrics) = fresh();
+    let roster = testing::roster(testing::config(&[1, 2]));
+    let (snapshot, start) = (roster.snapshot(), Instant::now());
+    let shown = |now: Instant| -> Vec<String> {
+        metrics.refresh(&roster.snapshot(), &roster, now);
+        let text = metrics.render(&registry);
+        let of_engine = ["nearpool_replica_running{", "nearpool_replica_waiting{", "nearpool_replica_kv_usage_ratio{"];
+        text.lines().filter(|line| of_engine.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+    };
+    assert!(shown(start).is_empty(), "nothing is known yet");
+    tell(&roster, Some(0.5), start);
+    assert_eq!(shown(start).len(), 6);
+    check(
+        &metrics.render(&registry),
+        &[
+            r#"nearpool_replica_running{pool="pool",replica="r1"} 7"#,
+            r#"nearpool_replica_waiting{pool="pool",replica="r1"} 2"#,
+            r#"nearpool_replica_kv_usage_ratio{pool="pool",replica="r1"} 0.5"#,
+        ],
+    );
+    assert_eq!(shown(start + Duration::from_secs(9)).len(), 6);
+    assert!(shown(start + Duration::from_secs(10)).is_empty(), "too old to tell");
+    tell(&roster, None, start);
+    assert_eq!(shown(start).len(), 4, "no engine is taken at a word that it did not say");
+    roster.swap(Arc::new(testing::config(&[1])), Arc::new(testing::geo()));
+    assert_eq!(shown(start).len(), 2);
+    assert_eq!(snapshot.replicas().count(), 2);
 }
 
 #[test]

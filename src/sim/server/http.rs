@@ -17,7 +17,7 @@ use super::fault::{Fault, FaultOrder};
 use super::infer::{self, Spoilt};
 use super::listen::Cut;
 use super::metrics;
-use super::replica::Replica;
+use super::replica::{MetricsPage, Replica};
 use super::request_log::LoggedRequest;
 
 /// Bytes of a request's body.
@@ -109,7 +109,7 @@ async fn answer(replica: &Arc<Replica>, cut: &Arc<Cut>, request: Request<Incomin
     let answered = match endpoint {
         Endpoint::Models => Ok(json_body(StatusCode::OK, &models(replica))),
         Endpoint::Health => Ok(health(replica)),
-        Endpoint::Metrics => Ok(metrics_page(replica)),
+        Endpoint::Metrics => metrics_page(replica).await,
         Endpoint::Fault => order_fault(replica, &body),
         endpoint => infer::answer(replica, endpoint, &body, spoilt, cut).await,
     };
@@ -177,9 +177,14 @@ fn health(replica: &Replica) -> Response<SimBody> {
     respond(status, "text/plain", Bytes::new())
 }
 
-fn metrics_page(replica: &Replica) -> Response<SimBody> {
-    let page = metrics::text(&replica.params.model, &replica.stats.borrow());
-    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(page))
+async fn metrics_page(replica: &Replica) -> Result<Response<SimBody>, Refusal> {
+    let page = match &replica.params.metrics {
+        MetricsPage::Load => Bytes::from(metrics::text(&replica.params.model, &replica.stats.borrow())),
+        MetricsPage::None => return Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
+        MetricsPage::Silence => std::future::pending().await,
+        MetricsPage::Bytes(bytes) => bytes.clone(),
+    };
+    Ok(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page))
 }
 
 fn models(replica: &Replica) -> Value {

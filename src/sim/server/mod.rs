@@ -36,7 +36,7 @@ mod responses_voice;
 mod metrics;
 
 pub use fault::{Fault, FaultPlan, Scope};
-pub use replica::{ReplicaHandle, ServerParams, ServerStats, spawn};
+pub use replica::{MetricsPage, ReplicaHandle, ServerParams, ServerStats, spawn};
 pub use request_log::LoggedRequest;
 
 #[cfg(test)]

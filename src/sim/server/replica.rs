@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Mutex, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -37,6 +38,8 @@ pub struct ServerParams {
     pub prefill_trailing_assistant: bool,
     /// Whether it keeps to the pace that a request forces. One that does not finishes at once what a slower one began.
     pub keeps_pace: bool,
+    /// What `GET /metrics` answers.
+    pub metrics: MetricsPage,
     /// Every request waits so long before it is looked at: the way to a far region.
     pub network_delay: Duration,
     /// How many of the last requests are kept for [`ReplicaHandle::requests`]; 0 switches that off.
@@ -57,11 +60,25 @@ impl ServerParams {
             answer_tokens: (32, 128),
             prefill_trailing_assistant: false,
             keeps_pace: true,
+            metrics: MetricsPage::Load,
             network_delay: Duration::ZERO,
             log_requests: 64,
             seed: 0,
         }
     }
+}
+
+/// What a replica answers on `GET /metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsPage {
+    /// Its load, under vLLM's names.
+    Load,
+    /// 404: there is no such page, as in engines that have to be told to show one.
+    None,
+    /// Nothing, ever.
+    Silence,
+    /// These bytes with status 200.
+    Bytes(Bytes),
 }
 
 /// A replica's gauges and counters. Counters survive a restart, the engine's own do not.

@@ -44,7 +44,8 @@ impl Pool {
 }
 
 /// The configuration of one edge. Health checks pause for minutes, so that only traffic tells how a replica is; tests of
-/// health checks set `[health] interval`.
+/// health checks set `[health] interval`. Engines are not asked for their metrics unless `[engine_metrics] interval` is
+/// set.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
     name: String,
@@ -78,6 +79,7 @@ impl EdgeConfig {
             .set("geo", "database", concat!("\"", env!("CARGO_MANIFEST_DIR"), "/tests/data/mini-city.mmdb\""))
             .set("health", "interval", "\"10m\"")
             .set("health", "timeout", "\"5s\"")
+            .set("engine_metrics", "interval", "\"0s\"")
             .set("timeouts", "connect", "\"5s\"")
             .set("timeouts", "drain_delay", "\"0s\"")
             .set("timeouts", "drain", "\"5s\"")
