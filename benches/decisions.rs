@@ -31,6 +31,7 @@ fn topology(regions: usize) -> Topology {
         queue_timeout: Duration::ZERO,
         kv_cache_tokens: None,
         credential: Credential::None,
+        include_usage: true,
         dialects: Dialect::ALL.into_iter().collect(),
         replicas: Vec::new(),
     };

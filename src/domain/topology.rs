@@ -81,6 +81,8 @@ pub struct Pool {
     pub kv_cache_tokens: Option<u32>,
     /// What the edge shows its replicas instead of the client's credential.
     pub credential: Credential,
+    /// Whether its replicas are asked for the usage of streams whose client did not ask.
+    pub include_usage: bool,
     /// What the engine speaks.
     pub dialects: DialectSet,
     /// Its replicas, in the order of the file.

@@ -108,6 +108,7 @@ impl Fleet {
             queue_timeout: Duration::from_secs(5),
             kv_cache_tokens: None,
             credential: Credential::None,
+            include_usage: true,
             dialects: Dialect::ALL.into_iter().collect(),
             replicas: (first..first + replicas).map(ReplicaIx).collect(),
         });

@@ -23,6 +23,7 @@ use crate::domain::ask::Dialect;
 use crate::domain::outcome::{Again, Outcome};
 use crate::roster::Live;
 use crate::wire::body::{is_whole_json, reports_error};
+use crate::wire::include_usage::Unasked;
 use crate::wire::usage::{Meter, Usage};
 
 /// An answer that is not streamed is held back up to this many bytes, so that a replica that dies over it can be
@@ -48,6 +49,8 @@ pub(super) struct Attempt<'a> {
     pub(super) segments: &'a [Bytes],
     pub(super) dialect: Dialect,
     pub(super) stream: bool,
+    /// What of a stream was not asked for by the client.
+    pub(super) unasked: Option<Unasked>,
     pub(super) timeouts: &'a Timeouts,
     /// How long the replica may take to its first event, or to the whole answer when it is not streamed.
     pub(super) patience: Duration,
@@ -282,7 +285,7 @@ impl Attempt<'_> {
         head: Box<ResponseHeader>,
         sent: Instant,
     ) -> Result<Began, Failed> {
-        let mut events = Events::new(self.dialect);
+        let mut events = Events::new(self.dialect, self.unasked);
         let mut ready = Vec::new();
         loop {
             match exchange.session.read_response_body().await {

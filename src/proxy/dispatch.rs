@@ -15,19 +15,18 @@ use super::headers::{Template, To};
 use super::place::{NoPlace, Placed};
 use super::reply::Refusal;
 use super::resume::Rest;
+use super::rewritten::{self, Rewritten};
 use crate::domain::ask::Endpoint;
-use crate::domain::ids::{ClientKey, ModelIx, ReplicaIx};
+use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
-use crate::domain::topology::Engine;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Reason, Selection};
 use crate::roster::{Doubt, InFlight, Prefilling, Session, Snapshot};
-use crate::wire::body::Body;
-use crate::wire::reply::json_string;
+use crate::wire::body::{Body, Edit};
 use crate::wire::scan::Model;
 
 /// Seconds after which a client may try again what failed. Short: the SDKs add a pause of their own.
@@ -48,6 +47,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) body: &'a Body,
     /// Where the model's name stands in the body.
     pub(super) model: &'a Model,
+    /// What asks for the usage of a stream, where the client did not.
+    pub(super) usage: Option<&'a Edit>,
     /// What makes of the body a request for the rest of an answer that broke off.
     pub(super) continuing: Option<&'a Rest>,
     /// Replicas that failed the request before this walk.
@@ -186,6 +187,7 @@ impl Dispatch<'_> {
             segments,
             dialect: self.endpoint.dialect(),
             stream: self.stream,
+            unasked: rewritten::unasked(self, &selection.pool),
             timeouts,
             patience: pool.pace().deadline(base, unread),
             limit: self.limit,
@@ -257,28 +259,5 @@ fn explain(outcome: Outcome) -> &'static str {
         Outcome::Busy => "the replicas are busy",
         Outcome::BadHeader => "a header cannot be sent on",
         _ => "the replicas that were tried failed",
-    }
-}
-
-/// The body with the model's name as the replica knows it, made once for each model; for the rest of an answer also as
-/// the engine wants to be asked for it.
-#[derive(Default)]
-struct Rewritten {
-    made: Option<((ModelIx, Engine), Vec<Bytes>)>,
-}
-
-impl Rewritten {
-    fn for_pool(&mut self, dispatch: &Dispatch<'_>, pool: &PoolCandidate) -> &[Bytes] {
-        let topology = &dispatch.snapshot.config.topology;
-        let wanted = (pool.model, topology.pool(pool.pool).engine);
-        if self.made.as_ref().is_none_or(|(made, _)| *made != wanted) {
-            let served_as = &topology.model(pool.model).served_as;
-            let mut edits = dispatch.continuing.map_or_else(Vec::new, |rest| rest.edits(wanted.1));
-            if *served_as != dispatch.model.name {
-                edits.push((dispatch.model.range.clone(), json_string(served_as)));
-            }
-            self.made = Some((wanted, dispatch.body.edited(edits)));
-        }
-        self.made.as_ref().map_or(&[], |(_, segments)| segments)
     }
 }

@@ -1,11 +1,14 @@
 //! The events of one stream on their way through: told apart, watched for their end, read for what they used, and
 //! followed so that another replica can go on where this one stops.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::policy::resume::Obstacle;
+use crate::wire::include_usage::Unasked;
 use crate::wire::resume::{Told, Unfit};
 use crate::wire::sse::{EventKind, Framer, Progress};
 use crate::wire::usage::{Meter, Usage};
@@ -25,16 +28,22 @@ struct Reading {
     /// Whether another replica began the answer, so that what this one says must be fitted to it.
     continues: bool,
     fitted: Fitted,
+    /// What the edge asked for and the client did not.
+    unasked: Option<Unasked>,
+    left_out: LeftOut,
 }
 
 impl Events {
-    pub(super) fn new(dialect: Dialect) -> Events {
+    /// Of a stream of this dialect, in which what is `unasked` does not go down.
+    pub(super) fn new(dialect: Dialect, unasked: Option<Unasked>) -> Events {
         let reading = Reading {
             progress: Progress::new(dialect),
             usage: Meter::new(),
             told: Told::new(dialect),
             continues: false,
             fitted: Fitted::default(),
+            unasked,
+            left_out: LeftOut::default(),
         };
         Events { framer: Framer::new(), reading }
     }
@@ -46,7 +55,7 @@ impl Events {
         match framer.push(chunk, |event| reading.note(event)) {
             Ok(_) if reading.continues => reading.fitted.move_to(ready),
             Ok(framed) => {
-                ready.extend(framed.into_parts());
+                reading.left_out.pass(framed.into_parts(), ready);
                 Ok(())
             }
             Err(_) => {
@@ -71,7 +80,7 @@ impl Events {
             // An event that does not fit leaves the answer without its end, which is seen next.
             let _ = reading.fitted.move_to(ready);
         } else {
-            ready.extend(last);
+            reading.left_out.pass(last.into_iter(), ready);
         }
     }
 
@@ -80,7 +89,7 @@ impl Events {
     pub(super) fn go_on(&mut self, mut told: Box<Told>, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
         told.hand_over();
         let (mut progress, mut fitted) = (Progress::new(told.dialect()), Fitted::default());
-        let mut fit = |event: &[u8]| fitted.add(&mut told, event, progress.note(event));
+        let mut fit = |event: &[u8]| fitted.add(&mut told, event, progress.note(event), None);
         let mut framer = Framer::new();
         for events in ready.drain(..) {
             // They came out of a framer: nothing is too long.
@@ -148,9 +157,12 @@ impl Reading {
         let kind = self.progress.note(event);
         self.usage.event(event);
         match &mut self.told {
-            Some(told) if self.continues => self.fitted.add(told, event, kind),
+            Some(told) if self.continues => return self.fitted.add(told, event, kind, self.unasked),
             Some(told) if kind == EventKind::Data => told.note(event),
             _ => {}
+        }
+        if let Some(unasked) = self.unasked {
+            self.left_out.note(event, if kind == EventKind::Data { unasked.parts(event) } else { Vec::new() });
         }
     }
 }
@@ -163,9 +175,16 @@ struct Fitted {
 }
 
 impl Fitted {
-    fn add(&mut self, told: &mut Told, event: &[u8], kind: EventKind) {
-        if !self.unfit {
-            self.unfit = told.continued(event, kind, &mut self.events) == Err(Unfit);
+    fn add(&mut self, told: &mut Told, event: &[u8], kind: EventKind, unasked: Option<Unasked>) {
+        if self.unfit {
+            return;
+        }
+        let from = self.events.len();
+        self.unfit = told.continued(event, kind, &mut self.events) == Err(Unfit);
+        if let Some(unasked) = unasked.filter(|_| kind == EventKind::Data) {
+            for part in unasked.parts(&self.events[from..]).into_iter().rev() {
+                self.events.drain(from + part.start..from + part.end);
+            }
         }
     }
 
@@ -178,12 +197,49 @@ impl Fitted {
     }
 }
 
+/// What of the events that are about to go down does not.
+#[derive(Default)]
+struct LeftOut {
+    /// Bytes of the events so far.
+    bytes: usize,
+    parts: Vec<Range<usize>>,
+}
+
+impl LeftOut {
+    fn note(&mut self, event: &[u8], parts: Vec<Range<usize>>) {
+        self.parts.extend(parts.into_iter().map(|part| self.bytes + part.start..self.bytes + part.end));
+        self.bytes += event.len();
+    }
+
+    /// Moves the events that were noted on. They are as they came where nothing is left out, and else copied together, so
+    /// that an event still goes down in one piece.
+    fn pass(&mut self, events: impl Iterator<Item = Bytes>, ready: &mut Vec<Bytes>) {
+        let LeftOut { parts, .. } = std::mem::take(self);
+        if parts.is_empty() {
+            return ready.extend(events);
+        }
+        let events = events.collect::<Vec<_>>().concat();
+        let (mut left, mut from) = (Vec::with_capacity(events.len()), 0);
+        for part in parts {
+            left.extend_from_slice(&events[from..part.start]);
+            from = part.end;
+        }
+        left.extend_from_slice(&events[from..]);
+        if !left.is_empty() {
+            ready.push(left.into());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::domain::topology::Engine;
 
     fn relay(stream: &str) -> (Events, String) {
-        let mut events = Events::new(Dialect::Chat);
+        let mut events = Events::new(Dialect::Chat, None);
         let mut ready = Vec::new();
         events.push(Bytes::copy_from_slice(stream.as_bytes()), &mut ready).unwrap();
         events.finish(&mut ready);
@@ -205,7 +261,7 @@ mod tests {
         let says =
             |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
         let told = relay(&says("a")).0.take_told().unwrap();
-        let mut events = Events::new(Dialect::Chat);
+        let mut events = Events::new(Dialect::Chat, None);
         let mut ready = Vec::new();
         // All of it is there before it is fitted.
         events.push(Bytes::from(says("b") + "data: [DONE]\n"), &mut ready).unwrap();
@@ -213,6 +269,93 @@ mod tests {
         events.go_on(told, &mut ready).unwrap();
         assert!(events.ended());
         assert_eq!(String::from_utf8(ready.concat()).unwrap(), says("b") + "data: [DONE]\n");
+    }
+
+    const REPORT: &str = r#"data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":2}}"#;
+
+    /// A stream that came in these pieces, and what goes down of it.
+    fn pass(stream: &str, cuts: &[usize], engine: Engine) -> (Events, String) {
+        let mut events = Events::new(Dialect::Chat, Some(Unasked::at(engine)));
+        let (mut ready, mut from) = (Vec::new(), 0);
+        for cut in cuts.iter().copied().chain([stream.len()]) {
+            events.push(Bytes::copy_from_slice(&stream.as_bytes()[from..cut]), &mut ready).unwrap();
+            from = cut;
+        }
+        events.finish(&mut ready);
+        assert!(ready.iter().all(|piece| !piece.is_empty()));
+        (events, String::from_utf8(ready.concat()).unwrap())
+    }
+
+    #[test]
+    fn what_nothing_is_taken_out_of_is_not_copied() {
+        let says = Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"usage\"}}]}\n\n");
+        let mut events = Events::new(Dialect::Chat, Some(Unasked::at(Engine::OpenAi)));
+        let mut ready = Vec::new();
+        events.push(says.clone(), &mut ready).unwrap();
+        assert_eq!((ready.len(), ready[0].as_ptr()), (1, says.as_ptr()));
+    }
+
+    #[test]
+    fn a_continuation_tells_no_usage_that_nobody_asked_for_and_counts_it_all_the_same() {
+        let says = |text: &str, more: &str| {
+            format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]{more}}}\n\n")
+        };
+        let report = |counts: &str| format!("data: {{\"choices\":[],\"usage\":{{{counts}}}}}\n\n");
+        let counts = r#""prompt_tokens":8,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":8}"#;
+        let end = says("c", "") + &report(counts) + "data: [DONE]\n\n";
+        for at_once in [0, 1, 2, 3] {
+            let told = pass(&says("a", ",\"usage\":null"), &[], Engine::OpenAi).0.take_told().unwrap();
+            let mut events = Events::new(Dialect::Chat, Some(Unasked::at(Engine::OpenAi)));
+            let (mut ready, mut all) = (Vec::new(), Vec::new());
+            let mut parts = [says("b", ",\"usage\":null")].into_iter().chain([end.clone()]).collect::<Vec<_>>().concat();
+            let rest = parts.split_off(match at_once {
+                0 => 0,
+                n => parts.match_indices("\n\n").nth(n - 1).unwrap().0 + 2,
+            });
+            events.push(Bytes::from(parts), &mut ready).unwrap();
+            events.go_on(told, &mut ready).unwrap();
+            all.append(&mut ready);
+            for byte in rest.as_bytes() {
+                events.push(Bytes::copy_from_slice(&[*byte]), &mut ready).unwrap();
+            }
+            all.append(&mut ready);
+            let sent = String::from_utf8(all.concat()).unwrap();
+            assert_eq!(sent, says("b", "") + &says("c", "") + "data: [DONE]\n\n", "{at_once}");
+            let usage = Usage { prompt_tokens: 7, cached_tokens: Some(7), completion_tokens: 3 };
+            assert_eq!(events.usage(), Some(usage), "{at_once}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_is_taken_out_however_the_stream_was_cut(
+            kinds in prop::collection::vec(0..6usize, 0..12),
+            line_end in prop::sample::select(vec!["\n", "\r\n", "\r"]),
+            engine in prop::sample::select(vec![Engine::Vllm, Engine::OpenAi]),
+            mut cuts in prop::collection::vec(0usize..1_000, 0..12),
+        ) {
+            let null = r#"data: {"choices":[{"delta":{"content":"a"}}],"usage":null}"#;
+            let bare = r#"data: {"choices":[{"delta":{"content":"a"}}]}"#;
+            let both = format!(": b{line_end}{REPORT}");
+            let (mut stream, mut expected) = (String::new(), String::new());
+            for kind in kinds {
+                let (event, left) = [
+                    (REPORT, None),
+                    (null, Some(if engine == Engine::OpenAi { bare } else { null })),
+                    (bare, Some(bare)),
+                    (": \"usage\":null}", Some(": \"usage\":null}")),
+                    (both.as_str(), Some(": b")),
+                    ("data: [DONE]", Some("data: [DONE]")),
+                ][kind];
+                stream.push_str(&format!("{event}{line_end}{line_end}"));
+                expected.extend(left.map(|left| format!("{left}{line_end}{line_end}")));
+            }
+            cuts.iter_mut().for_each(|cut| *cut = (*cut).min(stream.len()));
+            cuts.sort_unstable();
+            let (events, sent) = pass(&stream, &cuts, engine);
+            prop_assert_eq!(sent, expected);
+            prop_assert_eq!(events.usage().is_some(), stream.contains(REPORT));
+        }
     }
 
     #[test]

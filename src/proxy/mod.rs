@@ -16,6 +16,7 @@ mod dispatch;
 mod due;
 mod place;
 mod race;
+mod rewritten;
 mod waiting;
 
 mod attempt;

@@ -14,6 +14,7 @@ use super::account::Account;
 use super::attempt::{Began, Failed};
 use super::dispatch::Dispatch;
 use super::place::{Manner, Placed};
+use super::rewritten::Rewritten;
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::HedgeResult;
 use crate::policy::retry::{self, Tried};
@@ -61,7 +62,8 @@ impl Dispatch<'_> {
         let Some(hedge) = self.place_hedge(&selection, tried, rng) else { return Raced::of(placed, first.await) };
         account.attempts += 1;
         // Boxed, since nearly every request has no second attempt and would hold the room for it.
-        let mut second = Box::pin(self.attempt(hedge.0, segments));
+        let mut own = Rewritten::default();
+        let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool)));
         let raced = tokio::select! {
             biased;
             result = first.as_mut() => {

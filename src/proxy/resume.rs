@@ -30,7 +30,8 @@ use crate::policy::pool::PoolCandidate;
 use crate::policy::resume::{self as policy, Broken, Obstacle, Rescue, Resumed};
 use crate::policy::select::Selection;
 use crate::roster::{InFlight, Session, Snapshot};
-use crate::wire::resume::{Asked, Edit, Told};
+use crate::wire::body::Edit;
+use crate::wire::resume::{Asked, Told};
 
 /// What makes of a request one for the rest of its answer, as each kind of engine wants to be asked.
 pub(super) struct Rest(Vec<(Engine, Vec<Edit>)>);
@@ -61,6 +62,8 @@ pub(super) struct Stream<'a> {
     /// In the order of the first walk.
     pub(super) pools: &'a [PoolCandidate],
     pub(super) kept: Result<Kept<'a>, Obstacle>,
+    /// What asks for the usage, where the client did not.
+    pub(super) usage: Option<Edit>,
     pub(super) comments_every: Option<Duration>,
     /// Replicas that broke down over the request or broke off.
     pub(super) failed: Vec<ReplicaIx>,
@@ -294,6 +297,7 @@ impl Stream<'_> {
             pools,
             body: &kept.body,
             model: &kept.model,
+            usage: self.usage.as_ref(),
             continuing: Some(rest),
             failed: &self.failed,
             breakdowns: self.breakdowns,

@@ -38,6 +38,8 @@ use crate::domain::prompt::{Prompt, estimated_tokens};
 use crate::observe::metrics::GeoResult;
 use crate::policy::{pool, resolve};
 use crate::roster::Snapshot;
+use crate::wire::body::Edit;
+use crate::wire::include_usage;
 use crate::wire::late_error::late_error_event;
 use crate::wire::prompt;
 use crate::wire::reply::{Failure, error_event, models};
@@ -190,6 +192,7 @@ impl Serving<'_, '_> {
         self.earn(caller);
         let template = Template::of(self.session.req_header(), caller.address, &self.account.request_id)
             .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
+        let usage = self.unasked_usage(endpoint, &received);
         let dispatch = Dispatch {
             edge: self.edge,
             snapshot: self.snapshot,
@@ -201,6 +204,7 @@ impl Serving<'_, '_> {
             pools: &pools,
             body: &received.body,
             model,
+            usage: usage.as_ref(),
             continuing: None,
             failed: &[],
             breakdowns: 0,
@@ -236,6 +240,7 @@ impl Serving<'_, '_> {
             prompt_tokens,
             pools: &pools,
             kept,
+            usage,
             comments_every: self.comments_every(endpoint),
             breakdowns: reached.broke_down.len(),
             failed: std::mem::take(&mut reached.broke_down),
@@ -262,6 +267,12 @@ impl Serving<'_, '_> {
                 Refusal::new(Outcome::Drained, "this edge is about to end; try again").retry_after_s(1).into()
             }
         })
+    }
+
+    /// What asks for the usage of a stream whose client did not.
+    fn unasked_usage(&self, endpoint: Endpoint, received: &Received<'_>) -> Option<Edit> {
+        let told_if_asked = matches!(endpoint.dialect(), Dialect::Chat | Dialect::Completions);
+        (self.account.stream && told_if_asked).then(|| include_usage::ask(&received.scan, &received.body))?
     }
 
     /// What a request earns its client: part of a retry, and of a hedge.

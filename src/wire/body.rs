@@ -11,6 +11,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::sse::is_error;
 use crate::domain::ask::Dialect;
 
+/// A replacement of a part of the body; of an empty part: something put in.
+pub type Edit = (Range<usize>, Bytes);
+
 /// The whole body in arrival order. Cloning costs reference counts, not bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Body {
@@ -94,7 +97,7 @@ impl Body {
     /// The body with these ranges replaced, as pieces to be sent one after the other; every byte outside of them is
     /// shared with this body, not copied. They must not overlap; an empty one is a place to put something in, and one
     /// that reaches beyond the body is cut at its end.
-    pub fn edited(&self, mut edits: Vec<(Range<usize>, Bytes)>) -> Vec<Bytes> {
+    pub fn edited(&self, mut edits: Vec<Edit>) -> Vec<Bytes> {
         edits.sort_by_key(|(range, _)| (range.start, range.end));
         let mut segments = Vec::with_capacity(self.chunks.len() + 1 + 2 * edits.len());
         let mut from = 0;

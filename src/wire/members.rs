@@ -5,8 +5,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
+use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::body::Body;
 
 /// The members of an object in their order, keys decoded and values raw.
 #[derive(Clone, Debug, Default)]
@@ -94,6 +97,15 @@ impl<'de> Deserialize<'de> for Key<'de> {
     }
 }
 
+/// The value that begins at `at`; `None` when it is longer than `max` bytes.
+pub(super) fn value_at(body: &Body, at: usize, max: usize) -> Option<Bytes> {
+    // One byte more, which tells a number that ends from one that goes on.
+    let from = body.slice(at..at.saturating_add(max).saturating_add(1));
+    let value: &RawValue = serde_json::Deserializer::from_slice(&from).into_iter().next()?.ok()?;
+    let length = value.get().len();
+    (length <= max).then(|| from.slice(..length))
+}
+
 /// The items of an array, raw; `None` when it is something else.
 pub(super) fn items(json: &str) -> Option<Vec<&RawValue>> {
     serde_json::from_str(json).ok()
@@ -137,6 +149,20 @@ mod tests {
             _ => Some(value.into()),
         });
         assert_eq!(changed, r#"{"b\"":[2 ],"c":4}"#);
+    }
+
+    #[test]
+    fn a_value_is_read_where_it_begins_unless_it_is_too_long() {
+        let mut body = Body::new();
+        for piece in [r#"{"a":{"b":[1,2"#, r#"]},"c":nu"#, r#"ll,"d":"x"}"#] {
+            body.push(Bytes::from_static(piece.as_bytes()));
+        }
+        assert_eq!(value_at(&body, 5, 100).unwrap(), r#"{"b":[1,2]}"#);
+        assert_eq!(value_at(&body, 5, 11).unwrap(), r#"{"b":[1,2]}"#);
+        assert_eq!(value_at(&body, 5, 10), None);
+        assert_eq!(value_at(&body, 21, 100).unwrap(), "null");
+        assert_eq!(value_at(&body, 30, 100).unwrap(), "\"x\"");
+        assert_eq!(value_at(&body, 99, 100), None);
     }
 
     #[test]

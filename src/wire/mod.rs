@@ -4,6 +4,7 @@
 pub mod body;
 pub mod checks;
 pub mod engine;
+pub mod include_usage;
 mod members;
 pub mod names;
 pub mod prompt;

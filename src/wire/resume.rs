@@ -19,7 +19,7 @@ mod end;
 mod seam;
 mod told;
 
-pub use asked::{Asked, Edit};
+pub use asked::Asked;
 pub use seam::Unfit;
 pub use told::{TEXT_BYTES_MAX, Told};
 

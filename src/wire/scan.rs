@@ -64,6 +64,10 @@ pub struct Scan {
     pub parts: Parts,
     /// What may name the session.
     pub fields: Fields,
+    /// Whether the top-level `store` is `false`: an engine of the Responses API keeps nothing then.
+    pub unstored: bool,
+    /// Where the value of the top-level `stream_options` begins; of several the last, as the engines read it.
+    pub stream_options_at: Option<usize>,
 }
 
 /// Where the model's name stands and what it says.
@@ -249,7 +253,12 @@ impl Scanner {
             (TopKey::Model, b'"') | (TopKey::Other | TopKey::Part(_) | TopKey::Field(_), _) => {}
             (TopKey::Metadata | TopKey::Conversation, _) => {}
             // Of a key that stands twice engines read the last; either may be meant here, so either counts.
-            (TopKey::Stateful, _) => self.scan.leaves_state |= byte == b't',
+            (TopKey::Background, _) => self.scan.leaves_state |= byte == b't',
+            (TopKey::Store, _) => {
+                self.scan.leaves_state |= byte == b't';
+                self.scan.unstored = byte == b'f';
+            }
+            (TopKey::StreamOptions, _) => self.scan.stream_options_at = Some(self.offset + at),
             (TopKey::Model, _) => return Err(ScanError::ModelNotString { at: self.offset + at }),
             (TopKey::Stream, b't') => self.scan.stream = Some(true),
             (TopKey::Stream, b'f') => self.scan.stream = Some(false),

@@ -119,6 +119,7 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         kv_cache_tokens: kv_cache
             .and_then(|value| value.whole_number(KV_CACHE_TOKENS, "tokens of one replica's cache")),
         credential: credential(table, outside),
+        include_usage: include_usage(table, engine),
         dialects: dialects(table, engine),
         replicas: Vec::new(),
     }
@@ -141,6 +142,12 @@ fn credential(table: &Table<'_>, outside: &Outside<'_>) -> Credential {
         return Credential::Pass;
     }
     outside.secret("pools.api_key", &value, table.report()).map_or(Credential::None, Credential::Key)
+}
+
+/// llama.cpp tells its `timings` unasked, and would tell them in the event that is taken out.
+fn include_usage(table: &Table<'_>, engine: Engine) -> bool {
+    let said = table.get("include_usage").and_then(|value| value.flag());
+    said.unwrap_or(engine != Engine::LlamaCpp)
 }
 
 fn dialects(table: &Table<'_>, engine: Engine) -> DialectSet {

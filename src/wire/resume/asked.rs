@@ -12,6 +12,7 @@ use super::told::Told;
 use crate::domain::ask::Dialect;
 use crate::domain::topology::Engine;
 use crate::policy::resume::Obstacle;
+use crate::wire::body::Edit;
 use crate::wire::members::{Members, inside, items, place};
 
 /// Tokens of a completion for which nothing is said, at vLLM and SGLang (as at OpenAI). llama.cpp has no such limit, nor has
@@ -20,9 +21,6 @@ const COMPLETION_TOKENS_DEFAULT: u64 = 16;
 
 /// Keys that bound the answer's tokens from above; from below there is `min_tokens`.
 const MOST: [&str; 3] = ["max_tokens", "max_completion_tokens", "n_predict"];
-
-/// A replacement of a part of the body; of an empty part: something put in.
-pub type Edit = (Range<usize>, Bytes);
 
 /// A request as far as its continuation depends on it.
 #[derive(Debug, Default)]

@@ -8,7 +8,9 @@ use super::parts::PartKey;
 pub(super) enum TopKey {
     Model,
     Stream,
-    Stateful,
+    Store,
+    Background,
+    StreamOptions,
     /// A part of the prompt.
     Part(PartKey),
     /// A string that may name the session, or what it goes on from.
@@ -25,7 +27,9 @@ impl TopKey {
         match name {
             "model" => TopKey::Model,
             "stream" => TopKey::Stream,
-            "store" | "background" => TopKey::Stateful,
+            "store" => TopKey::Store,
+            "background" => TopKey::Background,
+            "stream_options" => TopKey::StreamOptions,
             "messages" => TopKey::Part(PartKey::Messages),
             "input" => TopKey::Part(PartKey::Input),
             "prompt" => TopKey::Part(PartKey::Prompt),
