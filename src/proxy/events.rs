@@ -307,7 +307,8 @@ mod tests {
             let told = pass(&says("a", ",\"usage\":null"), &[], Engine::OpenAi).0.take_told().unwrap();
             let mut events = Events::new(Dialect::Chat, Some(Unasked::at(Engine::OpenAi)));
             let (mut ready, mut all) = (Vec::new(), Vec::new());
-            let mut parts = [says("b", ",\"usage\":null")].into_iter().chain([end.clone()]).collect::<Vec<_>>().concat();
+            let mut parts =
+                [says("b", ",\"usage\":null")].into_iter().chain([end.clone()]).collect::<Vec<_>>().concat();
             let rest = parts.split_off(match at_once {
                 0 => 0,
                 n => parts.match_indices("\n\n").nth(n - 1).unwrap().0 + 2,

@@ -37,6 +37,14 @@ pub(crate) fn odd_body(model: &str, at: ModelAt, stream: bool) -> String {
     body
 }
 
+/// The same as a replica is to get it: with its own name for the model, and asked for the usage of a stream.
+pub(crate) fn odd_body_at_replica(at: ModelAt, stream: bool) -> String {
+    let (body, name) = (odd_body(SERVED, at, stream), format!("\"{SERVED}\""));
+    assert_eq!(body.matches(&name).count(), 1);
+    let asked = if stream { ",\"stream_options\":{\"include_usage\":true}" } else { "" };
+    body.replace(&name, &format!("{name}{asked}"))
+}
+
 /// How a client speaks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Voice {
@@ -86,7 +94,7 @@ pub(crate) fn assert_same_bytes(got: &[u8], expected: &[u8], what: &str) {
 }
 
 #[tokio::test]
-async fn a_large_odd_body_arrives_unchanged_but_for_the_models_name() {
+async fn a_large_odd_body_arrives_unchanged_but_for_the_models_name_and_what_asks_for_usage() {
     let (h1, h2) = (sim("h1").await, sim("h2").await);
     let config = EdgeConfig::of(&[&h1])
         .model("m2", &[&format!("served_as = \"{SERVED}\"")])
@@ -103,7 +111,7 @@ async fn a_large_odd_body_arrives_unchanged_but_for_the_models_name() {
                 assert_eq!(answer.status, 200, "{what}: {answer:?}");
                 let got = calls(replica).pop().unwrap();
                 assert_eq!(got.version, version);
-                assert_same_bytes(&got.body, odd_body(SERVED, at, stream).as_bytes(), &what);
+                assert_same_bytes(&got.body, odd_body_at_replica(at, stream).as_bytes(), &what);
                 let length = got.headers.get("content-length").map(|value| value.to_str().unwrap().to_owned());
                 assert_eq!(length, Some(got.body.len().to_string()), "{what}");
                 assert!(!got.headers.contains_key("transfer-encoding"));

@@ -33,3 +33,4 @@ mod robust;
 mod slow;
 mod streams;
 mod tls;
+mod usage;

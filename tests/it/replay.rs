@@ -2,8 +2,8 @@
 
 use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 
-use crate::bodies::{ModelAt, PLACES, Voice, assert_same_bytes, odd_body, send};
-use crate::support::{Edge, EdgeConfig, Http1, Pool, SERVED, calls, chat, json_body, post, sim, soon};
+use crate::bodies::{ModelAt, PLACES, Voice, assert_same_bytes, odd_body, odd_body_at_replica, send};
+use crate::support::{Edge, EdgeConfig, Http1, Pool, calls, chat, json_body, post, sim, soon};
 
 /// It says to come back at once, so that it is not left alone in the calls that follow.
 const BUSY: Fault = Fault::Status { status: 503, retry_after_s: Some(0) };
@@ -56,7 +56,7 @@ impl Two {
         assert_eq!(answer.header("x-nearpool-attempts"), Some("2"), "{what}");
         assert_eq!(answer.header("x-nearpool-reason"), Some("moved"), "{what}");
         assert_eq!(answer.header("x-sim-replica"), Some(other.name()), "{what}");
-        let expected = odd_body(SERVED, at, stream);
+        let expected = odd_body_at_replica(at, stream);
         let got = calls(other);
         assert_eq!(got.len(), got_before.1 + 1, "{what}");
         assert_same_bytes(&got.last().unwrap().body, expected.as_bytes(), &what);

@@ -32,8 +32,7 @@ pub fn ask(scan: &Scan, body: &Body) -> Option<Edit> {
     };
     // Anything else may be a yes to this engine or that.
     let no = own.get().as_ptr() as usize - value.as_ptr() as usize;
-    matches!(own.get(), "false" | "null")
-        .then(|| (at + no..at + no + own.get().len(), Bytes::from_static(b"true")))
+    matches!(own.get(), "false" | "null").then(|| (at + no..at + no + own.get().len(), Bytes::from_static(b"true")))
 }
 
 #[cfg(test)]
