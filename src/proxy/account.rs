@@ -198,19 +198,12 @@ impl<'a> Account<'a> {
         });
         let Some(route) = route else { return };
         if let Some(ttft) = self.ttft {
-            self.metrics.ttft(route.pool, model, self.cache_state(), ttft.as_secs_f64());
+            let cache = cache_state(self.usage, self.resumes > 0);
+            self.metrics.ttft(route.pool, model, cache, ttft.as_secs_f64());
         }
         if let Some(usage) = &self.usage {
             let (prompt, completion) = (Some(usage.prompt_tokens), Some(usage.completion_tokens));
             self.metrics.tokens(route.pool, prompt, usage.cached_tokens, completion);
-        }
-    }
-
-    fn cache_state(&self) -> CacheState {
-        match self.usage.map(|usage| (usage.prompt_tokens, usage.cached_tokens)) {
-            Some((prompt, Some(cached))) if cached as f64 >= prompt as f64 * WARM_SHARE => CacheState::Warm,
-            Some((_, Some(_))) => CacheState::Cold,
-            _ => CacheState::Unknown,
         }
     }
 
@@ -264,5 +257,40 @@ impl Drop for Account<'_> {
         }
         self.count();
         self.log.log(&self.line());
+    }
+}
+
+/// Whether the replica whose first event came had the prompt in its cache. Of an answer that another one ended, that one's
+/// cache is told of, and not the first one's.
+fn cache_state(usage: Option<Usage>, resumed: bool) -> CacheState {
+    match usage.map(|usage| (usage.prompt_tokens, usage.cached_tokens)) {
+        None | Some((0, _) | (_, None)) => CacheState::Unknown,
+        Some(_) if resumed => CacheState::Unknown,
+        Some((prompt, Some(cached))) if cached as f64 >= prompt as f64 * WARM_SHARE => CacheState::Warm,
+        Some(_) => CacheState::Cold,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ttft_is_warm_or_cold_where_the_engine_says_so_of_the_replica_that_it_is_of() {
+        for (prompt_tokens, cached_tokens, resumed, expected) in [
+            (100, Some(50), false, CacheState::Warm),
+            (100, Some(100), false, CacheState::Warm),
+            (100, Some(120), false, CacheState::Warm),
+            (100, Some(49), false, CacheState::Cold),
+            (100, Some(0), false, CacheState::Cold),
+            (100, None, false, CacheState::Unknown),
+            (0, Some(0), false, CacheState::Unknown),
+            (100, Some(100), true, CacheState::Unknown),
+            (100, Some(0), true, CacheState::Unknown),
+        ] {
+            let usage = Usage { prompt_tokens, cached_tokens, completion_tokens: 1 };
+            assert_eq!(cache_state(Some(usage), resumed), expected, "{usage:?} {resumed}");
+        }
+        assert_eq!(cache_state(None, false), CacheState::Unknown);
     }
 }

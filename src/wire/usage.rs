@@ -93,9 +93,12 @@ impl Meter {
     fn counts(&mut self, counts: Counts) {
         self.input = counts.prompt_tokens.or(counts.input_tokens).or(self.input);
         self.output = counts.completion_tokens.or(counts.output_tokens).or(self.output);
+        // In OpenAI's dialects these are a part of the prompt, also where a gateway adds Anthropic's names to them.
+        let within = counts.prompt_tokens.is_some() || counts.input_tokens_details.is_some();
         let details = counts.prompt_tokens_details.or(counts.input_tokens_details);
-        self.cached = details.and_then(|details| details.cached_tokens).or(self.cached);
-        if counts.cache_read_input_tokens.is_some() || counts.cache_creation_input_tokens.is_some() {
+        let cached = details.and_then(|details| details.cached_tokens);
+        self.cached = cached.or(counts.cache_read_input_tokens).or(self.cached);
+        if !within && (counts.cache_read_input_tokens.is_some() || counts.cache_creation_input_tokens.is_some()) {
             let read = counts.cache_read_input_tokens.unwrap_or_default();
             self.beside_input = read.saturating_add(counts.cache_creation_input_tokens.unwrap_or_default());
             self.cached = Some(read);
@@ -285,6 +288,53 @@ data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"outpu
     }
 
     #[test]
+    fn what_each_engine_says_of_its_cache_is_read() {
+        let table = [
+            // vLLM without --enable-prompt-tokens-details, SGLang without --enable-cache-report.
+            (r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":null}"#, usage(9, None, 3)),
+            (r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{}}"#, usage(9, None, 3)),
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":null}}"#,
+                usage(9, None, 3),
+            ),
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}"#,
+                usage(9, 0, 3),
+            ),
+            // A gateway that says it in both dialects at once.
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":8},"cache_read_input_tokens":8,"cache_creation_input_tokens":0}"#,
+                usage(9, 8, 3),
+            ),
+            (r#"{"prompt_tokens":9,"completion_tokens":3,"cache_read_input_tokens":8}"#, usage(9, 8, 3)),
+            // Anthropic's, where the rest of the prompt stands beside the cached part; vLLM's and llama.cpp's.
+            (r#"{"input_tokens":1,"output_tokens":3,"cache_read_input_tokens":8}"#, usage(9, 8, 3)),
+            (
+                r#"{"input_tokens":1,"output_tokens":3,"cache_read_input_tokens":0,"cache_creation_input_tokens":8}"#,
+                usage(9, 0, 3),
+            ),
+            (
+                r#"{"input_tokens":9,"output_tokens":3,"cache_read_input_tokens":null,"cache_creation_input_tokens":null}"#,
+                usage(9, None, 3),
+            ),
+            (r#"{"input_tokens":9,"output_tokens":3}"#, usage(9, None, 3)),
+            // Responses.
+            (r#"{"input_tokens":9,"output_tokens":3,"input_tokens_details":{"cached_tokens":8}}"#, usage(9, 8, 3)),
+            (r#"{"input_tokens":9,"output_tokens":3,"input_tokens_details":null}"#, usage(9, None, 3)),
+            (
+                r#"{"input_tokens":9,"output_tokens":3,"input_tokens_details":{"cached_tokens":8},"cache_read_input_tokens":8}"#,
+                usage(9, 8, 3),
+            ),
+        ];
+        for (counts, expected) in table {
+            body(&format!(r#"{{"id":"x","usage":{counts}}}"#), expected);
+            stream(&[&format!(r#"data: {{"choices":[],"usage":{counts}}}"#)], expected);
+            stream(&[&format!(r#"data: {{"type":"response.completed","response":{{"usage":{counts}}}}}"#)], expected);
+            stream(&[&format!(r#"data: {{"type":"message_start","message":{{"usage":{counts}}}}}"#)], expected);
+        }
+    }
+
+    #[test]
     fn llama_cpp_timings_fill_what_usage_leaves_out() {
         body(
             r#"{"usage":{"prompt_tokens":50,"completion_tokens":5},"timings":{"cache_n":40,"prompt_n":10,"predicted_n":5}}"#,
@@ -294,6 +344,11 @@ data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"outpu
             &[r#"data: {"choices":[],"timings":{"cache_n":40,"prompt_n":10,"predicted_n":5,"prompt_ms":1.5}}"#],
             usage(50, 40, 5),
         );
+        // As of older servers, without a word on the cache; and with each event, the last of which counts.
+        stream(&[r#"data: {"choices":[],"timings":{"prompt_n":10,"predicted_n":5}}"#], usage(10, None, 5));
+        let each =
+            |n: u64| format!(r#"data: {{"choices":[{{}}],"timings":{{"cache_n":4,"prompt_n":1,"predicted_n":{n}}}}}"#);
+        stream(&[&each(1), &each(2), &each(3)], usage(5, 4, 3));
     }
 
     #[test]
