@@ -60,6 +60,7 @@ impl BackgroundService for Probe {
             let now = Instant::now();
             if now >= next_sweep {
                 self.roster.sessions.sweep(snapshot.config.sessions.idle, now);
+                self.roster.responses.sweep(snapshot.config.sessions.idle, now);
                 next_sweep = now + SWEEP_EVERY;
             }
             schedule.follow(&snapshot, now);

@@ -38,6 +38,16 @@ pub struct SessionKey(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientKey(pub u128);
 
+/// A stored response as the edge remembers it: a 128-bit hash of its client and its id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResponseKey(pub u128);
+
+impl fmt::Debug for ResponseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ResponseKey({:08x}…)", self.0 >> 96)
+    }
+}
+
 impl fmt::Debug for ClientKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ClientKey({:08x}…)", self.0 >> 96)

@@ -106,6 +106,8 @@ outcomes! {
     AtCapacity: "at_capacity", 429, "rate_limit_error", "rate_limit_error", Edge, Never;
     /// No replica of the model is usable.
     NoReplica: "no_replica", 503, "overloaded_error", "overloaded_error", Edge, Never;
+    /// The replica that holds the response which the call goes on with cannot serve.
+    ResponseOwnerUnavailable: "response_owner_unavailable", 503, "overloaded_error", "overloaded_error", Edge, Never;
     /// The edge ended while the answer was under way.
     Drained: "drained", 503, "overloaded_error", "overloaded_error", Edge, Never;
 

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
 
-use crate::domain::ids::{ClientKey, ReplicaKey, SessionKey};
+use crate::domain::ids::{ClientKey, ReplicaKey, ResponseKey, SessionKey};
 
 /// Seed of every hash that edges must agree on. Changing it moves every session once.
 const SEED: u64 = 0x6e65_6172_706f_6f6c;
@@ -68,6 +68,11 @@ pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
 /// The key of the client of this scope.
 pub fn client_key(scope: &[u8]) -> ClientKey {
     ClientKey(pair(b"client", scope).digest128())
+}
+
+/// The key of a response that was given to this client under this id.
+pub fn response_key(client: ClientKey, id: &str) -> ResponseKey {
+    ResponseKey(pair(&client.0.to_le_bytes(), id.as_bytes()).digest128())
 }
 
 /// The key of a session called `name` by a client of this scope.

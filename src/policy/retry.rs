@@ -45,9 +45,10 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Whether it counts: it may have sent bytes of the body.
+    /// Whether it counts: it may have sent bytes of the body. But an answer that ends most requests, and after which another
+    /// replica is asked all the same since it may know more (of a stored response), is no failure.
     pub fn counts(&self) -> bool {
-        self.outcome.facts().again != Again::Free
+        !matches!(self.outcome.facts().again, Again::Free | Again::Never)
     }
 
     /// Whether it broke down: the replica works on it no longer, and may have died over it.
@@ -99,7 +100,7 @@ pub fn after(tried: &[Tried], earlier: usize, params: Params, rng: &mut impl Rng
         return Next::Stop(Outcome::Crashed);
     }
     if again == Again::Free {
-        let free = tried.iter().filter(|t| !t.counts()).count();
+        let free = tried.iter().filter(|t| t.outcome.facts().again == Again::Free).count();
         return if free >= FREE_ATTEMPTS_MAX { Next::Stop(last.outcome) } else { Next::Again(Duration::ZERO) };
     }
     let counted = counted(tried.iter());
@@ -317,6 +318,15 @@ mod tests {
     fn what_may_have_broken_a_replica_is_at_one_other_at_a_time() {
         assert!(may_hedge(&[]) && may_hedge(&tried(&[ServerError, ConnectFailed, FirstByteTimeout])));
         assert!(!may_hedge(&tried(&[Reset])) && !may_hedge(&tried(&[Cut, ServerError])));
+    }
+
+    #[test]
+    fn a_replica_that_does_not_know_a_response_costs_nothing() {
+        check(&[ClientError, ClientError, ClientError, ClientError, ClientError, ServerError], NOW);
+        check(&[&[ClientError; FREE_ATTEMPTS_MAX][..], &[ConnectFailed]].concat(), NOW);
+        assert!(!tried(&[ClientError])[0].must_be_paid_for());
+        let at = Tried { replica: ReplicaIx(0), pool: PoolIx(0), outcome: ClientError };
+        assert!(!exhausted(&[at; 9], PoolIx(0), PARAMS) && !last_is_for_fallbacks(&[at; 9], PARAMS));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::attempt::{Answer, Attempt, Began, Failed, Missed};
 use super::due::Due;
 use super::edge::Edge;
 use super::headers::{Template, To};
+use super::owner::Previous;
 use super::place::{NoPlace, Placed};
 use super::reply::Refusal;
 use super::resume::Rest;
@@ -23,6 +24,7 @@ use crate::domain::prompt::Prompt;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
+use crate::policy::replica::NoReplica;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Reason, Selection};
 use crate::roster::{Doubt, InFlight, Prefilling, Session, Snapshot};
@@ -51,6 +53,8 @@ pub(super) struct Dispatch<'a> {
     pub(super) usage: Option<&'a Edit>,
     /// What makes of the body a request for the rest of an answer that broke off.
     pub(super) continuing: Option<&'a Rest>,
+    /// The stored response that the call goes on with.
+    pub(super) previous: Option<&'a Previous>,
     /// Replicas that failed the request before this walk.
     pub(super) failed: &'a [ReplicaIx],
     /// How many of them broke down over it.
@@ -84,7 +88,11 @@ impl Dispatch<'_> {
     /// watches the client, and drops it when the client goes away, which cancels the attempt at its replica.
     pub(super) async fn run(&self, account: &mut Account<'_>) -> Result<Reached, Stopped> {
         let mut doubts = Vec::new();
-        let result = self.walk(account, &mut doubts).await;
+        let mut elsewhere = None;
+        let mut result = self.walk(account, &mut doubts, &mut elsewhere).await;
+        if let Some(previous) = self.previous {
+            result = result.map_err(|stopped| previous.ended(stopped, elsewhere));
+        }
         let ending = match &result {
             Ok(reached) => reached.began.outcome(),
             Err(Stopped::Refused(refusal)) => refusal.outcome,
@@ -95,7 +103,13 @@ impl Dispatch<'_> {
         result
     }
 
-    async fn walk(&self, account: &mut Account<'_>, doubts: &mut Vec<Doubt>) -> Result<Reached, Stopped> {
+    /// `elsewhere` takes the last answer of a replica that does not hold the stored response which is asked for.
+    async fn walk(
+        &self,
+        account: &mut Account<'_>,
+        doubts: &mut Vec<Doubt>,
+        elsewhere: &mut Option<Box<Answer>>,
+    ) -> Result<Reached, Stopped> {
         let mut rng = SmallRng::seed_from_u64(self.edge.next_seed());
         let params = self.snapshot.config.retry;
         let mut tried: Vec<Tried> = Vec::new();
@@ -118,6 +132,18 @@ impl Dispatch<'_> {
             }
             if let Some(((selection, booking), began)) = raced.began {
                 account.selection = Some(selection);
+                let began = match self.previous {
+                    Some(previous) => previous.is_elsewhere(began, &tried),
+                    None => Ok(began),
+                };
+                let began = match began {
+                    Ok(began) => began,
+                    Err(answer) => {
+                        *elsewhere = Some(answer);
+                        tried.push(self.count_failure((selection, booking), &Outcome::ClientError.into(), doubts));
+                        continue;
+                    }
+                };
                 if let Some(ttft) = began.ttft() {
                     booking.first_event(selection.reason == Reason::Session, Instant::now());
                     self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
@@ -229,8 +255,11 @@ impl Dispatch<'_> {
     }
 
     fn nothing_left(&self, no: NoPlace, tried: &[Tried], last_answer: Option<Box<Answer>>) -> Stopped {
-        match (tried.last(), no) {
+        // Where a stored response is asked for, the answer of a replica that failed says more than that of one without it.
+        let failed = tried.iter().rev().find(|tried| tried.outcome != Outcome::ClientError);
+        match (failed.or(tried.last()), no) {
             (_, NoPlace::Late(outcome)) => self.stopped(outcome, last_answer),
+            (_, NoPlace::No(no @ NoReplica::Full)) if self.previous.is_some() => self.no_place(no),
             (Some(last), NoPlace::No(_)) => self.stopped(last.outcome, last_answer),
             (None, NoPlace::No(no)) => self.no_place(no),
         }

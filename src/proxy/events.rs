@@ -9,6 +9,7 @@ use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
 use crate::policy::resume::Obstacle;
 use crate::wire::include_usage::Unasked;
+use crate::wire::response_id;
 use crate::wire::resume::{Told, Unfit};
 use crate::wire::sse::{EventKind, Framer, Progress};
 use crate::wire::usage::{Meter, Usage};
@@ -31,6 +32,7 @@ struct Reading {
     /// What the edge asked for and the client did not.
     unasked: Option<Unasked>,
     left_out: LeftOut,
+    response: Response,
 }
 
 impl Events {
@@ -44,6 +46,7 @@ impl Events {
             fitted: Fitted::default(),
             unasked,
             left_out: LeftOut::default(),
+            response: Response::of(dialect),
         };
         Events { framer: Framer::new(), reading }
     }
@@ -126,6 +129,11 @@ impl Events {
         self.reading.progress.data_events > 0 || self.ended()
     }
 
+    /// The id of the stored response that the stream is, where its first events told.
+    pub(super) fn response_id(&self) -> Option<&str> {
+        self.reading.response.id.as_deref()
+    }
+
     /// How many whole events there were.
     pub(super) fn count(&self) -> u64 {
         self.reading.progress.events
@@ -156,6 +164,9 @@ impl Reading {
     fn note(&mut self, event: &[u8]) {
         let kind = self.progress.note(event);
         self.usage.event(event);
+        if self.response.events_left > 0 && kind != EventKind::Comment {
+            self.response.note(event);
+        }
         match &mut self.told {
             Some(told) if self.continues => return self.fitted.add(told, event, kind, self.unasked),
             Some(told) if kind == EventKind::Data => told.note(event),
@@ -164,6 +175,27 @@ impl Reading {
         if let Some(unasked) = self.unasked {
             self.left_out.note(event, if kind == EventKind::Data { unasked.parts(event) } else { Vec::new() });
         }
+    }
+}
+
+/// Data events of the Responses API in which the response's id is looked for; it stands in the first.
+const RESPONSE_ID_EVENTS_MAX: u8 = 4;
+
+/// What a stream of the Responses API says of itself.
+struct Response {
+    events_left: u8,
+    id: Option<String>,
+}
+
+impl Response {
+    fn of(dialect: Dialect) -> Response {
+        Response { events_left: if dialect == Dialect::Responses { RESPONSE_ID_EVENTS_MAX } else { 0 }, id: None }
+    }
+
+    #[cold]
+    fn note(&mut self, event: &[u8]) {
+        self.id = response_id::of_event(event);
+        self.events_left = if self.id.is_some() { 0 } else { self.events_left - 1 };
     }
 }
 

@@ -14,6 +14,7 @@ mod session;
 mod admission;
 mod dispatch;
 mod due;
+mod owner;
 mod place;
 mod race;
 mod rewritten;

@@ -128,7 +128,10 @@ impl Dispatch<'_> {
     ) -> Result<Selection, NoReplica> {
         let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
         let call = Call { session: self.session.map(|session| session.view), tokens: self.prompt.tokens };
-        let home = call.session.and_then(|session| session.home);
+        // A stored response is a lock, and not a preference as a session is.
+        let owner = self.previous.and_then(|previous| previous.owner);
+        let held_at = owner.map(|owner| self.snapshot.live(owner).key());
+        let home = held_at.or(call.session.and_then(|session| session.home));
         let home = home.and_then(|home| self.snapshot.home(home, &self.prompt.cuts, was_tried, now));
         select(
             pools,
@@ -140,6 +143,7 @@ impl Dispatch<'_> {
                 if !self.is_admitted(pool, now) {
                     into[before..].iter_mut().for_each(|candidate| candidate.cap = 0);
                 }
+                into.retain(|candidate| owner.is_none_or(|owner| candidate.replica == owner));
             },
             |pool| retry::exhausted(tried, pool, self.snapshot.config.retry),
             manner != Manner::Leaves,
@@ -186,14 +190,15 @@ impl Dispatch<'_> {
     /// What a client is told that found no place.
     pub(super) fn no_place(&self, no: NoReplica) -> Stopped {
         let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
-        let refusal = match no {
+        let refusal = self.previous.and_then(|previous| previous.no_place(no));
+        let refusal = refusal.unwrap_or_else(|| match no {
             NoReplica::Unusable => {
                 Refusal::new(Outcome::NoReplica, format!("no replica of the model '{name}' can serve now"))
             }
             NoReplica::Full => {
                 Refusal::new(Outcome::AtCapacity, format!("every replica of the model '{name}' is at its capacity"))
             }
-        };
+        });
         let pools: Vec<_> = self.pools.iter().map(|pool| self.snapshot.pool(pool.pool)).collect();
         Stopped::Refused(refusal.retry_after_s(retry_after_s(&pools)))
     }

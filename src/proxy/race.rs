@@ -89,7 +89,12 @@ impl Dispatch<'_> {
     /// How long to wait for a first event before there is a second attempt; `None` when there is to be none.
     fn hedge_after(&self, selection: &Selection, tried: &[Tried]) -> Option<Duration> {
         let enabled = self.snapshot.config.hedging.enabled && self.stream;
-        if !enabled || !retry::may_hedge(tried) || self.leaves_state || self.continuing.is_some() {
+        if !enabled
+            || !retry::may_hedge(tried)
+            || self.leaves_state
+            || self.continuing.is_some()
+            || self.previous.is_some()
+        {
             return None;
         }
         self.snapshot.pool(selection.pool.pool).pace().hedge_after()

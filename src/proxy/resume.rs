@@ -302,6 +302,7 @@ impl Stream<'_> {
             failed: &self.failed,
             breakdowns: self.breakdowns,
             leaves_state: false,
+            previous: None,
             template: &template,
             limit: Due::new(self.relay.total, Outcome::TotalTimeout),
         };

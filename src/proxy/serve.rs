@@ -25,6 +25,7 @@ use super::due;
 use super::edge::Edge;
 use super::headers::Template;
 use super::identify::{self, Caller};
+use super::owner::Chain;
 use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
@@ -175,6 +176,11 @@ impl Serving<'_, '_> {
         let place = self.place();
         let pools = pool::order(topology, resolved.model, endpoint.dialect(), place)
             .map_err(|no| route::no_pool(no, &model.name, endpoint))?;
+        let chain = Chain::of(self.edge, self.snapshot, caller.client, endpoint, &received);
+        let pools = match &chain {
+            Some(chain) => chain.narrow(self.snapshot, pools)?,
+            None => pools,
+        };
         let names = caller.names.with(&received.scan.fields);
         let prompt = match endpoint.generates() {
             true => prompt::read(&received.scan, &received.body, endpoint),
@@ -206,6 +212,7 @@ impl Serving<'_, '_> {
             model,
             usage: usage.as_ref(),
             continuing: None,
+            previous: chain.as_ref().and_then(|chain| chain.previous.as_ref()),
             failed: &[],
             breakdowns: 0,
             leaves_state: endpoint == Endpoint::Responses && received.scan.leaves_state,
@@ -220,6 +227,9 @@ impl Serving<'_, '_> {
             }
         };
         self.edge.remember(self.snapshot, session, &reached.selection);
+        if let Some(chain) = chain {
+            chain.remember(self.edge, self.snapshot, &reached);
+        }
 
         // A stream may last for minutes: what its attempts took is given back, and made anew if it breaks off.
         drop(template);

@@ -9,6 +9,7 @@ mod inflight;
 mod live;
 mod pool;
 mod prefill;
+mod responses;
 mod sessions;
 mod snapshot;
 
@@ -18,5 +19,6 @@ pub use inflight::{Doubt, InFlight};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
 pub use prefill::Prefilling;
+pub use responses::ResponseTable;
 pub use sessions::{Identity, Session, SessionTable};
 pub use snapshot::{Roster, Snapshot};

@@ -11,6 +11,7 @@ use super::budget::RetryBudget;
 use super::cache::Slot;
 use super::live::Live;
 use super::pool::PoolLive;
+use super::responses::ResponseTable;
 use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
@@ -204,6 +205,8 @@ pub struct Roster {
     current: ArcSwap<Snapshot>,
     /// Where sessions are warm.
     pub sessions: SessionTable,
+    /// Where stored responses are held.
+    pub responses: ResponseTable,
     /// What clients have left to retry with.
     pub retries: RetryBudget,
     /// What clients have left for hedges.
@@ -216,9 +219,11 @@ impl Roster {
     /// A roster that starts with this snapshot.
     pub fn new(snapshot: Snapshot, start: Instant) -> Roster {
         let sessions = SessionTable::new(snapshot.config.sessions.capacity, start);
+        let responses = ResponseTable::new(snapshot.config.sessions.capacity, start);
         Roster {
             current: ArcSwap::from_pointee(snapshot),
             sessions,
+            responses,
             retries: RetryBudget::default(),
             hedges: RetryBudget::default(),
             draining: AtomicBool::new(false),
@@ -236,6 +241,7 @@ impl Roster {
         let before = self.snapshot();
         if before.config.sessions.capacity != config.sessions.capacity {
             self.sessions.resize(config.sessions.capacity);
+            self.responses.resize(config.sessions.capacity);
         }
         self.current.store(Arc::new(Snapshot::new(config, geo, Some(&before))));
     }

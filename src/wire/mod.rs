@@ -8,6 +8,7 @@ pub mod include_usage;
 mod members;
 pub mod names;
 pub mod prompt;
+pub mod response_id;
 pub mod resume;
 pub mod scan;
 pub mod sse;

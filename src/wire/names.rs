@@ -88,8 +88,6 @@ pub struct Names {
     pub parent: Option<Name>,
     /// Hash of what tells conversations apart and names none: `user` and `prompt_cache_key`.
     pub coarse: Option<u64>,
-    /// The stored answer that this call goes on from; `None` also where its id is no short visible ASCII.
-    pub previous_response_id: Option<String>,
 }
 
 /// What a request's head says of its session. The body may say more: [`with`](HeadNames::with).
@@ -142,12 +140,10 @@ impl HeadNames {
             }
             _ => (named, self.parent.clone()),
         };
-        let previous = fields.get(Field::PreviousResponse).filter(|id| is_name(id) && id.trim() == *id);
         Names {
             parent: parent.filter(|parent| session.as_ref() != Some(parent)),
             session,
             coarse: coarse(fields),
-            previous_response_id: previous.map(str::to_owned),
         }
     }
 }

@@ -31,6 +31,7 @@ mod replay;
 mod resume;
 mod robust;
 mod slow;
+mod stored;
 mod streams;
 mod tls;
 mod usage;

@@ -3,7 +3,9 @@
 use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
 
-use crate::support::{Edge, EdgeConfig, H2, Http1, Pool, SERVED, Scripted, calls, chat, json_body, post, sim, with};
+use crate::support::{
+    Edge, EdgeConfig, H2, Http1, Pool, SERVED, Scripted, calls, chat, json_body, post, sim, sim_with, with,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -184,5 +186,44 @@ async fn an_answer_that_another_replica_ends_tells_no_usage_either_and_all_token
         assert_eq!(got["stream_options"], json!({"include_usage": true}));
         let line = edge.wait_for_log(|line| line["resumes"] == 1).await;
         assert_eq!(line["tokens"]["completion"], 20, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn cached_and_computed_tokens_are_told_apart_in_every_dialect_streamed_or_not() {
+    let text = "The same long beginning of a prompt. ".repeat(200);
+    let messages = json!([{"role": "user", "content": text}]);
+    let sizes = json!({"tokens": 3});
+    for (path, body) in [
+        (CHAT, json!({"messages": messages})),
+        (COMPLETIONS, json!({"prompt": text})),
+        ("/v1/responses", json!({"input": text})),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 100})),
+    ] {
+        for stream in [false, true] {
+            let what = format!("{path}, stream {stream}");
+            let replica = sim_with("a", |params| params.engine = params.engine.clone().with_cache(1_000_000, 16)).await;
+            let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
+            let body = with(body.clone(), json!({"model": "m", "stream": stream, "sim": sizes}));
+            for _ in 0..2 {
+                assert_eq!(Http1::connect(edge.agents()).await.call(&post(path, &body)).await.status, 200, "{what}");
+            }
+            let lines = edge.wait_for_logs(2, |line| line["endpoint"] == path).await;
+            let tokens = |key: &str| lines.iter().map(|line| line["tokens"][key].as_u64().unwrap()).collect::<Vec<_>>();
+            let (mut prompt, mut cached) = (tokens("prompt"), tokens("cached"));
+            prompt.dedup();
+            cached.sort_unstable();
+            assert!(prompt.len() == 1 && prompt[0] > 1_000, "{what}: {prompt:?}");
+            assert!(cached[0] == 0 && cached[1] > prompt[0] / 2 && cached[1] < prompt[0], "{what}: {cached:?}");
+            let of = |kind: &str| format!("nearpool_prompt_tokens_total{{kind=\"{kind}\",pool=\"near\"}}");
+            assert_eq!(edge.metric(&of("cached")).await, cached[1] as f64, "{what}");
+            assert_eq!(edge.metric(&of("computed")).await, (2 * prompt[0] - cached[1]) as f64, "{what}");
+            for state in ["cold", "warm"] {
+                let count = format!("nearpool_ttft_seconds_count{{cache=\"{state}\",model=\"m\",pool=\"near\"}}");
+                if stream {
+                    assert_eq!(edge.metric(&count).await, 1.0, "{what}: {state}");
+                }
+            }
+        }
     }
 }

@@ -200,13 +200,23 @@ def case_completions():
 
 
 def case_responses():
-    session = {"x-session-id": "responses"}
-    first = client.responses.create(model=SMALL, input="Say hello", extra_headers=session, extra_body=sized(12))
+    first = client.responses.create(model=SMALL, input="Say hello", extra_body=sized(12))
     assert first.status == "completed" and first.output_text and first.usage.output_tokens == 12
-    second = client.responses.create(
-        model=SMALL, input="Go on", previous_response_id=first.id, extra_headers=session, extra_body=sized(8)
-    )
-    assert second.usage.input_tokens > first.usage.input_tokens and second.output_text
+    last = first
+    # No session is named: of the two replicas only the one that holds the response before can go on with it.
+    for _ in range(6):
+        answer = client.responses.create(model=SMALL, input="Go on", previous_response_id=last.id, extra_body=sized(8))
+        assert answer.usage.input_tokens > last.usage.input_tokens and answer.output_text
+        with client.responses.stream(
+            model=SMALL, input="Go on", previous_response_id=answer.id, extra_body=sized(8)
+        ) as stream:
+            last = stream.get_final_response()
+        assert last.previous_response_id == answer.id and last.usage.input_tokens > answer.usage.input_tokens
+    try:
+        once.responses.create(model=SMALL, input="Go on", previous_response_id="resp_nobodys")
+        raise AssertionError("nobody knows it")
+    except openai.NotFoundError as error:
+        assert "resp_nobodys" in str(error), error
 
 
 def case_responses_streamed():

@@ -1,5 +1,6 @@
 //! The stream's half: what is taken out of it again.
 
+use std::iter::once;
 use std::ops::Range;
 
 use memchr::memchr2;
@@ -92,8 +93,8 @@ fn null_member(event: &[u8], at: usize, value: usize) -> Option<Vec<Range<usize>
     let before = event[..at].trim_ascii_end();
     let next = skip_space(event, end);
     match (before.last(), event.get(next)) {
-        (Some(b','), _) => Some(vec![before.len() - 1..end]),
-        (Some(b'{'), Some(b',')) => Some(vec![at..skip_space(event, next + 1)]),
+        (Some(b','), _) => Some(once(before.len() - 1..end).collect()),
+        (Some(b'{'), Some(b',')) => Some(once(at..skip_space(event, next + 1)).collect()),
         (Some(b'{'), Some(b'}')) => Some(all_but_comments(event)),
         _ => None,
     }
@@ -131,7 +132,7 @@ fn all_but_comments(event: &[u8]) -> Vec<Range<usize>> {
     }
     let is_comment = |line: &Range<usize>| event[line.start] == b':';
     if !lines.iter().any(|(line, _)| is_comment(line)) {
-        return vec![0..event.len()];
+        return once(0..event.len()).collect();
     }
     lines.into_iter().filter(|(line, blank)| !blank && !is_comment(line)).map(|(line, _)| line).collect()
 }

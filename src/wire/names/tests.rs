@@ -169,15 +169,6 @@ fn coarse_fields_are_told_as_one_hash() {
 }
 
 #[test]
-fn the_stored_answer_is_told_as_it_stands() {
-    let previous = |id: &str| names(&[], json!({"previous_response_id": id})).previous_response_id;
-    assert_eq!(previous("resp_68a").as_deref(), Some("resp_68a"));
-    for odd in ["", " resp", "résp", &"r".repeat(257), "a\0b"] {
-        assert_eq!(previous(odd), None, "{odd}");
-    }
-}
-
-#[test]
 fn an_agents_header_that_cannot_be_used_is_passed_over_and_a_configured_one_is_an_error() {
     let long = "s".repeat(257);
     for value in [long.as_str(), "a\tb", "caf\u{e9}"] {
