@@ -1,8 +1,8 @@
 //! Which replica holds a stored response: a bounded table, the longest idle entry goes first.
 //!
-//! An entry is 32 bytes of key and value; with the list's pointers and the hash table it costs about 100 bytes, as a session
-//! does, and there are at most as many as sessions may be remembered. Each call of an agent makes one; the newest of a chain
-//! is the one that is asked for.
+//! An entry is 32 bytes of key and value; with the list's pointers and the hash table it costs about 100 bytes, and there
+//! are at most as many as sessions may be remembered: 100 MB for a million. Each call of an agent makes one; the newest of
+//! a chain is the one that is asked for.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
