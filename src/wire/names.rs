@@ -140,11 +140,7 @@ impl HeadNames {
             }
             _ => (named, self.parent.clone()),
         };
-        Names {
-            parent: parent.filter(|parent| session.as_ref() != Some(parent)),
-            session,
-            coarse: coarse(fields),
-        }
+        Names { parent: parent.filter(|parent| session.as_ref() != Some(parent)), session, coarse: coarse(fields) }
     }
 }
 

@@ -83,7 +83,6 @@ impl<'de> Visitor<'de> for At<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
 
     use super::*;
     use crate::wire::scan::Scanner;
