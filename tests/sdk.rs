@@ -6,15 +6,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at the first surprise")]
 
-#[path = "sdk/environment.rs"]
-mod environment;
 #[path = "it/support/mod.rs"]
 mod support;
 
 use std::process::{Command, Stdio};
 
 use nearpool::sim::server::ReplicaHandle;
-use support::{Edge, EdgeConfig, Pool, SERVED, sim};
+use support::{Edge, EdgeConfig, Pool, Python, SERVED, sim};
+
+static SDKS: Python = Python::new("sdk", "the tests with the official SDKs");
 
 /// An edge with the model `m` of two good replicas, one each whose only replica misbehaves, is soon full, is not there, and
 /// `mended`, whose nearest replica misbehaves and whose next one goes on.
@@ -47,7 +47,7 @@ async fn edge(
 
 /// Runs a script; its lines are the test's output.
 async fn run(script: &str) {
-    let Some(python) = environment::python() else { return };
+    let Some(python) = SDKS.interpreter() else { return };
     let [a, b, fragile, busy] = [sim("a").await, sim("b").await, sim("fragile").await, sim("busy").await];
     let [gone, dying, spare] = [sim("gone").await, sim("dying").await, sim("spare").await];
     gone.stop().await;
@@ -55,7 +55,7 @@ async fn run(script: &str) {
     let base = format!("http://{}", edge.agents());
     let mut command = Command::new(python);
     command
-        .arg(environment::folder().join(script))
+        .arg(SDKS.folder().join(script))
         .env("OPENAI_BASE_URL", format!("{base}/v1"))
         .env("OPENAI_API_KEY", "client-key")
         .env("ANTHROPIC_BASE_URL", &base)
