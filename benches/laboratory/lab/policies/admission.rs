@@ -1,0 +1,98 @@
+//! Session admission, as a reference: in overload new sessions wait, so that the running ones keep their caches.
+//!
+//! A session is active while a call of it is in flight or ended less than five minutes ago. The active sessions' contexts
+//! may be at most a factor times what all caches hold; a session that is not active waits until its own fits, behind
+//! those that came before it, whatever their sizes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::super::engine::Engines;
+use super::super::time::{Micros, SECOND};
+use super::super::workload::Call;
+use super::router::{Ask, Decision};
+
+/// How long after its last answer a session is active.
+const ACTIVE: Micros = 300 * SECOND;
+
+/// When a refused call comes again.
+const RETRY_AFTER: Micros = 30 * SECOND;
+
+/// Who is active, and how much they hold.
+pub(crate) struct Admission {
+    /// Of what the caches hold.
+    factor: f64,
+    /// The longest wait before a call is refused.
+    wait_max: Option<Micros>,
+    active: HashMap<usize, Active>,
+    /// Active sessions without a call in flight, by when they cease to be.
+    idle: BTreeSet<(Micros, usize)>,
+    /// Tokens of all that are active.
+    tokens: u64,
+    waiting: usize,
+}
+
+/// One active session.
+#[derive(Default)]
+struct Active {
+    in_flight: usize,
+    ceases: Micros,
+    /// The newest prompt of each of its conversations.
+    contexts: HashMap<usize, u64>,
+}
+
+impl Admission {
+    pub(crate) fn new(factor: f64, wait_max: Option<Micros>) -> Admission {
+        let (active, idle) = (HashMap::new(), BTreeSet::new());
+        Admission { factor, wait_max, active, idle, tokens: 0, waiting: 0 }
+    }
+
+    /// `None` if the call goes on, and is counted as in flight.
+    pub(crate) fn holds_back(&mut self, ask: &Ask<'_>, engines: &Engines<'_>, now: Micros) -> Option<Decision> {
+        self.expire(now);
+        let waited = ask.waits_since.is_some();
+        let (session, input) = (ask.call.session, u64::from(ask.call.input));
+        let limit = (engines.cache_tokens() as f64 * self.factor) as u64;
+        let fits = self.tokens + input <= limit || self.active.is_empty();
+        let first = waited || self.waiting == 0;
+        if self.active.contains_key(&session) || fits && first {
+            self.waiting -= usize::from(waited);
+            self.begin(session, ask.call.conversation, input);
+            return None;
+        }
+        if ask.waits_since.zip(self.wait_max).is_some_and(|(since, most)| now - since >= most) {
+            self.waiting -= 1;
+            return Some(Decision::Refuse(RETRY_AFTER));
+        }
+        self.waiting += usize::from(!waited);
+        Some(Decision::Wait)
+    }
+
+    /// A call that went on is answered.
+    pub(crate) fn answered(&mut self, call: &Call, now: Micros) {
+        if let Some(active) = self.active.get_mut(&call.session) {
+            active.in_flight -= 1;
+            if active.in_flight == 0 {
+                active.ceases = now + ACTIVE;
+                self.idle.insert((active.ceases, call.session));
+            }
+        }
+    }
+
+    fn begin(&mut self, session: usize, conversation: usize, input: u64) {
+        let active = self.active.entry(session).or_default();
+        if active.in_flight == 0 {
+            self.idle.remove(&(active.ceases, session));
+        }
+        active.in_flight += 1;
+        let before = active.contexts.insert(conversation, input).unwrap_or(0);
+        self.tokens = self.tokens + input - before;
+    }
+
+    fn expire(&mut self, now: Micros) {
+        while let Some((_, session)) = self.idle.first().copied().filter(|(ceases, _)| *ceases <= now) {
+            self.idle.pop_first();
+            let gone = self.active.remove(&session).unwrap_or_default();
+            self.tokens -= gone.contexts.values().sum::<u64>();
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The policies by name.
+
+use super::super::time::Micros;
+use super::admission::Admission;
+use super::blind::{LeastOutstanding, Random, RoundRobin};
+use super::hashed::{BoundedHash, SessionHash};
+use super::matched::LongestMatch;
+use super::oracle::Oracle;
+use super::router::Router;
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Policy {
+    /// One replica after the other.
+    RoundRobin,
+    /// Any replica.
+    Random,
+    /// The fewest unanswered calls.
+    LeastOutstanding,
+    /// Rendezvous hash of the session.
+    SessionHash,
+    /// The same, at most 1.25 times the mean of unanswered calls.
+    BoundedHash,
+    /// The most of the prompt in the engine's cache.
+    LongestMatch,
+    /// Least cost by the engines' exact state.
+    Oracle,
+    /// The same, with session admission.
+    OracleAdmission,
+    /// Least queue over one cache that all share: the bound of the cached share.
+    Pooled,
+}
+
+/// What policies are given.
+#[derive(Clone, Debug)]
+pub(crate) struct Tuning {
+    /// What an uncached token costs the oracle, beside a queued one.
+    pub(crate) weight: f64,
+    /// Contexts of active sessions, at most so many times the caches.
+    pub(crate) admit: f64,
+    /// The longest wait of a new session in the reference admission.
+    pub(crate) wait_max: Option<Micros>,
+}
+
+/// Of [`BoundedHash`].
+const BOUNDED_FACTOR: f64 = 1.25;
+
+impl Policy {
+    /// A fresh router. What it leaves to chance follows from the seed.
+    pub(crate) fn router(self, tuning: &Tuning, seed: u64) -> Box<dyn Router> {
+        match self {
+            Policy::RoundRobin => Box::new(RoundRobin::default()),
+            Policy::Random => Box::new(Random::new(seed)),
+            Policy::LeastOutstanding => Box::new(LeastOutstanding::new(seed)),
+            Policy::SessionHash => Box::new(SessionHash),
+            Policy::BoundedHash => Box::new(BoundedHash { factor: BOUNDED_FACTOR }),
+            Policy::LongestMatch => Box::new(LongestMatch::new(seed)),
+            Policy::Oracle | Policy::Pooled => Box::new(Oracle::new(tuning.weight, None, seed)),
+            Policy::OracleAdmission => {
+                let admission = Admission::new(tuning.admit, tuning.wait_max);
+                Box::new(Oracle::new(tuning.weight, Some(admission), seed))
+            }
+        }
+    }
+
+    /// Whether its replicas share one cache.
+    pub(crate) fn pooled(self) -> bool {
+        self == Policy::Pooled
+    }
+}

@@ -1,0 +1,259 @@
+//! Rows → calls: every prompt as the list of its blocks, and what calls for what.
+
+use std::collections::HashMap;
+
+use super::time::Micros;
+use super::trace::{ArrivalRow, Rows, SessionRow};
+
+/// Tokens in one block of an engine's cache.
+pub(crate) const BLOCK_TOKENS: u32 = 512;
+
+/// A block's number. Equal numbers stand for equal beginnings: the block and all before it.
+pub(crate) type Block = u32;
+
+/// A gap between two calls counts at most this: what comes later is as good as a new session.
+pub(crate) const GAP_MAX: Micros = 300_000_000;
+
+/// All that is replayed.
+pub(crate) struct Workload {
+    /// In the order of the trace.
+    pub(crate) calls: Vec<Call>,
+    /// How many sessions they belong to.
+    pub(crate) sessions: usize,
+    /// How many different blocks their prompts have.
+    pub(crate) blocks: usize,
+    /// When calls are made.
+    pub(crate) pacing: Pacing,
+}
+
+/// One call.
+pub(crate) struct Call {
+    /// Counted from 0.
+    pub(crate) session: usize,
+    /// Of the session, counted from 0 over all: the main agent's or a sub-agent's.
+    pub(crate) conversation: usize,
+    /// The prompt's whole blocks, first to last.
+    pub(crate) blocks: Box<[Block]>,
+    /// The prompt's length in tokens.
+    pub(crate) input: u32,
+    /// The answer's length in tokens.
+    pub(crate) output: u32,
+}
+
+/// When calls are made.
+pub(crate) enum Pacing {
+    /// A call follows an answer.
+    Closed {
+        /// The calls with which each session begins.
+        begins: Vec<Vec<usize>>,
+        /// What each call's answer brings about.
+        then: Vec<Vec<Next>>,
+    },
+    /// Calls come when they come: each call's tick.
+    Open(Vec<Micros>),
+}
+
+/// A call that follows an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Next {
+    pub(crate) call: usize,
+    /// How long after the answer.
+    pub(crate) after: Micros,
+}
+
+/// The workload of these rows. With more sessions wanted than there are, the first ones are replayed under second names:
+/// with blocks of their own, but for the tools and system prompts that all share. An open loop is taken whole.
+pub(crate) fn build(rows: &Rows, sessions: Option<usize>) -> Workload {
+    match rows {
+        Rows::Sessions(rows) => closed(rows, sessions.unwrap_or(rows.len())),
+        Rows::Arrivals(rows) => open(rows),
+    }
+}
+
+fn closed(rows: &[Vec<SessionRow>], wanted: usize) -> Workload {
+    let mut fine = Fine::default();
+    let mut coarse = Coarse::default();
+    let (mut calls, mut begins, mut then) = (Vec::new(), Vec::new(), Vec::new());
+    let mut conversations = 0;
+    for (session, rows) in rows.iter().cycle().take(wanted).enumerate() {
+        let first = calls.len();
+        let mut numbers = HashMap::new();
+        for (row, prompt) in rows.iter().zip(fine.session(rows)) {
+            let conversation = *numbers.entry(row.agent).or_insert_with(|| {
+                conversations += 1;
+                conversations - 1
+            });
+            let blocks = coarse.blocks(&prompt);
+            calls.push(Call { session, conversation, blocks, input: row.shape.input, output: row.shape.output });
+        }
+        let (mut session_begins, session_then) = follow(rows);
+        session_begins.iter_mut().for_each(|call| *call += first);
+        begins.push(session_begins);
+        then.extend(session_then.into_iter().map(|mut nexts| {
+            nexts.iter_mut().for_each(|next| next.call += first);
+            nexts
+        }));
+    }
+    Workload { calls, sessions: wanted, blocks: coarse.0.len(), pacing: Pacing::Closed { begins, then } }
+}
+
+/// What begins a session and what follows each of its answers. An agent's calls follow each other; a sub-agent's first
+/// follows the main agent's call before it, as long after its answer as it did where it was recorded.
+fn follow(rows: &[SessionRow]) -> (Vec<usize>, Vec<Vec<Next>>) {
+    let mut begins = Vec::new();
+    let mut then = vec![Vec::new(); rows.len()];
+    let mut last: HashMap<u32, usize> = HashMap::new();
+    for (call, row) in rows.iter().enumerate() {
+        let micros = |ms: u64| ms.saturating_mul(1_000).min(GAP_MAX);
+        match (last.get(&row.agent), last.get(&0)) {
+            (Some(before), _) => then[*before].push(Next { call, after: micros(row.think_ms) }),
+            (None, Some(main)) => {
+                let answered = rows[*main].at_ms.saturating_add(rows[*main].answer_ms);
+                then[*main].push(Next { call, after: micros(row.at_ms.saturating_sub(answered)) });
+            }
+            (None, None) => begins.push(call),
+        }
+        last.insert(row.agent, call);
+    }
+    (begins, then)
+}
+
+fn open(rows: &[ArrivalRow]) -> Workload {
+    let mut prompts: Vec<Box<[Block]>> = Vec::with_capacity(rows.len());
+    let mut blocks: Block = 0;
+    let mut sessions: HashMap<Block, usize> = HashMap::new();
+    let mut unnamed = 0;
+    let mut calls = Vec::with_capacity(rows.len());
+    for row in rows {
+        let mut prompt = Vec::with_capacity(row.shape.blocks);
+        prompt.extend_from_slice(row.shape.reference.map_or(&[], |at| &prompts[at][..row.shape.same]));
+        let fresh = (row.shape.blocks - prompt.len()) as Block;
+        prompt.extend(blocks..blocks + fresh);
+        blocks += fresh;
+        let next = sessions.len() + unnamed;
+        let session = match prompt.get(row.kind.telling_block()) {
+            Some(block) => *sessions.entry(*block).or_insert(next),
+            // Too short to tell: a session of its own.
+            None => {
+                unnamed += 1;
+                next
+            }
+        };
+        let (input, output) = (row.shape.input, row.shape.output);
+        calls.push(Call { session, conversation: session, blocks: prompt.clone().into(), input, output });
+        prompts.push(prompt.into());
+    }
+    let ticks = rows.iter().map(|row| row.at_ms * 1_000).collect();
+    Workload { calls, sessions: sessions.len() + unnamed, blocks: blocks as usize, pacing: Pacing::Open(ticks) }
+}
+
+/// Prompts of sessions in the trace's own, small blocks.
+#[derive(Default)]
+struct Fine {
+    /// Blocks of tools and system prompts: by their length, which names them, and their place.
+    common: HashMap<(u32, usize), Block>,
+    next: Block,
+}
+
+impl Fine {
+    /// The prompts of one session.
+    fn session(&mut self, rows: &[SessionRow]) -> Vec<Vec<Block>> {
+        let mut prompts: Vec<Vec<Block>> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let mut prompt = Vec::with_capacity(row.shape.blocks);
+            prompt.extend_from_slice(row.shape.reference.map_or(&[], |at| &prompts[at][..row.shape.same]));
+            // A prompt that differs from its reference within these differs from what others have there, too.
+            if prompt.is_empty() {
+                let common = (row.common as usize / SessionRow::BLOCK_TOKENS).min(row.shape.blocks);
+                prompt.extend((0..common).map(|at| {
+                    *self.common.entry((row.common, at)).or_insert_with(|| {
+                        self.next += 1;
+                        self.next - 1
+                    })
+                }));
+            }
+            let fresh = (row.shape.blocks - prompt.len()) as Block;
+            prompt.extend(self.next..self.next + fresh);
+            self.next += fresh;
+            prompts.push(prompt);
+        }
+        prompts
+    }
+}
+
+/// Engines' blocks, numbered as they first appear, by the last small block of each: equal beginnings, equal numbers.
+#[derive(Default)]
+struct Coarse(HashMap<Block, Block>);
+
+impl Coarse {
+    fn blocks(&mut self, fine: &[Block]) -> Box<[Block]> {
+        const EACH: usize = BLOCK_TOKENS as usize / SessionRow::BLOCK_TOKENS;
+        let last = fine.chunks_exact(EACH).filter_map(|small| small.last());
+        last.map(|last| {
+            let next = self.0.len() as Block;
+            *self.0.entry(*last).or_insert(next)
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::{Kind, Shape};
+    use super::*;
+
+    fn row(agent: u32, blocks: usize, reference: Option<usize>, same: usize, common: u32) -> SessionRow {
+        let shape = Shape { input: blocks as u32 * 64 + 10, output: 1, blocks, reference, same };
+        SessionRow { agent, at_ms: 0, think_ms: 0, answer_ms: 0, common, shape }
+    }
+
+    #[test]
+    fn a_prompt_has_the_blocks_of_the_one_it_repeats() {
+        let rows = Rows::Sessions(vec![vec![row(0, 32, None, 0, 0), row(0, 48, Some(0), 31, 0), row(0, 33, Some(0), 32, 0)]]);
+        let built = build(&rows, None);
+        let blocks: Vec<_> = built.calls.iter().map(|call| call.blocks.to_vec()).collect();
+        assert_eq!(blocks, [vec![0, 1, 2, 3], vec![0, 1, 2, 4, 5, 6], vec![0, 1, 2, 3]]);
+        assert_eq!(built.blocks, 7);
+    }
+
+    #[test]
+    fn sessions_share_tools_and_system_prompt_and_no_more() {
+        let rows = Rows::Sessions(vec![vec![row(0, 32, None, 0, 1024)], vec![row(0, 32, None, 0, 1024), row(0, 32, None, 0, 512)]]);
+        let built = build(&rows, Some(3));
+        let blocks: Vec<_> = built.calls.iter().map(|call| call.blocks.to_vec()).collect();
+        // The third session is the first one under a second name.
+        assert_eq!(blocks, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8, 9], vec![0, 1, 10, 11]]);
+        assert_eq!(built.calls.iter().map(|call| call.session).collect::<Vec<_>>(), [0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn agents_follow_their_own_answers_and_sub_agents_begin_after_the_main_one() {
+        let timed = |agent, at_ms, think_ms| SessionRow { at_ms, think_ms, answer_ms: 100, ..row(agent, 1, None, 0, 0) };
+        let rows = [timed(0, 0, 0), timed(1, 150, 0), timed(0, 400, 300), timed(1, 500, 9_000_000), timed(2, 450, 0)];
+        let (begins, then) = follow(&rows);
+        let next = |call, after_ms: u64| Next { call, after: after_ms * 1_000 };
+        assert_eq!(begins, [0]);
+        assert_eq!(then, [vec![next(1, 50), next(2, 300)], vec![next(3, 300_000)], vec![next(4, 0)], vec![], vec![]]);
+    }
+
+    #[test]
+    fn arrivals_are_told_by_their_blocks() {
+        let row = |kind, blocks, reference, same| {
+            let shape = Shape { input: blocks as u32 * 512, output: 1, blocks, reference, same };
+            ArrivalRow { at_ms: 3_000, kind, shape }
+        };
+        let chat = |blocks, reference, same| row(Kind::Chat, blocks, reference, same);
+        let rows = vec![
+            chat(3, None, 0),
+            chat(2, Some(0), 1),
+            chat(4, Some(0), 3),
+            chat(1, Some(0), 1),
+            row(Kind::Tool74, 6, None, 0),
+            row(Kind::Tool74, 6, Some(4), 5),
+        ];
+        let built = build(&Rows::Arrivals(rows), None);
+        assert_eq!(built.calls.iter().map(|call| call.session).collect::<Vec<_>>(), [0, 1, 0, 2, 3, 3]);
+        assert_eq!(*built.calls[2].blocks, [0, 1, 2, 4]);
+        assert_eq!(built.sessions, 4);
+    }
+}
