@@ -1,17 +1,17 @@
 //! The command line.
 
+use std::io::Write;
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use super::engine::Setup;
-use super::policies::{Policy, Tuning};
+use super::policies::{AdmissionParams, Policy, Tuning};
 use super::report::{self, Figures};
 use super::time::seconds;
 use super::trace::{Rows, generate, read};
-use super::workload::{Pacing, Workload, build};
+use super::workload::{Gaps, Pacing, Workload, build};
 use super::world::{Play, run};
 
 /// Routing policies on simulated engines, in virtual time.
@@ -47,14 +47,20 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 20.0)]
     itl: f64,
     /// Seconds over which the sessions begin.
-    #[arg(long, default_value_t = 600.0)]
+    #[arg(long, default_value_t = 7_200.0)]
     ramp: f64,
+    /// What a session's next call waits for, after the last answer.
+    #[arg(long, value_enum, default_value = "think")]
+    gaps: Gaps,
     /// What an uncached token costs the oracle, beside a queued one.
     #[arg(long, default_value_t = 4.0)]
     weight: f64,
     /// The oracle's admission: contexts of active sessions, at most so many times the caches.
     #[arg(long, default_value_t = 1.1)]
     admit: f64,
+    /// The oracle's admission: seconds for which a session is active after its last answer.
+    #[arg(long, default_value_t = 300.0)]
+    active: f64,
     /// The oracle's admission: seconds after which a waiting session is refused. Default: never.
     #[arg(long)]
     wait: Option<f64>,
@@ -66,23 +72,21 @@ pub(crate) struct Args {
     bench: bool,
 }
 
-/// Runs what is asked and prints the table.
-pub(crate) fn main(args: &Args) -> Result<()> {
+/// Runs what is asked and writes the table.
+pub(crate) fn main(args: &Args, out: &mut impl Write) -> Result<()> {
     check(args)?;
     let rows = match &args.trace {
         Some(path) => read(path)?,
         None => Rows::Sessions(generate(args.sessions.unwrap_or(GENERATED_SESSIONS), args.seed)),
     };
-    let workload = build(&rows, args.sessions);
-    println!("{}", about(args, &workload));
-    println!("{}", report::HEAD);
-    let began = Instant::now();
+    let workload = build(&rows, args.sessions, args.gaps);
+    writeln!(out, "{}", about(args, &workload))?;
+    writeln!(out, "{}", report::HEAD)?;
     let policies = if args.policies.is_empty() { Policy::value_variants() } else { &args.policies };
     for policy in policies {
         let name = policy.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        println!("{}", report::line(&name, &compare(args, &workload, *policy)));
+        writeln!(out, "{}", report::line(&name, &compare(args, &workload, *policy)))?;
     }
-    eprintln!("{:.1} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -95,7 +99,13 @@ fn check(args: &Args) -> Result<()> {
     ensure!(args.sessions.is_none_or(|count| (1..=100_000).contains(&count)), "--sessions is not between 1 and 100000");
     ensure!((512..=1_000_000_000_000).contains(&args.cache), "--cache is not between 512 and 10^12");
     let positive = [("hours", args.hours), ("speed", args.speed)];
-    let others = [("itl", args.itl), ("ramp", args.ramp), ("weight", args.weight), ("admit", args.admit)];
+    let others = [
+        ("itl", args.itl),
+        ("ramp", args.ramp),
+        ("weight", args.weight),
+        ("admit", args.admit),
+        ("active", args.active),
+    ];
     for (name, value) in positive.into_iter().chain(others).chain(args.wait.map(|wait| ("wait", wait))) {
         ensure!((0.0..=1e9).contains(&value), "--{name} is not between 0 and 10^9");
     }
@@ -106,7 +116,9 @@ fn check(args: &Args) -> Result<()> {
 }
 
 fn compare(args: &Args, workload: &Workload, policy: Policy) -> Figures {
-    let tuning = Tuning { weight: args.weight, admit: args.admit, wait_max: args.wait.map(seconds) };
+    let admission =
+        AdmissionParams { factor: args.admit, active: seconds(args.active), wait_max: args.wait.map(seconds) };
+    let tuning = Tuning { weight: args.weight, admission };
     let figures = |order| {
         let play = Play {
             engines: Setup {

@@ -14,6 +14,16 @@ pub(crate) type Block = u32;
 /// A gap between two calls counts at most this: what comes later is as good as a new session.
 pub(crate) const GAP_MAX: Micros = 300_000_000;
 
+/// What a call of a closed loop waits for, after its agent's last answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Gaps {
+    /// The recorded time of thought.
+    Think,
+    /// What is left of the time between the two calls as recorded once the answer's own is taken off: a fifth less in
+    /// all, since recorded answers overlap with what the agent does meanwhile.
+    Times,
+}
+
 /// All that is replayed.
 pub(crate) struct Workload {
     /// In the order of the trace.
@@ -63,14 +73,14 @@ pub(crate) struct Next {
 
 /// The workload of these rows. With more sessions wanted than there are, the first ones are replayed under second names:
 /// with blocks of their own, but for the tools and system prompts that all share. An open loop is taken whole.
-pub(crate) fn build(rows: &Rows, sessions: Option<usize>) -> Workload {
+pub(crate) fn build(rows: &Rows, sessions: Option<usize>, gaps: Gaps) -> Workload {
     match rows {
-        Rows::Sessions(rows) => closed(rows, sessions.unwrap_or(rows.len())),
+        Rows::Sessions(rows) => closed(rows, sessions.unwrap_or(rows.len()), gaps),
         Rows::Arrivals(rows) => open(rows),
     }
 }
 
-fn closed(rows: &[Vec<SessionRow>], wanted: usize) -> Workload {
+fn closed(rows: &[Vec<SessionRow>], wanted: usize, gaps: Gaps) -> Workload {
     let mut fine = Fine::default();
     let mut coarse = Coarse::default();
     let (mut calls, mut begins, mut then) = (Vec::new(), Vec::new(), Vec::new());
@@ -86,7 +96,7 @@ fn closed(rows: &[Vec<SessionRow>], wanted: usize) -> Workload {
             let blocks = coarse.blocks(&prompt);
             calls.push(Call { session, conversation, blocks, input: row.shape.input, output: row.shape.output });
         }
-        let (mut session_begins, session_then) = follow(rows);
+        let (mut session_begins, session_then) = follow(rows, gaps);
         session_begins.iter_mut().for_each(|call| *call += first);
         begins.push(session_begins);
         then.extend(session_then.into_iter().map(|mut nexts| {
@@ -99,18 +109,20 @@ fn closed(rows: &[Vec<SessionRow>], wanted: usize) -> Workload {
 
 /// What begins a session and what follows each of its answers. An agent's calls follow each other; a sub-agent's first
 /// follows the main agent's call before it, as long after its answer as it did where it was recorded.
-fn follow(rows: &[SessionRow]) -> (Vec<usize>, Vec<Vec<Next>>) {
+pub(crate) fn follow(rows: &[SessionRow], gaps: Gaps) -> (Vec<usize>, Vec<Vec<Next>>) {
     let mut begins = Vec::new();
     let mut then = vec![Vec::new(); rows.len()];
     let mut last: HashMap<u32, usize> = HashMap::new();
     for (call, row) in rows.iter().enumerate() {
         let micros = |ms: u64| ms.saturating_mul(1_000).min(GAP_MAX);
-        match (last.get(&row.agent), last.get(&0)) {
-            (Some(before), _) => then[*before].push(Next { call, after: micros(row.think_ms) }),
-            (None, Some(main)) => {
-                let answered = rows[*main].at_ms.saturating_add(rows[*main].answer_ms);
-                then[*main].push(Next { call, after: micros(row.at_ms.saturating_sub(answered)) });
+        let since_answer =
+            |before: usize| row.at_ms.saturating_sub(rows[before].at_ms.saturating_add(rows[before].answer_ms));
+        match (last.get(&row.agent).copied(), last.get(&0).copied()) {
+            (Some(before), _) => {
+                let ms = if gaps == Gaps::Think { row.think_ms } else { since_answer(before) };
+                then[before].push(Next { call, after: micros(ms) });
             }
+            (None, Some(main)) => then[main].push(Next { call, after: micros(since_answer(main)) }),
             (None, None) => begins.push(call),
         }
         last.insert(row.agent, call);
@@ -194,66 +206,5 @@ impl Coarse {
             *self.0.entry(*last).or_insert(next)
         })
         .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::trace::{Kind, Shape};
-    use super::*;
-
-    fn row(agent: u32, blocks: usize, reference: Option<usize>, same: usize, common: u32) -> SessionRow {
-        let shape = Shape { input: blocks as u32 * 64 + 10, output: 1, blocks, reference, same };
-        SessionRow { agent, at_ms: 0, think_ms: 0, answer_ms: 0, common, shape }
-    }
-
-    #[test]
-    fn a_prompt_has_the_blocks_of_the_one_it_repeats() {
-        let rows = Rows::Sessions(vec![vec![row(0, 32, None, 0, 0), row(0, 48, Some(0), 31, 0), row(0, 33, Some(0), 32, 0)]]);
-        let built = build(&rows, None);
-        let blocks: Vec<_> = built.calls.iter().map(|call| call.blocks.to_vec()).collect();
-        assert_eq!(blocks, [vec![0, 1, 2, 3], vec![0, 1, 2, 4, 5, 6], vec![0, 1, 2, 3]]);
-        assert_eq!(built.blocks, 7);
-    }
-
-    #[test]
-    fn sessions_share_tools_and_system_prompt_and_no_more() {
-        let rows = Rows::Sessions(vec![vec![row(0, 32, None, 0, 1024)], vec![row(0, 32, None, 0, 1024), row(0, 32, None, 0, 512)]]);
-        let built = build(&rows, Some(3));
-        let blocks: Vec<_> = built.calls.iter().map(|call| call.blocks.to_vec()).collect();
-        // The third session is the first one under a second name.
-        assert_eq!(blocks, [vec![0, 1, 2, 3], vec![0, 1, 4, 5], vec![6, 7, 8, 9], vec![0, 1, 10, 11]]);
-        assert_eq!(built.calls.iter().map(|call| call.session).collect::<Vec<_>>(), [0, 1, 1, 2]);
-    }
-
-    #[test]
-    fn agents_follow_their_own_answers_and_sub_agents_begin_after_the_main_one() {
-        let timed = |agent, at_ms, think_ms| SessionRow { at_ms, think_ms, answer_ms: 100, ..row(agent, 1, None, 0, 0) };
-        let rows = [timed(0, 0, 0), timed(1, 150, 0), timed(0, 400, 300), timed(1, 500, 9_000_000), timed(2, 450, 0)];
-        let (begins, then) = follow(&rows);
-        let next = |call, after_ms: u64| Next { call, after: after_ms * 1_000 };
-        assert_eq!(begins, [0]);
-        assert_eq!(then, [vec![next(1, 50), next(2, 300)], vec![next(3, 300_000)], vec![next(4, 0)], vec![], vec![]]);
-    }
-
-    #[test]
-    fn arrivals_are_told_by_their_blocks() {
-        let row = |kind, blocks, reference, same| {
-            let shape = Shape { input: blocks as u32 * 512, output: 1, blocks, reference, same };
-            ArrivalRow { at_ms: 3_000, kind, shape }
-        };
-        let chat = |blocks, reference, same| row(Kind::Chat, blocks, reference, same);
-        let rows = vec![
-            chat(3, None, 0),
-            chat(2, Some(0), 1),
-            chat(4, Some(0), 3),
-            chat(1, Some(0), 1),
-            row(Kind::Tool74, 6, None, 0),
-            row(Kind::Tool74, 6, Some(4), 5),
-        ];
-        let built = build(&Rows::Arrivals(rows), None);
-        assert_eq!(built.calls.iter().map(|call| call.session).collect::<Vec<_>>(), [0, 1, 0, 2, 3, 3]);
-        assert_eq!(*built.calls[2].blocks, [0, 1, 2, 4]);
-        assert_eq!(built.sessions, 4);
     }
 }

@@ -130,7 +130,7 @@ impl World<'_, '_> {
         let state = &mut self.calls[number];
         let waits_since = state.waits_since;
         let first_asked = state.first_asked.unwrap_or(self.now);
-        let ask = Ask { number, call: &self.workload.calls[number], first_asked, waits_since };
+        let ask = Ask { call: &self.workload.calls[number], waits_since };
         let decision = self.router.route(&ask, &self.engines, self.now);
         if decision == Decision::Wait {
             if waits_since.is_none() {

@@ -1,6 +1,6 @@
 //! Session admission, as a reference: in overload new sessions wait, so that the running ones keep their caches.
 //!
-//! A session is active while a call of it is in flight or ended less than five minutes ago. The active sessions' contexts
+//! A session is active while a call of it is in flight or ended less than some minutes ago. The active sessions' contexts
 //! may be at most a factor times what all caches hold; a session that is not active waits until its own fits, behind
 //! those that came before it, whatever their sizes.
 
@@ -11,18 +11,23 @@ use super::super::time::{Micros, SECOND};
 use super::super::workload::Call;
 use super::router::{Ask, Decision};
 
-/// How long after its last answer a session is active.
-const ACTIVE: Micros = 300 * SECOND;
-
 /// When a refused call comes again.
 const RETRY_AFTER: Micros = 30 * SECOND;
 
+/// What bounds it.
+#[derive(Clone, Debug)]
+pub(crate) struct Params {
+    /// Contexts of active sessions, at most so many times what the caches hold.
+    pub(crate) factor: f64,
+    /// How long after its last answer a session is active.
+    pub(crate) active: Micros,
+    /// The longest wait before a call is refused.
+    pub(crate) wait_max: Option<Micros>,
+}
+
 /// Who is active, and how much they hold.
 pub(crate) struct Admission {
-    /// Of what the caches hold.
-    factor: f64,
-    /// The longest wait before a call is refused.
-    wait_max: Option<Micros>,
+    params: Params,
     active: HashMap<usize, Active>,
     /// Active sessions without a call in flight, by when they cease to be.
     idle: BTreeSet<(Micros, usize)>,
@@ -41,9 +46,9 @@ struct Active {
 }
 
 impl Admission {
-    pub(crate) fn new(factor: f64, wait_max: Option<Micros>) -> Admission {
+    pub(crate) fn new(params: &Params) -> Admission {
         let (active, idle) = (HashMap::new(), BTreeSet::new());
-        Admission { factor, wait_max, active, idle, tokens: 0, waiting: 0 }
+        Admission { params: params.clone(), active, idle, tokens: 0, waiting: 0 }
     }
 
     /// `None` if the call goes on, and is counted as in flight.
@@ -51,7 +56,7 @@ impl Admission {
         self.expire(now);
         let waited = ask.waits_since.is_some();
         let (session, input) = (ask.call.session, u64::from(ask.call.input));
-        let limit = (engines.cache_tokens() as f64 * self.factor) as u64;
+        let limit = (engines.cache_tokens() as f64 * self.params.factor) as u64;
         let fits = self.tokens + input <= limit || self.active.is_empty();
         let first = waited || self.waiting == 0;
         if self.active.contains_key(&session) || fits && first {
@@ -59,7 +64,7 @@ impl Admission {
             self.begin(session, ask.call.conversation, input);
             return None;
         }
-        if ask.waits_since.zip(self.wait_max).is_some_and(|(since, most)| now - since >= most) {
+        if ask.waits_since.zip(self.params.wait_max).is_some_and(|(since, most)| now - since >= most) {
             self.waiting -= 1;
             return Some(Decision::Refuse(RETRY_AFTER));
         }
@@ -72,7 +77,7 @@ impl Admission {
         if let Some(active) = self.active.get_mut(&call.session) {
             active.in_flight -= 1;
             if active.in_flight == 0 {
-                active.ceases = now + ACTIVE;
+                active.ceases = now + self.params.active;
                 self.idle.insert((active.ceases, call.session));
             }
         }

@@ -8,5 +8,6 @@ mod oracle;
 mod roll;
 mod router;
 
+pub(crate) use admission::Params as AdmissionParams;
 pub(crate) use roll::{Policy, Tuning};
 pub(crate) use router::{Ask, Decision, Router};

@@ -1,7 +1,6 @@
 //! The policies by name.
 
-use super::super::time::Micros;
-use super::admission::Admission;
+use super::admission::{Admission, Params};
 use super::blind::{LeastOutstanding, Random, RoundRobin};
 use super::hashed::{BoundedHash, SessionHash};
 use super::matched::LongestMatch;
@@ -36,10 +35,8 @@ pub(crate) enum Policy {
 pub(crate) struct Tuning {
     /// What an uncached token costs the oracle, beside a queued one.
     pub(crate) weight: f64,
-    /// Contexts of active sessions, at most so many times the caches.
-    pub(crate) admit: f64,
-    /// The longest wait of a new session in the reference admission.
-    pub(crate) wait_max: Option<Micros>,
+    /// The oracle's session admission.
+    pub(crate) admission: Params,
 }
 
 /// Of [`BoundedHash`].
@@ -57,8 +54,7 @@ impl Policy {
             Policy::LongestMatch => Box::new(LongestMatch::new(seed)),
             Policy::Oracle | Policy::Pooled => Box::new(Oracle::new(tuning.weight, None, seed)),
             Policy::OracleAdmission => {
-                let admission = Admission::new(tuning.admit, tuning.wait_max);
-                Box::new(Oracle::new(tuning.weight, Some(admission), seed))
+                Box::new(Oracle::new(tuning.weight, Some(Admission::new(&tuning.admission)), seed))
             }
         }
     }

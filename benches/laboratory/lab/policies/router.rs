@@ -6,12 +6,8 @@ use super::super::workload::Call;
 
 /// A call that wants a replica.
 pub(crate) struct Ask<'w> {
-    /// Its place in the workload.
-    pub(crate) number: usize,
     /// What is asked.
     pub(crate) call: &'w Call,
-    /// When it was first asked, also before refusals.
-    pub(crate) first_asked: Micros,
     /// Since when it waits, if it was told to. It has then been asked before.
     pub(crate) waits_since: Option<Micros>,
 }

@@ -1,0 +1,39 @@
+//! The command as a whole.
+
+use clap::Parser;
+
+use crate::lab::cli::{Args, main};
+
+fn table(line: &str) -> anyhow::Result<String> {
+    let mut out = Vec::new();
+    main(&Args::try_parse_from(format!("laboratory {line}").split_whitespace())?, &mut out)?;
+    Ok(String::from_utf8(out)?)
+}
+
+#[test]
+fn the_table_is_the_same_every_time_and_has_a_line_for_each_policy() {
+    let line = "--sessions 12 --hours 0.3 --ramp 200 --orders 3 --replicas 2 --cache 300000 --wait 30";
+    let first = table(line).unwrap();
+    assert_eq!(first, table(line).unwrap());
+    for policy in ["round-robin", "random", "longest-match", "oracle-admission", "pooled"] {
+        assert!(first.contains(&format!("\n| {policy} |")), "{policy} is not in {first}");
+    }
+    let some = table(&format!("{line} --policies random,oracle")).unwrap();
+    assert_eq!(some.lines().filter(|line| line.starts_with("| ")).count(), 1 + 2, "{some}");
+}
+
+#[test]
+fn what_cannot_be_run_is_told() {
+    let check = |line: &str, wanted: &str| {
+        let error = format!("{:#}", table(line).unwrap_err());
+        assert!(error.contains(wanted), "{line}: {error:?} lacks {wanted:?}");
+    };
+    check("--trace no-such-file.csv", "cannot read the trace no-such-file.csv");
+    check("--trace Cargo.toml", "in the trace Cargo.toml");
+    check("--orders 0", "--orders is not between 1 and 1000");
+    check("--speed 0", "--speed is 0");
+    check("--hours -1", "unexpected argument");
+    check("--hours=-1", "--hours is not between");
+    check("--itl=nan", "--itl is not between");
+    check("--policies best", "invalid value 'best'");
+}
