@@ -1,4 +1,4 @@
-//! The routing laboratory: routing policies on simulated engines in virtual time.
+//! The routing laboratory: Nearpool's own routing and other policies on simulated engines in virtual time.
 //!
 //! `cargo bench --bench laboratory -- --trace FILE --sessions 300`; without a trace on generated sessions like the
 //! recorded ones; `-- --help` tells the rest.

@@ -15,7 +15,9 @@ fn the_table_is_the_same_every_time_and_has_a_line_for_each_policy() {
     let line = "--sessions 12 --hours 0.3 --ramp 200 --orders 3 --replicas 2 --cache 300000 --wait 30";
     let first = table(line).unwrap();
     assert_eq!(first, table(line).unwrap());
-    for policy in ["round-robin", "random", "longest-match", "oracle-admission", "pooled"] {
+    for policy in
+        ["nearpool", "nearpool-learns", "round-robin", "random", "longest-match", "oracle-admission", "pooled"]
+    {
         assert!(first.contains(&format!("\n| {policy} |")), "{policy} is not in {first}");
     }
     let some = table(&format!("{line} --policies random,oracle")).unwrap();
@@ -35,5 +37,6 @@ fn what_cannot_be_run_is_told() {
     check("--hours -1", "unexpected argument");
     check("--hours=-1", "--hours is not between");
     check("--itl=nan", "--itl is not between");
+    check("--sessions 1 --policies nearpool --edge=active=1", "must be a duration with its unit");
     check("--policies best", "invalid value 'best'");
 }

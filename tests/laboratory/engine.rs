@@ -8,6 +8,7 @@ fn workload(prompts: &[&[Block]]) -> Workload {
     let call = |(n, blocks): (usize, &&[Block])| Call {
         session: n,
         conversation: n,
+        parent: None,
         blocks: (*blocks).into(),
         input: blocks.len() as u32 * BLOCK_TOKENS,
         output: 1,

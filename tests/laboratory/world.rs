@@ -1,7 +1,7 @@
 //! Whole runs, small ones.
 
 use crate::lab::engine::Setup;
-use crate::lab::policies::{AdmissionParams, Policy, Tuning};
+use crate::lab::policies::{AdmissionParams, Besides, Policy, Reading, Tuning};
 use crate::lab::report::Figures;
 use crate::lab::time::SECOND;
 use crate::lab::trace::{Rows, generate};
@@ -17,8 +17,11 @@ fn play(workload: &Workload, policy: Policy, speed: f64, seed: u64) -> Figures {
     let engines = Setup { replicas: 4, cache_tokens: 400_000, speed, pooled: policy.pooled() };
     let play = Play { engines, ends: 3_600 * SECOND, ramp: 600 * SECOND, itl: 20_000, seed };
     let admission = AdmissionParams { factor: 1.1, active: 60 * SECOND, wait_max: Some(30 * SECOND) };
-    let tuning = Tuning { weight: 4.0, admission };
-    run(workload, policy.router(&tuning, seed).as_mut(), &play).figures()
+    let besides = Besides { kv_cache_tokens: Some(400_000), sessions: String::from("active = '1m'") };
+    let tuning = Tuning { weight: 4.0, admission, besides };
+    let reading = Reading::named(workload);
+    let mut router = policy.router(&reading, 4, &tuning, seed).unwrap();
+    run(workload, router.as_mut(), &play).figures()
 }
 
 fn workload() -> Workload {
@@ -28,7 +31,7 @@ fn workload() -> Workload {
 #[test]
 fn equal_seeds_give_equal_figures_and_others_differ() {
     let workload = workload();
-    for policy in [Policy::Random, Policy::OracleAdmission] {
+    for policy in [Policy::Random, Policy::OracleAdmission, Policy::NearpoolLearns] {
         assert_eq!(play(&workload, policy, FAST, 1), play(&workload, policy, FAST, 1));
         assert_ne!(play(&workload, policy, FAST, 1), play(&workload, policy, FAST, 2));
     }
@@ -37,7 +40,7 @@ fn equal_seeds_give_equal_figures_and_others_differ() {
 #[test]
 fn what_knows_more_caches_more() {
     let workload = workload();
-    let shares = [Policy::RoundRobin, Policy::SessionHash, Policy::Oracle, Policy::Pooled]
+    let shares = [Policy::RoundRobin, Policy::SessionHash, Policy::Nearpool, Policy::Pooled]
         .map(|policy| play(&workload, policy, FAST, 1).share);
     assert!(shares.is_sorted(), "{shares:?}");
     assert!(shares[2] > shares[0] + 0.2, "{shares:?}");

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use super::engine::Setup;
-use super::policies::{AdmissionParams, Policy, Tuning};
+use super::policies::{AdmissionParams, Besides, Policy, Reading, Tuning};
 use super::report::{self, Figures};
 use super::time::seconds;
 use super::trace::{Rows, generate, read};
@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// The oracle's admission: seconds after which a waiting session is refused. Default: never.
     #[arg(long)]
     wait: Option<f64>,
+    /// Lines of `[sessions]` in Nearpool's configuration, as `admission = false`.
+    #[arg(long, default_value = "")]
+    edge: String,
     /// Seed of the first order, and of generated sessions.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -82,10 +85,11 @@ pub(crate) fn main(args: &Args, out: &mut impl Write) -> Result<()> {
     let workload = build(&rows, args.sessions, args.gaps);
     writeln!(out, "{}", about(args, &workload))?;
     writeln!(out, "{}", report::HEAD)?;
+    let reading = Reading::named(&workload);
     let policies = if args.policies.is_empty() { Policy::value_variants() } else { &args.policies };
     for policy in policies {
         let name = policy.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        writeln!(out, "{}", report::line(&name, &compare(args, &workload, *policy)))?;
+        writeln!(out, "{}", report::line(&name, &compare(args, &workload, &reading, *policy)?))?;
     }
     Ok(())
 }
@@ -115,10 +119,14 @@ fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn compare(args: &Args, workload: &Workload, policy: Policy) -> Figures {
+fn compare(args: &Args, workload: &Workload, reading: &Reading, policy: Policy) -> Result<Figures> {
     let admission =
         AdmissionParams { factor: args.admit, active: seconds(args.active), wait_max: args.wait.map(seconds) };
-    let tuning = Tuning { weight: args.weight, admission };
+    let tuning = Tuning {
+        weight: args.weight,
+        admission,
+        besides: Besides { kv_cache_tokens: Some(args.cache), sessions: args.edge.clone() },
+    };
     let figures = |order| {
         let play = Play {
             engines: Setup {
@@ -132,9 +140,10 @@ fn compare(args: &Args, workload: &Workload, policy: Policy) -> Figures {
             itl: seconds(args.itl / 1_000.0),
             seed: args.seed.wrapping_add(order),
         };
-        run(workload, policy.router(&tuning, play.seed).as_mut(), &play).figures()
+        let mut router = policy.router(reading, args.replicas, &tuning, play.seed)?;
+        Ok(run(workload, router.as_mut(), &play).figures())
     };
-    Figures::median(&(0..args.orders).map(figures).collect::<Vec<_>>())
+    Ok(Figures::median(&(0..args.orders).map(figures).collect::<Result<Vec<_>>>()?))
 }
 
 fn about(args: &Args, workload: &Workload) -> String {

@@ -15,7 +15,7 @@ pub(crate) struct Tally {
     pub(crate) computed: Vec<u64>,
     prompt_tokens: u64,
     cached_tokens: u64,
-    /// From when it was first asked to its first token.
+    /// From when each call was first asked to its first token, or to the end.
     ttft: Vec<Micros>,
 }
 
@@ -27,10 +27,14 @@ impl Tally {
         }
     }
 
-    /// A prompt was prefilled, of which so much was cached, and the first token came so long after it was first asked.
-    pub(crate) fn prefilled(&mut self, input: u32, cached: u32, ttft: Micros) {
+    /// A prompt was prefilled, of which so much was cached.
+    pub(crate) fn prefilled(&mut self, input: u32, cached: u32) {
         self.prompt_tokens += u64::from(input);
         self.cached_tokens += u64::from(cached);
+    }
+
+    /// A first token came so long after the call was first asked, or has not come for so long.
+    pub(crate) fn first_token(&mut self, ttft: Micros) {
         self.ttft.push(ttft);
     }
 

@@ -42,6 +42,8 @@ pub(crate) struct Call {
     pub(crate) session: usize,
     /// Of the session, counted from 0 over all: the main agent's or a sub-agent's.
     pub(crate) conversation: usize,
+    /// A sub-agent's: the conversation of its session's main agent.
+    pub(crate) parent: Option<usize>,
     /// The prompt's whole blocks, first to last.
     pub(crate) blocks: Box<[Block]>,
     /// The prompt's length in tokens.
@@ -94,7 +96,15 @@ fn closed(rows: &[Vec<SessionRow>], wanted: usize, gaps: Gaps) -> Workload {
                 conversations - 1
             });
             let blocks = coarse.blocks(&prompt);
-            calls.push(Call { session, conversation, blocks, input: row.shape.input, output: row.shape.output });
+            let parent = numbers.get(&0).copied().filter(|main| *main != conversation);
+            calls.push(Call {
+                session,
+                conversation,
+                parent,
+                blocks,
+                input: row.shape.input,
+                output: row.shape.output,
+            });
         }
         let (mut session_begins, session_then) = follow(rows, gaps);
         session_begins.iter_mut().for_each(|call| *call += first);
@@ -152,7 +162,7 @@ fn open(rows: &[ArrivalRow]) -> Workload {
             }
         };
         let (input, output) = (row.shape.input, row.shape.output);
-        calls.push(Call { session, conversation: session, blocks: prompt.clone().into(), input, output });
+        calls.push(Call { session, conversation: session, parent: None, blocks: prompt.clone().into(), input, output });
         prompts.push(prompt.into());
     }
     let ticks = rows.iter().map(|row| row.at_ms * 1_000).collect();

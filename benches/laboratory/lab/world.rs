@@ -1,7 +1,7 @@
 //! The event queue: sessions that call, a router that sends, engines that answer.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -48,7 +48,6 @@ struct World<'w, 'r> {
     events: BinaryHeap<Reverse<(Micros, u64, Event)>>,
     planned: u64,
     calls: Vec<State>,
-    waiting: VecDeque<usize>,
     ticking: bool,
     tally: Tally,
 }
@@ -59,6 +58,16 @@ struct State {
     first_asked: Option<Micros>,
     waits_since: Option<Micros>,
     replica: usize,
+    reached: Reached,
+}
+
+/// How far a call came.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Reached {
+    #[default]
+    Nothing,
+    Replica,
+    FirstToken,
 }
 
 /// Plays the workload to its end, or to the play's.
@@ -72,7 +81,6 @@ pub(crate) fn run(workload: &Workload, router: &mut dyn Router, play: &Play) -> 
         events: BinaryHeap::new(),
         planned: 0,
         calls: vec![State::default(); workload.calls.len()],
-        waiting: VecDeque::new(),
         ticking: false,
         tally: Tally::default(),
     };
@@ -130,20 +138,17 @@ impl World<'_, '_> {
         let state = &mut self.calls[number];
         let waits_since = state.waits_since;
         let first_asked = state.first_asked.unwrap_or(self.now);
-        let ask = Ask { call: &self.workload.calls[number], waits_since };
+        let ask = Ask { number, call: &self.workload.calls[number], waits_since };
         let decision = self.router.route(&ask, &self.engines, self.now);
         if decision == Decision::Wait {
-            if waits_since.is_none() {
-                state.waits_since = Some(self.now);
-                self.waiting.push_back(number);
-            }
+            state.waits_since.get_or_insert(self.now);
             self.tick();
             return false;
         }
         state.waits_since = None;
         match decision {
             Decision::Go(replica) => {
-                state.replica = replica;
+                (state.replica, state.reached) = (replica, Reached::Replica);
                 self.tally.sent(self.now - first_asked);
                 if let Some(ends) = self.engines.arrive(replica, number, self.now) {
                     self.plan(ends, Event::Prefilled(replica));
@@ -166,11 +171,9 @@ impl World<'_, '_> {
     }
 
     fn ask_those_who_wait(&mut self) {
-        while let Some(first) = self.waiting.front().copied() {
-            if !self.ask(first) {
-                return;
-            }
-            self.waiting.pop_front();
+        let mut after = None;
+        while let Some(next) = self.router.next_in_line(after, self.now) {
+            after = if self.ask(next) { None } else { Some(next) };
         }
     }
 
@@ -180,7 +183,10 @@ impl World<'_, '_> {
             self.plan(ends, Event::Prefilled(replica));
         }
         let call = &self.workload.calls[number];
-        self.tally.prefilled(call.input, cached, self.now - self.calls[number].first_asked.unwrap_or(self.now));
+        let state = &mut self.calls[number];
+        state.reached = Reached::FirstToken;
+        self.tally.prefilled(call.input, cached);
+        self.tally.first_token(self.now - state.first_asked.unwrap_or(self.now));
         self.router.prefilled(number, call, replica, cached, self.now);
         self.plan(self.now + self.play.itl * u64::from(call.output), Event::Answered(number));
     }
@@ -198,10 +204,15 @@ impl World<'_, '_> {
         self.ask_those_who_wait();
     }
 
-    /// Who waits still has waited so long at least.
+    /// Who waits still has waited so long at least, whatever for: a policy gains nothing by those whom it starves.
     fn conclude(mut self) -> Tally {
-        for call in &self.waiting {
-            self.tally.waits.push(self.play.ends - self.calls[*call].first_asked.unwrap_or(self.play.ends));
+        for state in self.calls.iter().filter(|state| state.reached < Reached::FirstToken) {
+            let Some(first_asked) = state.first_asked else { continue };
+            let so_far = self.play.ends - first_asked;
+            self.tally.first_token(so_far);
+            if state.reached < Reached::Replica {
+                self.tally.sent(so_far);
+            }
         }
         self.tally.computed = self.engines.computed().collect();
         self.tally

@@ -4,7 +4,7 @@
 //! may be at most a factor times what all caches hold; a session that is not active waits until its own fits, behind
 //! those that came before it, whatever their sizes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::super::engine::Engines;
 use super::super::time::{Micros, SECOND};
@@ -33,7 +33,7 @@ pub(crate) struct Admission {
     idle: BTreeSet<(Micros, usize)>,
     /// Tokens of all that are active.
     tokens: u64,
-    waiting: usize,
+    waiting: VecDeque<usize>,
 }
 
 /// One active session.
@@ -48,7 +48,7 @@ struct Active {
 impl Admission {
     pub(crate) fn new(params: &Params) -> Admission {
         let (active, idle) = (HashMap::new(), BTreeSet::new());
-        Admission { params: params.clone(), active, idle, tokens: 0, waiting: 0 }
+        Admission { params: params.clone(), active, idle, tokens: 0, waiting: VecDeque::new() }
     }
 
     /// `None` if the call goes on, and is counted as in flight.
@@ -58,17 +58,19 @@ impl Admission {
         let (session, input) = (ask.call.session, u64::from(ask.call.input));
         let limit = (engines.cache_tokens() as f64 * self.params.factor) as u64;
         let fits = self.tokens + input <= limit || self.active.is_empty();
-        let first = waited || self.waiting == 0;
+        let first = waited || self.waiting.is_empty();
         if self.active.contains_key(&session) || fits && first {
-            self.waiting -= usize::from(waited);
+            self.leave(waited);
             self.begin(session, ask.call.conversation, input);
             return None;
         }
         if ask.waits_since.zip(self.params.wait_max).is_some_and(|(since, most)| now - since >= most) {
-            self.waiting -= 1;
+            self.leave(waited);
             return Some(Decision::Refuse(RETRY_AFTER));
         }
-        self.waiting += usize::from(!waited);
+        if !waited {
+            self.waiting.push_back(ask.number);
+        }
         Some(Decision::Wait)
     }
 
@@ -80,6 +82,18 @@ impl Admission {
                 active.ceases = now + self.params.active;
                 self.idle.insert((active.ceases, call.session));
             }
+        }
+    }
+
+    /// The first in line. Behind it nobody is asked while it waits.
+    pub(crate) fn next_in_line(&self, after: Option<usize>) -> Option<usize> {
+        if after.is_some() { None } else { self.waiting.front().copied() }
+    }
+
+    /// Only the first in line is asked again, so it is the first who leaves.
+    fn leave(&mut self, waited: bool) {
+        if waited {
+            self.waiting.pop_front();
         }
     }
 

@@ -4,10 +4,13 @@ mod admission;
 mod blind;
 mod hashed;
 mod matched;
+mod nearpool;
 mod oracle;
 mod roll;
 mod router;
+mod setting;
 
 pub(crate) use admission::Params as AdmissionParams;
 pub(crate) use roll::{Policy, Tuning};
 pub(crate) use router::{Ask, Decision, Router};
+pub(crate) use setting::{Besides, Reading};

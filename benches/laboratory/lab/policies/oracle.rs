@@ -35,6 +35,10 @@ impl Router for Oracle {
         }))
     }
 
+    fn next_in_line(&mut self, after: Option<usize>, _now: Micros) -> Option<usize> {
+        self.admission.as_ref()?.next_in_line(after)
+    }
+
     fn answered(&mut self, _number: usize, call: &Call, _replica: usize, now: Micros) {
         if let Some(admission) = &mut self.admission {
             admission.answered(call, now);

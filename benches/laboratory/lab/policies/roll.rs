@@ -1,15 +1,23 @@
 //! The policies by name.
 
+use anyhow::Result;
+
 use super::admission::{Admission, Params};
 use super::blind::{LeastOutstanding, Random, RoundRobin};
 use super::hashed::{BoundedHash, SessionHash};
 use super::matched::LongestMatch;
+use super::nearpool::Nearpool;
 use super::oracle::Oracle;
 use super::router::Router;
+use super::setting::{Besides, Reading};
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Policy {
+    /// Nearpool's own.
+    Nearpool,
+    /// The same, which has to learn what a cache holds.
+    NearpoolLearns,
     /// One replica after the other.
     RoundRobin,
     /// Any replica.
@@ -37,6 +45,8 @@ pub(crate) struct Tuning {
     pub(crate) weight: f64,
     /// The oracle's session admission.
     pub(crate) admission: Params,
+    /// Nearpool's configuration.
+    pub(crate) besides: Besides,
 }
 
 /// Of [`BoundedHash`].
@@ -44,8 +54,19 @@ const BOUNDED_FACTOR: f64 = 1.25;
 
 impl Policy {
     /// A fresh router. What it leaves to chance follows from the seed.
-    pub(crate) fn router(self, tuning: &Tuning, seed: u64) -> Box<dyn Router> {
-        match self {
+    pub(crate) fn router<'w>(
+        self,
+        reading: &'w Reading,
+        engines: usize,
+        tuning: &Tuning,
+        seed: u64,
+    ) -> Result<Box<dyn Router + 'w>> {
+        Ok(match self {
+            Policy::Nearpool => Box::new(Nearpool::new(reading, engines, &tuning.besides, seed)?),
+            Policy::NearpoolLearns => {
+                let untold = Besides { kv_cache_tokens: None, ..tuning.besides.clone() };
+                Box::new(Nearpool::new(reading, engines, &untold, seed)?)
+            }
             Policy::RoundRobin => Box::new(RoundRobin::default()),
             Policy::Random => Box::new(Random::new(seed)),
             Policy::LeastOutstanding => Box::new(LeastOutstanding::new(seed)),
@@ -56,7 +77,7 @@ impl Policy {
             Policy::OracleAdmission => {
                 Box::new(Oracle::new(tuning.weight, Some(Admission::new(&tuning.admission)), seed))
             }
-        }
+        })
     }
 
     /// Whether its replicas share one cache.

@@ -1,0 +1,81 @@
+//! What Nearpool is given in the laboratory: its configuration, and what it reads out of the calls.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use nearpool::config;
+use nearpool::domain::prompt::{Cut, Prompt};
+use nearpool::policy::affinity;
+use nearpool::roster::{Identity, Snapshot};
+use nearpool::wire::geoip::GeoDb;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::super::workload::{BLOCK_TOKENS, Call, Workload};
+
+/// What the edge reads out of each call of a workload: its prompt, and what names its session.
+pub(crate) struct Reading {
+    pub(crate) prompts: Vec<(Prompt, Option<Identity>)>,
+}
+
+impl Reading {
+    /// As if every session told its name, and prompts were cut where the engines' blocks end.
+    pub(crate) fn named(workload: &Workload) -> Reading {
+        let key = |conversation: usize| affinity::session_key(b"", &conversation.to_le_bytes());
+        let read = |call: &Call| {
+            let cut = |(n, block): (usize, &u32)| Cut {
+                chain: xxh3_64(&block.to_le_bytes()),
+                tokens: (n as u32 + 1) * BLOCK_TOKENS,
+            };
+            let cuts = call.blocks.iter().enumerate().map(cut).collect();
+            let identity = Identity::Named { session: key(call.conversation), parent: call.parent.map(key) };
+            (Prompt { cuts, tokens: call.input, conversation: None }, Some(identity))
+        };
+        Reading { prompts: workload.calls.iter().map(read).collect() }
+    }
+}
+
+/// What the edge's configuration has besides.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Besides {
+    /// What a replica's cache is said to hold.
+    pub(crate) kv_cache_tokens: Option<u64>,
+    /// Lines of `[sessions]`.
+    pub(crate) sessions: String,
+}
+
+/// The replicas of one pool, of which nothing is known yet.
+pub(super) fn snapshot(engines: usize, besides: &Besides) -> Result<Snapshot> {
+    let parsed = config::parse("laboratory.toml", &text(engines, besides), Path::new(""), &|_| None);
+    let config = parsed.map_err(|errors| anyhow!("{errors}"))?;
+    // Nobody is looked up in it.
+    let geo = GeoDb::from_bytes(include_bytes!("../../../../tests/data/mini-city.mmdb").as_slice())?;
+    Ok(Snapshot::new(Arc::new(config), Arc::new(geo), None))
+}
+
+fn text(engines: usize, besides: &Besides) -> String {
+    let replica = |n: usize| format!("{{ name = \"r{n}\", url = \"http://127.0.0.1:{}\" }},", 20_000 + n);
+    let replicas: String = (0..engines).map(replica).collect();
+    let told = besides.kv_cache_tokens.map_or(String::new(), |tokens| format!("kv_cache_tokens = {tokens}"));
+    let sessions = &besides.sessions;
+    format!(
+        r#"
+        [edge]
+        name = "laboratory"
+        region = "here"
+        listen = ["127.0.0.1:8080"]
+        [regions]
+        here = {{ latitude = 0.0, longitude = 0.0 }}
+        [models.small]
+        [sessions]
+        {sessions}
+        [[pools]]
+        name = "pool"
+        region = "here"
+        model = "small"
+        engine = "vllm"
+        replicas = [{replicas}]
+        {told}
+        "#
+    )
+}
