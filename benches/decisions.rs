@@ -64,6 +64,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
         weight: 1.0,
         ttft: Typical::default(),
         in_flight: (n * 7 % 100) as u32,
+        others: 0.0,
         cap: 128,
         rests: false,
         tried: false,

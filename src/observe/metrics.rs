@@ -3,10 +3,13 @@
 //! Label values are names from the configuration or members of closed enums, so the number of series is bounded by what
 //! the operator wrote. A client's own words (a model that nobody serves, a session, an address) never become a label.
 
+mod pools;
+
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use pools::Pools;
 use prometheus::local::LocalHistogram;
 use prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -61,6 +64,14 @@ labels! {
         Private = "private",
         /// The database could not be read there.
         Error = "error",
+    }
+
+    /// What became of a session that no pool took on at once.
+    AdmissionResult {
+        /// One did after a while, or its client went away.
+        Waited = "waited",
+        /// It was told to come again.
+        SentAway = "sent_away",
     }
 
     /// What became of a second attempt beside one that was late.
@@ -149,6 +160,7 @@ pub struct Metrics {
     replica_waiting: IntGaugeVec,
     replica_kv_usage: GaugeVec,
     queued: IntGaugeVec,
+    pools: Pools,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
     series: Mutex<Series>,
 }
@@ -193,6 +205,7 @@ impl Metrics {
             replica_running: new.gauges("nearpool_replica_running", "Requests in the engine's batch, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
             replica_waiting: new.gauges("nearpool_replica_waiting", "Requests in the engine's queue, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
             replica_kv_usage: new.ratios("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
+            pools: Pools::new(&new)?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
         };
@@ -256,6 +269,11 @@ impl Metrics {
     /// Counts a stream that broke off.
     pub fn resume(&self, result: Resumed) {
         self.resumes.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Counts a session that no pool took on at once.
+    pub fn admission(&self, pool: &str, result: AdmissionResult) {
+        self.pools.admission(pool, result);
     }
 
     /// Counts a second attempt beside one that was late.
@@ -339,12 +357,14 @@ impl Metrics {
         let pools: HashSet<_> = topology.pools.iter().map(|pool| pool.name.clone()).collect();
         for pool in series.pools.difference(&pools) {
             let _gone = self.queued.remove_label_values(&[pool]);
+            self.pools.remove(pool);
         }
         for (ix, pool) in topology.pools.iter().enumerate() {
             let waiting = snapshot.pool(PoolIx(ix)).waiting();
             self.queued.with_label_values(&[pool.name.as_str()]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
         }
         series.pools = pools;
+        self.pools.set(snapshot, now);
         let sessions = roster.sessions.sweep(snapshot.config.sessions.idle, now);
         self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
         self.draining.set(roster.is_draining().into());

@@ -84,6 +84,11 @@ impl Admission {
         clients == 1 || own == 0 || (own + u64::from(tokens)) as f64 <= bound / clients as f64
     }
 
+    /// Whether the session counts as active.
+    pub fn is_active(&self, session: SessionKey) -> bool {
+        self.active.contains(&session)
+    }
+
     /// A call of this session is sent.
     pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, now: Instant) {
         let mut active = match self.take(session) {

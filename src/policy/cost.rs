@@ -62,7 +62,7 @@ impl Cost {
 pub fn of(candidate: &Candidate, prompt_tokens: u32) -> Cost {
     let ms_per_token = 1_000.0 / f64::from(candidate.tokens_per_s.unwrap_or(ASSUMED_TOKENS_PER_S).max(1.0));
     let uncached = f64::from(prompt_tokens.saturating_sub(candidate.cached_tokens));
-    let full = f64::from(candidate.in_flight) / f64::from(candidate.cap.max(1));
+    let full = (f64::from(candidate.in_flight) + candidate.others) / f64::from(candidate.cap.max(1));
     let load_ms = FULL_MS * full * full / candidate.weight;
     Cost {
         wait_ms: candidate.queued_tokens as f64 / candidate.weight * ms_per_token + load_ms,
@@ -118,6 +118,7 @@ mod tests {
     fn a_fuller_batch_costs_more() {
         check(Candidate { in_flight: 1, ..at(0, 0) }, 0, FULL_MS / 16.0, 0.0);
         check(Candidate { in_flight: 4, ..at(0, 0) }, 0, FULL_MS, 0.0);
+        check(Candidate { in_flight: 1, others: 1.0, ..at(0, 0) }, 0, FULL_MS / 4.0, 0.0);
         assert!(of(&Candidate { cap: 0, tokens_per_s: Some(0.0), ..at(1, 0) }, 1).ms().is_finite());
     }
 

@@ -54,6 +54,13 @@ impl LoadReport {
         foreign_waiting(&self.load, self.own_in_flight, self.age(now))
     }
 
+    /// Tokens of the engine's KV cache that requests of others hold, as far as this report tells at `now`; `None` where the
+    /// engine does not tell what it holds.
+    pub fn foreign_tokens(&self, now: Instant) -> Option<f64> {
+        let held = self.kv_usage(now)? * self.load.kv_capacity_tokens? as f64;
+        Some(held * foreign_share(&self.load, self.own_in_flight) * trust(self.age(now)))
+    }
+
     /// The share of the engine's KV cache in use, as far as this report tells at `now`.
     pub fn kv_usage(&self, now: Instant) -> Option<f64> {
         kv_usage(&self.load, self.age(now))
@@ -144,6 +151,16 @@ mod tests {
         assert_eq!(kv_usage(&load(0, 0), STALE), None);
         assert_eq!(kv_usage(&EngineLoad { kv_usage: None, ..load(0, 0) }, secs(0.0)), None);
         assert_eq!(kv_usage(&EngineLoad { kv_usage: Some(f64::NAN), ..load(0, 0) }, secs(0.0)), None);
+    }
+
+    #[test]
+    fn of_the_tokens_held_as_many_are_others_as_of_the_requests() {
+        let load = EngineLoad { kv_capacity_tokens: Some(1_000), ..load(8, 0) };
+        let report = LoadReport { load, own_in_flight: 2, at: Instant::now() };
+        assert_eq!(report.foreign_tokens(report.at), Some(375.0));
+        assert_eq!(report.foreign_tokens(report.at + STALE), None);
+        let silent = LoadReport { load: EngineLoad { kv_capacity_tokens: None, ..load }, ..report };
+        assert_eq!(silent.foreign_tokens(report.at), None);
     }
 
     #[test]

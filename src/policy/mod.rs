@@ -11,6 +11,7 @@ pub mod budget;
 pub mod cache_size;
 pub mod cost;
 pub mod engine_load;
+pub mod entrance;
 pub mod health;
 pub mod least_bad;
 pub mod limits;

@@ -22,6 +22,12 @@ const SLOW_TTFT: f32 = 0.95;
 const SLOW_READING: f32 = 0.1;
 const FAST_READING: f32 = 0.9;
 
+/// What the newest answer weighs in the mean of computed tokens: some dozens count.
+const NEWEST_SHARE: f32 = 0.05;
+
+/// Computed tokens of a prompt before any was seen: the median of agents' calls, whose most is cached.
+const ASSUMED_COMPUTED_TOKENS: f32 = 712.0;
+
 /// Prompts with fewer tokens to compute tell of fixed costs rather than of speed.
 const TOKENS_MIN: u64 = 1_024;
 
@@ -33,6 +39,8 @@ const GROWTH_MAX: u32 = 4;
 pub struct Pace {
     ttft_s: Recent<1>,
     tokens_per_s: Recent<2>,
+    /// Tokens that an answer's prompt had to be read for, a running mean.
+    computed_tokens: Option<f32>,
 }
 
 impl Pace {
@@ -43,6 +51,8 @@ impl Pace {
 
     /// A prompt of which so many tokens had to be computed had its first event so long after it was sent.
     pub fn prefilled(&mut self, computed_tokens: u64, ttft: Duration) {
+        let mean = self.computed_tokens.unwrap_or(computed_tokens as f32);
+        self.computed_tokens = Some(mean + (computed_tokens as f32 - mean) * NEWEST_SHARE);
         if computed_tokens >= TOKENS_MIN && !ttft.is_zero() {
             self.tokens_per_s.push(computed_tokens as f32 / ttft.as_secs_f32(), [SLOW_READING, FAST_READING]);
         }
@@ -63,6 +73,11 @@ impl Pace {
     /// The same by the fastest tenth: as a replica reads a prompt that waits for nobody. `None` until enough were seen.
     pub fn reads_per_s(&self) -> Option<f32> {
         self.tokens_per_s.percentiles.map(|[_, fast]| fast)
+    }
+
+    /// Tokens that a prompt gives to read, on average; what is known of calls of which nothing is known.
+    pub fn computed_tokens(&self) -> f32 {
+        self.computed_tokens.unwrap_or(ASSUMED_COMPUTED_TOKENS)
     }
 
     /// A deadline of `base` for a call with so many tokens to compute, its own and those before it at its replica.
@@ -148,6 +163,16 @@ mod tests {
             pace.prefilled(1 << 40, Duration::ZERO);
         }
         assert_eq!((pace.tokens_per_s(), pace.reads_per_s()), (Some(2_000.0), Some(20_000.0)));
+    }
+
+    #[test]
+    fn what_prompts_give_to_read_is_a_running_mean() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.computed_tokens(), ASSUMED_COMPUTED_TOKENS);
+        pace.prefilled(100, SECOND);
+        assert_eq!(pace.computed_tokens(), 100.0);
+        (0..200).for_each(|_| pace.prefilled(5_000, SECOND));
+        assert!((pace.computed_tokens() - 5_000.0).abs() < 10.0, "{}", pace.computed_tokens());
     }
 
     proptest! {

@@ -26,6 +26,13 @@ pub struct Place {
     number: u64,
 }
 
+impl Place {
+    /// What it is numbered by in its line.
+    pub fn number(self) -> u64 {
+        self.number
+    }
+}
+
 /// Weight of the newest interval in the mean pace: about the last ten places that became free count.
 const NEWEST_SHARE: f64 = 0.2;
 
@@ -58,13 +65,25 @@ impl<T> Default for Line<T> {
 impl<T> Line<T> {
     /// Takes a place in a line of at most `max`. Whoever had to leave for it is returned, and must be told.
     pub fn enter(&mut self, turn: Turn, caller: T, max: usize) -> Result<(Place, Option<T>), LineFull> {
+        self.enter_again(turn, None, caller, max)
+    }
+
+    /// The same for one who stood here before: with the number that his place had he stands where he would stand now.
+    pub fn enter_again(
+        &mut self,
+        turn: Turn,
+        number: Option<u64>,
+        caller: T,
+        max: usize,
+    ) -> Result<(Place, Option<T>), LineFull> {
         let mut displaced = None;
         if self.waiting.len() >= max {
             let last = self.waiting.last_key_value().map(|(place, _)| *place).filter(|last| last.turn > turn);
             displaced = Some(last.and_then(|last| self.waiting.remove(&last)).ok_or(LineFull)?.caller);
         }
-        let place = Place { turn, number: self.next };
-        self.next += 1;
+        let before = number.map(|number| Place { turn, number }).filter(|place| !self.waiting.contains_key(place));
+        let place = before.unwrap_or(Place { turn, number: self.next });
+        self.next += u64::from(before.is_none());
         self.waiting.insert(place, Waiter { caller, called: false });
         Ok((place, displaced))
     }
@@ -79,9 +98,9 @@ impl<T> Line<T> {
         self.call(None)
     }
 
-    /// There may be room for one more, though no place became free: whoever is first and was not called yet is to be called.
-    pub fn first(&mut self) -> Option<&T> {
-        self.call(None)
+    /// Who is first, called or not.
+    pub fn first(&self) -> Option<&T> {
+        self.waiting.first_key_value().map(|(_, waiter)| &waiter.caller)
     }
 
     /// Whoever was called could not use the place: it is for one who stands behind.
@@ -193,6 +212,17 @@ mod tests {
         assert_eq!(line.leave(places[0], true), None);
         assert_eq!(line.leave(places[0], true), None, "twice is once");
         assert_eq!(line.freed(now), Some(&2));
+    }
+
+    #[test]
+    fn whoever_stood_in_line_before_stands_where_he_stood() {
+        let (mut line, places) = line(&[New, New, New]);
+        line.leave(places[0], false);
+        assert_eq!(line.first(), Some(&1));
+        let (again, _) = line.enter_again(New, Some(places[0].number()), 0, MAX).unwrap();
+        assert_eq!((again, line.first()), (places[0], Some(&0)));
+        let (twice, _) = line.enter_again(New, Some(places[0].number()), 9, MAX).unwrap();
+        assert!(twice > places[2], "one place is for one");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Candidate {
     pub open_since: Option<Instant>,
     /// Requests in flight there from this edge.
     pub in_flight: u32,
+    /// Requests of others in its batch, as far as its engine tells.
+    pub others: f64,
     /// The most that it is given at a time.
     pub cap: u32,
     /// The share of new work that it is given, from [`WEIGHT_MIN`](super::weight::WEIGHT_MIN) to 1.
@@ -383,6 +385,7 @@ mod tests {
             weight,
             standing,
             in_flight,
+            others: 0.0,
             cap,
             rests,
             tried,

@@ -138,6 +138,7 @@ pub(super) fn candidate(n: usize) -> Candidate {
         standing: Standing::Usable,
         open_since: None,
         in_flight: 0,
+        others: 0.0,
         weight: 1.0,
         ttft: Typical::default(),
         cap: 4,

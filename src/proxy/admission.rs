@@ -1,22 +1,46 @@
-//! Station 5, continued: whether a pool takes on the call's session, and how long a new one waits for that.
+//! Station 5, continued: whether a pool takes on the call's session, and how long one that none takes on waits for that.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::dispatch::Dispatch;
-use crate::domain::ids::PoolIx;
-use crate::policy::replica::Candidate;
+use rand::rngs::SmallRng;
+
+use super::account::Account;
+use super::dispatch::{Dispatch, Stopped};
+use super::due::Due;
+use super::place::{LINES_MAX, Manner, NoPlace, Placed};
+use super::reply::Refusal;
+use crate::domain::ids::{PoolIx, SessionKey};
+use crate::domain::outcome::Outcome;
+use crate::observe::metrics::AdmissionResult;
+use crate::policy::pool::PoolCandidate;
+use crate::policy::replica::{Candidate, NoReplica};
 use crate::policy::retry::Tried;
 use crate::policy::select::Selection;
-use crate::roster::{InFlight, Ticket};
+use crate::roster::{Asking, InFlight, Waiting};
+
+/// Sessions count up to and with the moment at which they cease to be active.
+const JUST_AFTER: Duration = Duration::from_millis(1);
+
+/// The longest that a session which was sent away is told to stay away: it keeps its place, and must be there to take it.
+const COME_AGAIN_S_MAX: u32 = 10;
 
 impl Dispatch<'_> {
-    /// Whether the pool takes on the call's session. Calls without one are no part of a chain, and what they leave in the
-    /// caches goes first.
+    /// What is asked of the pools, by a call of a session. Calls without one are no part of a chain, and what they leave in
+    /// the caches goes first. Nor is a call asked that only one replica can answer.
+    fn asking(&self) -> Option<Asking> {
+        let session = self.session.filter(|_| self.snapshot.config.sessions.admission && !self.is_bound())?;
+        Some(Asking { session: session.key, client: self.client, tokens: self.prompt.tokens, turn: self.turn(&[]) })
+    }
+
+    /// Whether one replica alone can answer.
+    fn is_bound(&self) -> bool {
+        self.previous.is_some_and(|previous| previous.owner.is_some())
+    }
+
+    /// Whether the pool takes on the call's session.
     pub(super) fn is_admitted(&self, pool: PoolIx, now: Instant) -> bool {
-        let (Some(session), true) = (self.session, self.snapshot.config.sessions.admission) else { return true };
-        let bound = self.snapshot.admission_bound(pool, now);
-        let cache = &self.snapshot.pool(pool).cache;
-        cache.admission(|pool| pool.admits(session.key, self.client, self.prompt.tokens, bound, now))
+        let Some(asking) = self.asking() else { return true };
+        self.snapshot.pool(pool).intake.admits(asking, self.snapshot.admission_bound(pool, now), now)
     }
 
     /// The session's home, which takes it only while its pool does.
@@ -24,40 +48,90 @@ impl Dispatch<'_> {
         if self.is_admitted(pool, now) { home } else { Candidate { cap: 0, ..home } }
     }
 
-    /// Whether some pool keeps the session out that would otherwise have been asked.
-    pub(super) fn is_kept_out(&self, tried: &[Tried]) -> bool {
+    /// Whether no pool takes the session on.
+    fn is_kept_out(&self, tried: &[Tried]) -> bool {
         let now = Instant::now();
-        self.open_pools(tried).any(|(pool, _)| !self.is_admitted(pool, now))
+        let mut pools = self.open_pools(tried).peekable();
+        pools.peek().is_some() && !pools.any(|(pool, _)| self.is_admitted(pool, now))
+    }
+
+    /// What a client is told whose session no pool takes on.
+    pub(super) fn kept_out(&self) -> Stopped {
+        let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
+        let message = format!("the model '{name}' serves as many sessions as its caches hold; this one is new");
+        let active = self.snapshot.config.sessions.active;
+        let change = |pool: &PoolCandidate| self.snapshot.pool(pool.pool).intake.next_change(active);
+        let room = self.pools.iter().filter_map(change).min();
+        let wait = room.map_or(Duration::ZERO, |room| room.saturating_duration_since(Instant::now()));
+        let seconds = (wait.as_secs_f64().ceil() as u32).clamp(1, COME_AGAIN_S_MAX);
+        Stopped::Refused(Refusal::new(Outcome::AtCapacity, message).retry_after_s(seconds))
     }
 
     /// Notes that the call is sent there.
     pub(super) fn take_on(&self, selection: &Selection, booking: InFlight, now: Instant) -> InFlight {
         let booking = booking.reading(self.snapshot.slot(selection.replica), self.prompt);
-        match self.session {
-            Some(session) => booking.of_session(session.key, self.client, self.prompt.tokens, now),
+        match self.asking() {
+            Some(asking) => booking.of_session(asking, now),
             None => booking,
         }
     }
 
-    /// Waits until the call may try again: it is called when a place is free. Sessions that cease to be active free none,
-    /// yet make room: whoever waits looks when that happens, and calls the first in line.
-    pub(super) async fn called(&self, ticket: &Ticket, tried: &[Tried]) {
+    /// Waits until a pool takes the session on, and gives a place there. `None` when none keeps it out: then it is for a
+    /// place that it has to wait.
+    pub(super) async fn enter(
+        &self,
+        tried: &[Tried],
+        rng: &mut SmallRng,
+        account: &mut Account<'_>,
+    ) -> Option<Result<Placed, NoPlace>> {
+        let session = self.session.filter(|_| self.is_kept_out(tried))?;
+        let began = Instant::now();
+        let placed = self.stand(session.key, tried, rng).await;
+        account.queued(began.elapsed());
+        let pool = self.open_pools(tried).next().map_or("", |(_, pool)| pool.name.as_str());
+        match placed {
+            Some(Err(_)) => self.edge.metrics.admission(pool, AdmissionResult::SentAway),
+            Some(Ok(_)) | None => self.edge.metrics.admission(pool, AdmissionResult::Waited),
+        }
+        placed
+    }
+
+    async fn stand(&self, session: SessionKey, tried: &[Tried], rng: &mut SmallRng) -> Option<Result<Placed, NoPlace>> {
+        let sessions = &self.snapshot.config.sessions;
+        let open = self.open_pools(tried).take(LINES_MAX).map(|(pool, _)| self.snapshot.pool(pool));
+        let Some(mut waiting) = Waiting::enter(open, session, self.turn(tried)) else {
+            return Some(Err(NoPlace::KeptOut));
+        };
+        let until = tokio::time::Instant::now() + sessions.admission_wait;
+        let due = self.limit.or_before(Some(Due::new(until, Outcome::AtCapacity)));
         loop {
-            let now = Instant::now();
-            let pools = || self.open_pools(tried).filter(|(pool, _)| !self.is_admitted(*pool, now));
-            let active = self.snapshot.config.sessions.active;
-            let change = |pool| self.snapshot.pool(pool).cache.admission(|pool| pool.next_change(active));
-            let Some(next) = pools().filter_map(|(pool, _)| change(pool)).min() else { return ticket.called().await };
-            // A little later: sessions count up to and with that moment.
-            let due = tokio::time::Instant::from_std(next.max(now) + std::time::Duration::from_millis(1));
-            tokio::select! {
-                biased;
-                () = ticket.called() => return,
-                () = tokio::time::sleep_until(due) => {}
+            if !self.is_kept_out(tried) {
+                match self.choose(tried, rng, Manner::Comes) {
+                    Err(NoReplica::Full) if self.is_kept_out(tried) => {}
+                    Err(NoReplica::Full) => return None,
+                    chosen => return Some(chosen.map_err(NoPlace::No)),
+                }
             }
-            let now = Instant::now();
-            for (pool, _) in self.open_pools(tried).filter(|(pool, _)| self.is_admitted(*pool, now)) {
-                self.snapshot.pool(pool).call_first();
+            if !waiting.stands() {
+                return Some(Err(NoPlace::KeptOut));
+            }
+            let change = waiting.next_change(sessions.active);
+            let look = async {
+                match change {
+                    Some(change) => tokio::select! {
+                        () = waiting.called() => {}
+                        () = tokio::time::sleep_until((change + JUST_AFTER).into()) => {}
+                    },
+                    None => waiting.called().await,
+                }
+            };
+            match due.bound(look).await {
+                Ok(()) => {}
+                Err(Outcome::AtCapacity) => {
+                    waiting.sent_away();
+                    return Some(Err(NoPlace::KeptOut));
+                }
+                Err(late) => return Some(Err(NoPlace::Late(late))),
             }
         }
     }

@@ -260,8 +260,9 @@ impl Dispatch<'_> {
         match (failed.or(tried.last()), no) {
             (_, NoPlace::Late(outcome)) => self.stopped(outcome, last_answer),
             (_, NoPlace::No(no @ NoReplica::Full)) if self.previous.is_some() => self.no_place(no),
-            (Some(last), NoPlace::No(_)) => self.stopped(last.outcome, last_answer),
+            (Some(last), NoPlace::No(_) | NoPlace::KeptOut) => self.stopped(last.outcome, last_answer),
             (None, NoPlace::No(no)) => self.no_place(no),
+            (None, NoPlace::KeptOut) => self.kept_out(),
         }
     }
 

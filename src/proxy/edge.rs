@@ -111,7 +111,7 @@ impl Edge {
         if let Some(left) = home.and_then(|home| snapshot.by_key(home)).map(|home| snapshot.live(home).pool())
             && !Arc::ptr_eq(left, live.pool())
         {
-            left.cache.admission(|admission| admission.left(session.key));
+            left.intake.left(session.key);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::roster::{InFlight, PoolLive, Ticket};
 const LOST_RACES_MAX: u32 = 64;
 
 /// Most lines that one call stands in. Its pools are in order, and the nearest are those it wants.
-const LINES_MAX: usize = 16;
+pub(super) const LINES_MAX: usize = 16;
 
 /// The longest that a client is told to wait: beyond it the SDKs give up, or pay no heed.
 const RETRY_AFTER_S_MAX: u32 = 120;
@@ -36,6 +36,8 @@ pub(super) type Placed = (Selection, InFlight);
 pub(super) enum NoPlace {
     /// None is usable, or all are taken and so is the line.
     No(NoReplica),
+    /// No pool took the call's session on.
+    KeptOut,
     /// The request ran out of time in line.
     Late(Outcome),
 }
@@ -63,6 +65,9 @@ impl Dispatch<'_> {
             Err(NoReplica::Full) => {}
             chosen => return chosen.map_err(NoPlace::No),
         }
+        if let Some(placed) = self.enter(tried, rng, account).await {
+            return placed;
+        }
         match self.wait(tried, rng, account).await {
             Err(NoPlace::No(NoReplica::Full)) => self.choose(tried, rng, Manner::Leaves).map_err(NoPlace::No),
             placed => placed,
@@ -84,7 +89,7 @@ impl Dispatch<'_> {
                 Err(NoReplica::Full) if !ticket.pass() => break Err(NoPlace::No(NoReplica::Full)),
                 Err(NoReplica::Full) => {}
             }
-            match due.bound(self.called(&ticket, tried)).await {
+            match due.bound(ticket.called()).await {
                 Ok(()) => {}
                 Err(Outcome::AtCapacity) => break Err(NoPlace::No(NoReplica::Full)),
                 Err(late) => break Err(NoPlace::Late(late)),
@@ -160,7 +165,7 @@ impl Dispatch<'_> {
     }
 
     /// Chains that have begun come before new ones, so that they can end.
-    fn turn(&self, tried: &[Tried]) -> Turn {
+    pub(super) fn turn(&self, tried: &[Tried]) -> Turn {
         let tried = !tried.is_empty() || !self.failed.is_empty();
         let begun = tried || self.session.is_some_and(|session| session.view.begun);
         if begun { Turn::UnderWay } else { Turn::New }
@@ -174,16 +179,15 @@ impl Dispatch<'_> {
     }
 
     fn join_lines(&self, tried: &[Tried]) -> Option<Ticket> {
-        let open = self.open_pools(tried).take(LINES_MAX);
+        let now = Instant::now();
+        let open = self.open_pools(tried).filter(|(pool, _)| self.is_admitted(*pool, now)).take(LINES_MAX);
         let lines = open.map(|(ix, pool)| (self.snapshot.pool(ix), pool.queue as usize));
         Ticket::enter(lines, self.turn(tried))
     }
 
-    /// Until when a call waits: as its nearest pool says, or while no pool takes on its session for as long as sessions
-    /// wait, and never longer than it has time.
+    /// Until when a call waits: as its nearest pool says, and never longer than it has time.
     fn queue_due(&self, tried: &[Tried]) -> Due {
         let wait = self.open_pools(tried).next().map_or(Duration::ZERO, |(_, nearest)| nearest.queue_timeout);
-        let wait = if self.is_kept_out(tried) { self.snapshot.config.sessions.admission_wait } else { wait };
         self.limit.or_before(Some(Due::new(tokio::time::Instant::now() + wait, Outcome::AtCapacity)))
     }
 

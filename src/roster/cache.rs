@@ -1,11 +1,10 @@
-//! What the replicas of one pool hold in their caches, and which sessions the pool has taken on, behind one lock.
+//! What the replicas of one pool hold in their caches.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::ids::ReplicaKey;
 use crate::domain::prompt::Cut;
-use crate::policy::admission::Admission;
 use crate::policy::cache_size::CacheSize;
 use crate::policy::prefix_index::{Holding, PrefixIndex};
 
@@ -20,11 +19,12 @@ pub struct PoolCache {
 struct Inner {
     index: PrefixIndex,
     size: CacheSize,
+    /// What the configuration tells of one replica's cache, and what engines do, in tokens.
+    told: (Option<u64>, Option<u64>),
     /// What the index was told last, in tokens.
     capacity: u64,
     slots: HashMap<ReplicaKey, usize>,
     free: Vec<usize>,
-    admission: Admission,
 }
 
 /// A replica's place in its pool's cache.
@@ -52,11 +52,20 @@ impl PoolCache {
         replicas.into_iter().map(|key| Slot(inner.slot(key))).collect()
     }
 
-    /// Config or engine tell how many tokens one replica's cache holds.
-    pub fn tell_size(&self, tokens: Option<u64>) {
+    /// The configuration tells how many tokens one replica's cache holds; it goes before what engines tell.
+    pub fn config_tells_size(&self, tokens: Option<u64>) {
         let mut inner = self.lock();
-        inner.size.tell(tokens);
+        inner.told.0 = tokens;
         inner.resize();
+    }
+
+    /// An engine tells the same. Of replicas that differ the last one to speak counts.
+    pub fn engine_tells_size(&self, tokens: Option<u64>) {
+        let mut inner = self.lock();
+        if tokens.is_some() && inner.told.1 != tokens {
+            inner.told.1 = tokens;
+            inner.resize();
+        }
     }
 
     /// How many tokens of the prompt with these cuts each place holds.
@@ -98,11 +107,6 @@ impl PoolCache {
         self.lock().size.known()
     }
 
-    /// Which sessions the pool has taken on, to ask and to note.
-    pub fn admission<T>(&self, with: impl FnOnce(&mut Admission) -> T) -> T {
-        with(&mut self.lock().admission)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic in a section loses what is known of a prompt at most.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,6 +127,7 @@ impl Inner {
     }
 
     fn resize(&mut self) {
+        self.size.tell(self.told.0.or(self.told.1));
         let tokens = self.size.tokens();
         if tokens != self.capacity {
             self.capacity = tokens;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::Slot;
+use super::intake::Asking;
 use super::live::Live;
-use crate::domain::ids::{ClientKey, SessionKey};
+use crate::domain::ids::SessionKey;
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
 use crate::policy::blame::Fault;
@@ -44,9 +45,9 @@ impl InFlight {
 
     /// The call belongs to a session, which is active in the pool while it is in flight and for a while after.
     #[must_use]
-    pub fn of_session(mut self, session: SessionKey, client: ClientKey, prompt_tokens: u32, now: Instant) -> InFlight {
-        self.live.pool().cache.admission(|admission| admission.began(session, client, prompt_tokens, now));
-        self.session = Some(session);
+    pub fn of_session(mut self, asking: Asking, now: Instant) -> InFlight {
+        self.live.pool().intake.began(asking, now);
+        self.session = Some(asking.session);
         self
     }
 
@@ -80,6 +81,9 @@ impl InFlight {
     pub fn end(mut self, outcome: Outcome, now: Instant) {
         if let Some(sent) = self.sent.take() {
             self.live.report(outcome, sent, self.params, now);
+        }
+        if let Some(session) = self.session.take() {
+            self.live.pool().intake.ended(session, now);
         }
     }
 
@@ -122,7 +126,7 @@ impl Drop for Doubt {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(session) = self.session {
-            self.live.pool().cache.admission(|admission| admission.ended(session, Instant::now()));
+            self.live.pool().intake.ended(session, Instant::now());
         }
         if let Some(sent) = self.sent.take() {
             self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());

@@ -6,6 +6,7 @@
 mod budget;
 mod cache;
 mod inflight;
+mod intake;
 mod live;
 mod pool;
 mod prefill;
@@ -16,6 +17,7 @@ mod snapshot;
 pub use budget::RetryBudget;
 pub use cache::{PoolCache, Slot};
 pub use inflight::{Doubt, InFlight};
+pub use intake::{Asking, Intake, Waiting};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
 pub use prefill::Prefilling;

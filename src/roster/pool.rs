@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::cache::PoolCache;
+use super::intake::Intake;
 use crate::policy::cost;
 use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
@@ -22,8 +23,10 @@ pub struct PoolLive {
     line: Mutex<Line<Arc<Notify>>>,
     // The same.
     pace: Mutex<Pace>,
-    /// What its replicas hold in their caches, and which sessions it has taken on.
+    /// What its replicas hold in their caches.
     pub cache: PoolCache,
+    /// Which sessions it has taken on.
+    pub intake: Intake,
 }
 
 impl PoolLive {
@@ -36,6 +39,7 @@ impl PoolLive {
             line: Mutex::default(),
             pace: Mutex::default(),
             cache: PoolCache::default(),
+            intake: Intake::default(),
         }
     }
 
@@ -75,6 +79,7 @@ impl PoolLive {
 
     /// Calls everyone who waits: a replica has come back with all of its places.
     pub(super) fn call_all(&self) {
+        self.intake.changed();
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.line().all().for_each(|caller| caller.notify_one());
         }
@@ -104,15 +109,6 @@ impl PoolLive {
     /// Tokens of prompt that one of its replicas reads in a second, as far as is known.
     pub fn tokens_per_s(&self) -> f32 {
         self.pace().reads_per_s().unwrap_or(cost::ASSUMED_TOKENS_PER_S)
-    }
-
-    /// Room was made for whoever is first in line.
-    pub fn call_first(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0
-            && let Some(first) = self.line().first()
-        {
-            first.notify_one();
-        }
     }
 
     /// Every change of the line goes through here, so that the count without the lock follows it.

@@ -132,25 +132,33 @@ impl Snapshot {
     fn shared(&self, ix: PoolIx, pool: &Pool) -> Shared {
         let live = self.pool(ix);
         // A pool at its own cap has no place at any replica.
-        Shared { cap: if live.is_full() { 0 } else { pool.max_in_flight }, tokens_per_s: live.pace().reads_per_s() }
+        let cap = if live.is_full() { 0 } else { pool.max_in_flight };
+        let pace = live.pace();
+        Shared { cap, tokens_per_s: pace.reads_per_s(), computed_tokens: pace.computed_tokens() }
     }
 
     fn candidate(&self, replica: ReplicaIx, shared: Shared, tried: bool, now: Instant) -> Candidate {
         let live = self.live(replica);
         let breaker = self.config.circuit_breaker;
+        let tokens_per_s = shared.tokens_per_s.unwrap_or(cost::ASSUMED_TOKENS_PER_S);
+        let own = live.unread_tokens(tokens_per_s, now);
         live.read(|record| Candidate {
             replica,
             key: live.key(),
             standing: record.standing(breaker, now),
             open_since: record.breaker.open_since(),
             in_flight: live.in_flight(),
+            others: record.engine.map_or(0.0, |load| load.foreign_running(now)),
             cap: shared.cap,
             weight: record.weight(breaker, now),
             ttft: record.ttft(now),
             rests: record.rests(now),
             tried,
             cached_tokens: 0,
-            queued_tokens: live.unread_tokens(shared.tokens_per_s.unwrap_or(cost::ASSUMED_TOKENS_PER_S), now),
+            // Of others' calls only their number is known.
+            queued_tokens: own
+                + record.engine.map_or(0.0, |load| load.foreign_waiting(now) * f64::from(shared.computed_tokens))
+                    as u64,
             tokens_per_s: shared.tokens_per_s,
         })
     }
@@ -160,9 +168,13 @@ impl Snapshot {
         let breaker = self.config.circuit_breaker;
         let size = self.pool(pool).cache.known_size();
         let replicas = || &self.config.topology.pool(pool).replicas;
+        // What others' calls hold of the caches is not for this edge's sessions.
+        let held =
+            |ix: &ReplicaIx| self.live(*ix).read(|record| record.engine.and_then(|load| load.foreign_tokens(now)));
+        let others = || replicas().iter().filter_map(held).sum::<f64>() as u64;
         let usable = || replicas().iter().filter(|ix| self.live(**ix).standing(breaker, now).is_usable()).count();
         let share = self.config.sessions.admission_share;
-        let tokens = size.map(|size| (size as f64 * usable() as f64 * share) as u64);
+        let tokens = size.map(|size| ((size as f64 * usable() as f64 * share) as u64).saturating_sub(others()));
         Bound { tokens, active: self.config.sessions.active }
     }
 
@@ -177,6 +189,7 @@ impl Snapshot {
 struct Shared {
     cap: u32,
     tokens_per_s: Option<f32>,
+    computed_tokens: f32,
 }
 
 /// The live record that `before` has of this replica at its address.
@@ -195,7 +208,7 @@ fn pool_live(pool: &Pool, before: Option<&Snapshot>) -> Arc<PoolLive> {
     });
     let live = known.unwrap_or_else(|| Arc::new(PoolLive::new(cap)));
     live.set_cap(cap);
-    live.cache.tell_size(pool.kv_cache_tokens.map(u64::from));
+    live.cache.config_tells_size(pool.kv_cache_tokens.map(u64::from));
     live
 }
 

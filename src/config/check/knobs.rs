@@ -35,8 +35,8 @@ knobs! {
         "agents pause for minutes; what idles for days has lost its KV cache long ago";
     SESSIONS_CAPACITY: usize = "capacity", 1_000_000, 1, 50_000_000,
         "each remembered session costs about 160 bytes of memory";
-    SESSIONS_ACTIVE: Duration = "active", secs(300), SECOND, HOUR,
-        "of agents' pauses nine in ten are shorter than two minutes";
+    SESSIONS_ACTIVE: Duration = "active", MINUTE, SECOND, HOUR,
+        "of agents' pauses four in five are shorter than a minute";
     ADMISSION_SHARE: f64 = "admission_share", 1.0, 0.01, 1.0,
         "it is the part of the caches that this edge fills; the others' parts are for them";
     ADMISSION_WAIT: Duration = "admission_wait", secs(30), Duration::ZERO, secs(120),

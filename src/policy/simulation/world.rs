@@ -419,6 +419,7 @@ impl World {
             standing: live.record.standing(BREAKER, now),
             open_since: live.record.breaker.open_since(),
             in_flight: live.in_flight,
+            others: 0.0,
             cap: self.pool_of(replica).max_in_flight,
             weight: live.record.weight(BREAKER, now),
             ttft: live.record.ttft(now),

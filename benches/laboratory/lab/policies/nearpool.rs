@@ -1,20 +1,21 @@
 //! Nearpool's own: its configuration, roster and policies as they are, on the laboratory's clock. What is done here is
 //! what the proxy does with them around a call, less the sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nearpool::domain::ask::Dialect;
-use nearpool::domain::ids::{ClientKey, ModelIx};
+use nearpool::domain::ids::{ClientKey, ModelIx, SessionKey};
 use nearpool::domain::outcome::Outcome;
 use nearpool::domain::prompt::Prompt;
+use nearpool::policy::entrance::{Entrance, Left};
 use nearpool::policy::pool::{self, PoolCandidate};
 use nearpool::policy::queue::{Line, Place, Turn};
-use nearpool::policy::replica::{self, Candidate, NoReplica};
-use nearpool::policy::select::{Home, Reason, Selection, select};
-use nearpool::roster::{InFlight, Prefilling, Roster, Session, Snapshot};
+use nearpool::policy::replica::{self, NoReplica};
+use nearpool::policy::select::{Reason, Selection, select};
+use nearpool::roster::{Asking, InFlight, Prefilling, Roster, Session, Snapshot};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -27,6 +28,9 @@ use super::setting::{self, Besides, Reading};
 /// What a client is told to wait that is refused, in seconds: as the proxy bounds it.
 const RETRY_AFTER_S: (f64, f64) = (1.0, 120.0);
 
+/// The longest that a session is told to stay away that no pool takes on.
+const COME_AGAIN_S_MAX: f64 = 10.0;
+
 /// An edge with one pool, without sockets.
 pub(crate) struct Nearpool<'w> {
     reading: &'w Reading,
@@ -38,6 +42,12 @@ pub(crate) struct Nearpool<'w> {
     rng: SmallRng,
     line: Line<usize>,
     places: HashMap<usize, Place>,
+    entrance: Entrance<usize>,
+    /// Those who stand at the entrance, and those who came there, oldest first.
+    entering: HashMap<usize, (SessionKey, Place)>,
+    came: VecDeque<(Micros, usize)>,
+    /// When the first at the entrance was found to have to wait on.
+    entrance_asked: Option<Micros>,
     /// Those who had to leave the line and are yet to be told.
     displaced: Vec<usize>,
     /// Who was called when a place became free.
@@ -73,6 +83,10 @@ impl<'w> Nearpool<'w> {
             rng: SmallRng::seed_from_u64(seed),
             line: Line::default(),
             places: HashMap::new(),
+            entrance: Entrance::default(),
+            entering: HashMap::new(),
+            came: VecDeque::new(),
+            entrance_asked: None,
             displaced: Vec::new(),
             freed: None,
             sent: HashMap::new(),
@@ -88,35 +102,77 @@ impl<'w> Nearpool<'w> {
         self.roster.sessions.find(identity, self.snapshot.config.sessions.idle, now)
     }
 
-    fn is_admitted(&self, session: Option<Session>, prompt: &Prompt, now: Instant) -> bool {
-        let (Some(session), true) = (session, self.snapshot.config.sessions.admission) else { return true };
+    fn asking(&self, session: Option<Session>, prompt: &Prompt) -> Option<Asking> {
+        let session = session.filter(|_| self.snapshot.config.sessions.admission)?;
+        let turn = if session.view.begun { Turn::UnderWay } else { Turn::New };
+        Some(Asking { session: session.key, client: self.client, tokens: prompt.tokens, turn })
+    }
+
+    fn is_admitted(&self, asking: Option<Asking>, now: Instant) -> bool {
+        let Some(asking) = asking else { return true };
         let pool = self.pools[0].pool;
-        let bound = self.snapshot.admission_bound(pool, now);
-        let cache = &self.snapshot.pool(pool).cache;
-        cache.admission(|admission| admission.admits(session.key, self.client, prompt.tokens, bound, now))
+        let (bound, intake) = (self.snapshot.admission_bound(pool, now), &self.snapshot.pool(pool).intake);
+        // Who stands at the entrance is known here, since here a waiter is a number.
+        intake.admits(asking, bound, now)
+            && (bound.tokens.is_none()
+                || intake.is_active(asking.session)
+                || self.entrance.is_next(asking.session, asking.turn))
+    }
+
+    /// Waits at the entrance.
+    fn stand(&mut self, ask: &Ask<'_>, asking: Asking, now: Micros) -> Decision {
+        let Some(since) = ask.waits_since else {
+            return match self.entrance.enter(asking.session, asking.turn, ask.number) {
+                Ok((place, displaced)) => {
+                    self.entering.insert(ask.number, (asking.session, place));
+                    self.came.push_back((now, ask.number));
+                    if let Some(displaced) = displaced {
+                        self.entering.remove(&displaced);
+                        self.displaced.push(displaced);
+                    }
+                    Decision::Wait
+                }
+                Err(_) => self.come_again(now),
+            };
+        };
+        let most = self.snapshot.config.sessions.admission_wait.as_micros() as Micros;
+        if now - since < most && self.entering.contains_key(&ask.number) {
+            return Decision::Wait;
+        }
+        self.leave_entrance(ask.number, Left::SentAway);
+        self.come_again(now)
+    }
+
+    fn leave_entrance(&mut self, number: usize, why: Left) {
+        if let Some((session, place)) = self.entering.remove(&number) {
+            self.entrance.leave(session, place, why);
+            // Whoever is first now looks at once.
+            self.entrance_asked = None;
+        }
+    }
+
+    fn come_again(&self, now: Micros) -> Decision {
+        let intake = &self.snapshot.pool(self.pools[0].pool).intake;
+        let room = intake.next_change(self.snapshot.config.sessions.active);
+        let wait = room.map_or(Duration::ZERO, |room| room.saturating_duration_since(self.instant(now)));
+        Decision::Refuse(wait.as_secs_f64().ceil().clamp(1.0, COME_AGAIN_S_MAX) as Micros * SECOND)
     }
 
     fn select(
         &mut self,
         session: Option<Session>,
         prompt: &Prompt,
-        admitted: bool,
         waits: bool,
         now: Instant,
     ) -> Result<Selection, NoReplica> {
         let call = replica::Call { session: session.map(|session| session.view), tokens: prompt.tokens };
-        let close = |candidate: Candidate| if admitted { candidate } else { Candidate { cap: 0, ..candidate } };
         let home = call.session.and_then(|session| session.home);
         let home = home.and_then(|home| self.snapshot.home(home, &prompt.cuts, |_| false, now));
         select(
             &self.pools,
             call,
-            home.map(|home| Home { candidate: close(home.candidate), ..home }),
-            |pool, into| {
-                let before = into.len();
-                self.snapshot.candidates(pool, &prompt.cuts, |_| false, now, into);
-                into[before..].iter_mut().for_each(|candidate| *candidate = close(*candidate));
-            },
+            home,
+            |pool, into| self.snapshot.candidates(pool, &prompt.cuts, |_| false, now, into),
             |_| false,
             waits,
             &mut self.rng,
@@ -127,14 +183,15 @@ impl<'w> Nearpool<'w> {
     fn send(&mut self, number: usize, selection: Selection, session: Option<Session>, now: Instant) -> Option<usize> {
         let prompt = &self.reading.prompts[number].0;
         let config = &self.snapshot.config;
-        let live = self.snapshot.live(selection.replica);
+        let snapshot = Arc::clone(&self.snapshot);
+        let live = snapshot.live(selection.replica);
         let cap = config.topology.pool(selection.pool.pool).max_in_flight;
         let booking = live.begin(cap, config.circuit_breaker, selection.last_resort, now)?;
         let booking = booking.reading(self.snapshot.slot(selection.replica), prompt);
-        if let Some(session) = session {
-            let cache = &self.snapshot.pool(selection.pool.pool).cache;
-            cache.admission(|admission| admission.began(session.key, self.client, prompt.tokens, now));
+        if let Some(asking) = self.asking(session, prompt) {
+            self.snapshot.pool(selection.pool.pool).intake.began(asking, now);
         }
+        self.leave_entrance(number, Left::ForGood);
         let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens)));
         let sent = Sent { booking, prefilling, selection, session, at: now, ttft: Duration::ZERO, cached: 0 };
         self.sent.insert(number, sent);
@@ -149,10 +206,10 @@ impl<'w> Nearpool<'w> {
         Decision::Refuse(wait.clamp(RETRY_AFTER_S.0, RETRY_AFTER_S.1) as Micros * SECOND)
     }
 
-    fn wait(&mut self, ask: &Ask<'_>, turn: Turn, kept_out: bool, now: Instant) -> Decision {
+    fn wait(&mut self, ask: &Ask<'_>, turn: Turn, now: Instant) -> Decision {
         let (config, pool) = (&self.snapshot.config, self.pools[0].pool);
         let pool = config.topology.pool(pool);
-        let Some(since) = ask.waits_since else {
+        let Some(since) = ask.waits_since.filter(|_| self.places.contains_key(&ask.number)) else {
             return match self.line.enter(turn, ask.number, pool.queue as usize) {
                 Ok((place, displaced)) => {
                     self.places.insert(ask.number, place);
@@ -165,25 +222,29 @@ impl<'w> Nearpool<'w> {
                 Err(_) => self.refuse(ask.number),
             };
         };
-        let most = if kept_out { config.sessions.admission_wait } else { pool.queue_timeout };
-        let late = now.saturating_duration_since(self.instant(since)) >= most;
+        let late = now.saturating_duration_since(self.instant(since)) >= pool.queue_timeout;
         if late || !self.places.contains_key(&ask.number) { self.refuse(ask.number) } else { Decision::Wait }
     }
 }
 
 impl Router for Nearpool<'_> {
     fn route(&mut self, ask: &Ask<'_>, _engines: &Engines<'_>, now: Micros) -> Decision {
-        let now = self.instant(now);
+        let (clock, now) = (now, self.instant(now));
         let reading = self.reading;
         let prompt = &reading.prompts[ask.number].0;
         let session = self.session(ask.number, now);
         let turn = if session.is_some_and(|session| session.view.begun) { Turn::UnderWay } else { Turn::New };
-        let admitted = self.is_admitted(session, prompt, now);
-        let selected = self.select(session, prompt, admitted, true, now).ok();
+        let asking = self.asking(session, prompt);
+        if let Some(asking) = asking
+            && !self.is_admitted(Some(asking), now)
+        {
+            return self.stand(ask, asking, clock);
+        }
+        let selected = self.select(session, prompt, true, now).ok();
         // Whoever would overtake joins the line; he looks once for a place before he waits, and may find one there.
         let overtakes = ask.waits_since.is_none() && self.line.overtakes(turn);
         let joins = overtakes && selected.is_some_and(|selection| !selection.last_resort);
-        if joins && let Decision::Refuse(after) = self.wait(ask, turn, !admitted, now) {
+        if joins && let Decision::Refuse(after) = self.wait(ask, turn, now) {
             return Decision::Refuse(after);
         }
         let sent = selected.and_then(|selection| self.send(ask.number, selection, session, now));
@@ -193,10 +254,28 @@ impl Router for Nearpool<'_> {
             }
             return Decision::Go(replica);
         }
-        if joins { Decision::Wait } else { self.wait(ask, turn, !admitted, now) }
+        self.leave_entrance(ask.number, Left::ForGood);
+        if joins { Decision::Wait } else { self.wait(ask, turn, now) }
     }
 
-    fn next_in_line(&mut self, after: Option<usize>, _now: Micros) -> Option<usize> {
+    fn next_in_line(&mut self, after: Option<usize>, now: Micros) -> Option<usize> {
+        if after.is_some_and(|after| self.entering.contains_key(&after)) {
+            self.entrance_asked = Some(now);
+        }
+        let most = self.snapshot.config.sessions.admission_wait.as_micros() as Micros;
+        while let Some((came, number)) = self.came.front().copied()
+            && (now - came >= most || !self.entering.contains_key(&number))
+        {
+            self.came.pop_front();
+            if self.entering.contains_key(&number) {
+                return Some(number);
+            }
+        }
+        if self.entrance_asked != Some(now)
+            && let Some(first) = self.entrance.first()
+        {
+            return Some(*first);
+        }
         if let Some(place) = after.and_then(|after| self.places.get(&after)) {
             return self.line.pass(*place).copied();
         }
@@ -225,7 +304,7 @@ impl Router for Nearpool<'_> {
         pool.pace().prefilled(u64::from(call.input - sent.cached), sent.ttft);
         sent.booking.end(Outcome::Ok, now);
         if let Some(session) = sent.session {
-            pool.cache.admission(|admission| admission.ended(session.key, now));
+            pool.intake.ended(session.key, now);
         }
         // While nobody waits the line learns no pace.
         if !self.line.is_empty() {
