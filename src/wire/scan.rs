@@ -225,11 +225,7 @@ impl Scanner {
     fn step_between(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
         match self.state {
             State::FirstKey | State::Key if byte == b'"' => {
-                let keep = match self.depth {
-                    1 => Keep::Key,
-                    2 if self.key.is_looked_into() => Keep::InnerKey,
-                    _ => Keep::Nothing,
-                };
+                let keep = if self.depth <= DEPTH_NOTED { self.keep_of_key() } else { Keep::Nothing };
                 self.open_text(true, keep, at);
             }
             State::FirstKey if byte == b'}' => self.close(at),
@@ -248,31 +244,12 @@ impl Scanner {
     /// The first byte of a value.
     #[inline(always)]
     fn enter_value(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
-        let key = if self.depth == 1 { self.key } else { TopKey::Other };
-        match (key, byte) {
-            (TopKey::Model, b'"') | (TopKey::Other | TopKey::Part(_) | TopKey::Field(_), _) => {}
-            (TopKey::Metadata | TopKey::Conversation, _) => {}
-            // Of a key that stands twice engines read the last; either may be meant here, so either counts.
-            (TopKey::Background, _) => self.scan.leaves_state |= byte == b't',
-            (TopKey::Store, _) => {
-                self.scan.leaves_state |= byte == b't';
-                self.scan.unstored = byte == b'f';
-            }
-            (TopKey::StreamOptions, _) => self.scan.stream_options_at = Some(self.offset + at),
-            (TopKey::Model, _) => return Err(ScanError::ModelNotString { at: self.offset + at }),
-            (TopKey::Stream, b't') => self.scan.stream = Some(true),
-            (TopKey::Stream, b'f') => self.scan.stream = Some(false),
-            (TopKey::Stream, b'n') => {}
-            (TopKey::Stream, _) => return Err(ScanError::StreamNotBool { at: self.offset + at }),
-        }
+        let mut keep = Keep::Nothing;
         if self.depth <= DEPTH_NOTED {
-            self.value_begins(byte, at);
+            keep = self.value_begins(byte, at)?;
         }
         match byte {
-            b'"' => {
-                let keep = if self.depth <= DEPTH_NOTED { self.keep_of_value() } else { Keep::Nothing };
-                self.open_text(false, keep, at);
-            }
+            b'"' => self.open_text(false, keep, at),
             b'{' => return self.open(true, at),
             b'[' => return self.open(false, at),
             b't' => self.state = State::Literal(b"rue"),
@@ -297,10 +274,7 @@ impl Scanner {
             State::Literal([next, rest @ ..]) if byte == *next => State::Literal(rest),
             _ => return Err(self.syntax(at)),
         };
-        if self.keep != Keep::Nothing {
-            self.keep(&[byte])?;
-        }
-        Ok(())
+        self.keep(&[byte])
     }
 
     /// Digits and the like, up to the first byte that is none; that one is left to be read.
@@ -364,13 +338,17 @@ impl Scanner {
     }
 
     /// Keeps a piece of the string being read, if it is one of those that are kept.
-    #[inline]
+    #[inline(always)]
     fn keep(&mut self, piece: &[u8]) -> Result<(), ScanError> {
+        if self.keep == Keep::Nothing { Ok(()) } else { self.keep_piece(piece) }
+    }
+
+    #[inline(never)]
+    fn keep_piece(&mut self, piece: &[u8]) -> Result<(), ScanError> {
         let max = match self.keep {
-            Keep::Nothing => return Ok(()),
-            Keep::Key | Keep::InnerKey => KEY_RAW_MAX,
             Keep::Model => MODEL_RAW_MAX,
             Keep::Field(_) => FIELD_RAW_MAX,
+            Keep::Nothing | Keep::Key | Keep::InnerKey => KEY_RAW_MAX,
         };
         if self.text.len() + piece.len() <= max + 2 {
             self.text.extend_from_slice(piece);
@@ -389,12 +367,20 @@ impl Scanner {
     }
 
     /// A string has been closed; `end` is the index after its quote.
-    #[inline]
+    #[inline(always)]
     fn close_text(&mut self, end: usize) -> Result<(), ScanError> {
-        self.state = if self.in_key { State::Colon } else { State::After };
-        if !self.in_key {
+        if self.in_key {
+            self.state = State::Colon;
+        } else {
+            self.state = State::After;
             self.value_ended(end);
         }
+        if self.keep == Keep::Nothing { Ok(()) } else { self.kept(end) }
+    }
+
+    /// A string that was kept is here whole.
+    #[inline(never)]
+    fn kept(&mut self, end: usize) -> Result<(), ScanError> {
         match std::mem::replace(&mut self.keep, Keep::Nothing) {
             Keep::Nothing => {}
             Keep::Key => self.top_key()?,
@@ -405,38 +391,72 @@ impl Scanner {
         Ok(())
     }
 
-    /// What the string that begins here as a value is kept for. Asked at the depths of interest alone.
-    fn keep_of_value(&self) -> Keep {
-        match (self.depth, self.key) {
-            (1, TopKey::Model) => Keep::Model,
-            (1, key) => key.field().map_or(Keep::Nothing, Keep::Field),
-            _ if self.in_object() && self.key.is_looked_into() => self.inner.map_or(Keep::Nothing, Keep::Field),
+    // What follows is for the depths of interest alone, and apart so that it does not slow down what is deeper.
+
+    /// What the key that begins here is kept for.
+    fn keep_of_key(&self) -> Keep {
+        match self.depth {
+            1 => Keep::Key,
+            _ if self.key.is_looked_into() => Keep::InnerKey,
             _ => Keep::Nothing,
         }
     }
 
-    /// Notes where a value begins, at the depths of interest.
-    fn value_begins(&mut self, first: u8, at: usize) {
+    /// Notes where a value begins, and what it is kept for if it is a string.
+    #[inline(never)]
+    fn value_begins(&mut self, first: u8, at: usize) -> Result<Keep, ScanError> {
         let at = self.offset + at;
-        match (self.depth, self.key) {
-            (1, TopKey::Part(part)) => self.scan.parts.begin(part, first, at),
-            (1, TopKey::Conversation | TopKey::Field(Field::PreviousResponse)) => self.scan.goes_on |= first != b'n',
-            (2, TopKey::Part(part)) if !self.in_object() => self.scan.parts.begin_item(part, first, at),
+        if self.depth == 1 {
+            return self.top_value(first, at);
+        }
+        match self.key {
+            TopKey::Part(part) if !self.in_object() => self.scan.parts.begin_item(part, first, at),
+            key if self.in_object() && key.is_looked_into() => {
+                return Ok(self.inner.map_or(Keep::Nothing, Keep::Field));
+            }
             _ => {}
+        }
+        Ok(Keep::Nothing)
+    }
+
+    fn top_value(&mut self, first: u8, at: usize) -> Result<Keep, ScanError> {
+        match (self.key, first) {
+            (TopKey::Model, b'"') => return Ok(Keep::Model),
+            (TopKey::Model, _) => return Err(ScanError::ModelNotString { at }),
+            (TopKey::Stream, b't') => self.scan.stream = Some(true),
+            (TopKey::Stream, b'f') => self.scan.stream = Some(false),
+            (TopKey::Stream, b'n') => {}
+            (TopKey::Stream, _) => return Err(ScanError::StreamNotBool { at }),
+            // Of a key that stands twice engines read the last; either may be meant here, so either counts.
+            (TopKey::Background, _) => self.scan.leaves_state |= first == b't',
+            (TopKey::Store, _) => {
+                self.scan.leaves_state |= first == b't';
+                self.scan.unstored = first == b'f';
+            }
+            (TopKey::StreamOptions, _) => self.scan.stream_options_at = Some(at),
+            (TopKey::Part(part), _) => self.scan.parts.begin(part, first, at),
+            (TopKey::Conversation | TopKey::Field(Field::PreviousResponse), _) => self.scan.goes_on |= first != b'n',
+            (TopKey::Field(_) | TopKey::Metadata | TopKey::Other, _) => {}
+        }
+        Ok(self.key.field().map_or(Keep::Nothing, Keep::Field))
+    }
+
+    /// A value has ended, of whatever depth.
+    #[inline(always)]
+    fn value_ended(&mut self, end: usize) {
+        if self.depth <= DEPTH_NOTED {
+            self.note_end(end);
         }
     }
 
     /// Notes where a value has ended.
-    #[inline(always)]
-    fn value_ended(&mut self, end: usize) {
-        if self.depth <= DEPTH_NOTED
-            && let TopKey::Part(part) = self.key
-        {
-            match self.depth {
-                1 => self.scan.parts.end(part, self.offset + end),
-                2 if !self.in_object() => self.scan.parts.end_item(part, self.offset + end),
-                _ => {}
-            }
+    #[inline(never)]
+    fn note_end(&mut self, end: usize) {
+        let end = self.offset + end;
+        match (self.depth, self.key) {
+            (1, TopKey::Part(part)) => self.scan.parts.end(part, end),
+            (2, TopKey::Part(part)) if !self.in_object() => self.scan.parts.end_item(part, end),
+            _ => {}
         }
     }
 

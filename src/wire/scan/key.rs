@@ -3,7 +3,7 @@
 use super::fields::Field;
 use super::parts::PartKey;
 
-/// A top-level key. A new one is added here and in [`Scanner::enter_value`](super::Scanner).
+/// A top-level key. A new one is added here and in `Scanner::top_value`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TopKey {
     Model,
