@@ -23,9 +23,9 @@ impl Field {
     const COUNT: usize = Field::PreviousResponse as usize + 1;
 }
 
-/// Longest of these strings in the body, escapes as they are: Claude Code's `user_id` takes up to about 300 bytes. A longer
-/// one is passed over.
-pub(super) const FIELD_RAW_MAX: usize = 1024;
+/// Longest of these strings in the body, escapes as they are: a name of 256 bytes, each of them escaped, and more than the
+/// 300 or so that Claude Code's `user_id` takes. A longer one is passed over.
+pub(super) const FIELD_RAW_MAX: usize = 256 * 6;
 
 /// The strings that were found, escapes decoded. One of another type, too long, empty or no text is not among them; of a
 /// key that stands twice the last one is.

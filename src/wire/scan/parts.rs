@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn strings_too_long_for_a_name_are_passed_over_and_no_error() {
-        for (len, kept) in [(1024, true), (1025, false), (100_000, false)] {
+        for (len, kept) in [(1536, true), (1537, false), (100_000, false)] {
             let text = "s".repeat(len);
             let body =
                 format!(r#"{{"session_id":"{text}","metadata":{{"session_id":"{text}","{text}":"x"}},"model":"m"}}"#);
