@@ -291,22 +291,22 @@ mod tests {
 
     #[test]
     fn a_session_leaves_its_cache_when_the_queue_there_outweighs_its_context() {
-        // 20,000 tokens that are not cached cost as much as 80,000 that wait.
+        // 20,000 tokens that are not cached cost as much as 120,000 that wait.
         let warm = |queued: u64| move |two: &mut Candidate| (two.cached_tokens, two.queued_tokens) = (20_000, queued);
         check_move(warm(0), Some(2), Some(2));
-        check_move(warm(80_000), Some(2), Some(2));
-        check_move(warm(90_000), Some(2), None);
+        check_move(warm(120_000), Some(2), Some(2));
+        check_move(warm(130_000), Some(2), None);
         // Without a cache there it stays for as long as makes no difference.
         check_move(|two| two.queued_tokens = 1_000, Some(2), Some(2));
-        check_move(|two| two.queued_tokens = 5_000, Some(2), None);
+        check_move(|two| two.queued_tokens = 8_000, Some(2), None);
     }
 
     #[test]
     fn a_new_session_starts_where_its_beginning_is_cached_unless_that_is_busy() {
         let shared = |queued: u64| move |two: &mut Candidate| (two.cached_tokens, two.queued_tokens) = (5_000, queued);
         check_move(shared(0), None, Some(2));
-        check_move(shared(15_000), None, Some(2));
-        check_move(shared(25_000), None, None);
+        check_move(shared(25_000), None, Some(2));
+        check_move(shared(35_000), None, None);
     }
 
     #[test]

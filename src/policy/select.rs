@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    /// Prompts of 20,000 tokens: to read one costs as much as 80,000 that wait, or 8 s.
+    /// Prompts of 20,000 tokens: to read one costs as much as 120,000 that wait, or 12 s.
     fn long() -> World {
         World { tokens: 20_000, ..World::new() }
     }
@@ -394,8 +394,8 @@ mod tests {
             long().one(6, |home| (home.cached_tokens, home.queued_tokens) = (cached, queued)).select(FAR).unwrap()
         };
         assert_eq!(home(19_000, 0).reason, Reason::Session);
-        assert_eq!(home(19_000, 70_000).reason, Reason::Session);
-        assert_eq!(home(19_000, 90_000).reason, Reason::Moved);
+        assert_eq!(home(19_000, 110_000).reason, Reason::Session);
+        assert_eq!(home(19_000, 130_000).reason, Reason::Moved);
         let lost = home(0, 0);
         assert_eq!((lost.reason, lost.uncached_tokens), (Reason::Session, 20_000), "as near as makes no difference");
         assert_eq!(home(0, 10_000).reason, Reason::Moved);
