@@ -64,7 +64,7 @@ async fn a_stream_that_waits_gets_comments_and_then_its_answer_with_the_receipt_
     upstream.chunk(EVENTS).await;
     upstream.send("0\r\n\r\n").await;
     let (got, whole) = rest(&mut client).await;
-    let receipt = ": region=here pool=near replica=r0 model=m reason=none attempts=1\n\n";
+    let receipt = ": region=here pool=near replica=r0 model=m reason=new attempts=1\n\n";
     assert_eq!((got, whole), (format!("{EVENTS}{receipt}"), true));
     let line = edge.wait_for_log(|line| line["outcome"] == "ok").await;
     assert_eq!((&line["status"], &line["replica"]), (&json!(200), &json!("r0")));
@@ -113,7 +113,7 @@ async fn what_fails_behind_a_comment_is_an_event_and_no_clean_end() {
         assert!(got.starts_with("data: {\"error\":") && got.contains(expected), "{status}: {got}");
         assert!(!whole && !got.contains("[DONE]"), "{status}: an SDK would take it for whole");
         assert!(
-            got.ends_with("replica=r0 model=m reason=none attempts=1\n\n"),
+            got.ends_with("replica=r0 model=m reason=new attempts=1\n\n"),
             "{status}: the receipt is missing: {got}"
         );
         let line = edge.wait_for_log(|line| line["outcome"] != Value::Null).await;

@@ -8,8 +8,9 @@ use crate::support::EdgeConfig;
 
 /// Calls of one row and kind.
 pub(super) const CALLS: usize = 200;
-/// How many of them meet the fault at least: a hundred by the hash, and never as few as this.
-const STRUCK_MIN: usize = 40;
+/// How many of them meet the fault at least. A hundred by the hash; a replica at which calls pile up unanswered is given
+/// less, yet never as little as this.
+const STRUCK_MIN: usize = 20;
 
 /// How the calls of a matrix go.
 #[derive(Clone, Copy)]

@@ -26,6 +26,8 @@ async fn check(engine: &str, path: &str, body: Value) {
     let whole = Alone::start().await.says(path, &body).await;
     for (n, fault) in faults().into_iter().enumerate() {
         let what = format!("{engine} {path} {fault:?}");
+        // A user each, so that none goes on with another's conversation, where that went on.
+        let body = with(body.clone(), json!({"user": what}));
         world.sims[0].set_fault(FaultPlan::from(fault).times(1)).await.unwrap();
         let seen =
             if n % 2 == 0 { see(&world.edge, path, &body).await } else { see_h2(&world.edge, path, &body).await };
@@ -102,8 +104,8 @@ async fn an_answer_that_is_bound_to_its_tokens_ends_where_it_would_have() {
         let whole = alone.says(path, &body).await;
         for after_events in [2, 5, 10] {
             world.sims[0].set_fault(FaultPlan::from(Fault::CutMidStream { after_events }).times(1)).await.unwrap();
-            let seen = see(&world.edge, path, &body).await;
             let what = format!("{body} {after_events}");
+            let seen = see(&world.edge, path, &with(body.clone(), json!({"user": what}))).await;
             seen.check_one_whole_answer(&what);
             assert_eq!((&seen.text, seen.finish()), (&whole.text, vec![json!("length")]), "{what}");
         }
