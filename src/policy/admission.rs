@@ -5,13 +5,15 @@
 //! for thrashing (Denning's working sets, 1968): sessions that are under way go on, and new ones wait until there is room, or
 //! start in another pool. With it the same replicas answered more than twice as many calls in the laboratory.
 //!
-//! A session is *active* while a call of it is in flight, and for some minutes after the last one. Its context is the
-//! longest prompt that it sent lately. The bound is what the caches hold ([`CacheSize`](super::cache_size::CacheSize)) and a
+//! A session is *active* while a call of it is in flight, and for a while after the last one. Its context is the prompt that
+//! it sent last. Many calls are no agents' and stay alone: what they leave in the caches is of no use to anybody, and
+//! nothing is gained by keeping others out for it. So a session that has made one call counts with the share of such
+//! sessions that went on lately, which is nearly all of agents' and none of a batch job's. The bound is what the caches hold ([`CacheSize`](super::cache_size::CacheSize)) and a
 //! tenth more, since sessions share their beginnings; while it is not known what they hold, nothing is refused.
 //!
 //! What it costs: new sessions wait in overload, where without it all would. When it errs: a session that paused for longer
-//! than an active one may has to ask again, and a session that is counted twice, in a pool that it left, makes room within
-//! minutes.
+//! than an active one may has to ask again; and an edge that has just started takes on a first burst of sessions whole, until
+//! it has seen some of them go on.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -26,6 +28,9 @@ pub const FILL: f64 = 1.1;
 /// From which part of the bound on a client is held to its share: below there is enough for all.
 const SCARCE: f64 = 0.8;
 
+/// What the newest session weighs in the share of those that went on: some dozens count.
+const NEWEST_SHARE: f64 = 1.0 / 32.0;
+
 /// The most sessions that are counted in one pool: more than any pool holds, so that the table is bounded. Each takes
 /// about 100 bytes.
 const ACTIVE_MAX: usize = 1 << 17;
@@ -35,8 +40,13 @@ const ACTIVE_MAX: usize = 1 << 17;
 pub struct Admission {
     /// The one that called last first.
     active: LruCache<SessionKey, Active>,
-    /// Their contexts together.
-    tokens: u64,
+    /// The contexts together of those that went on.
+    chains: u64,
+    /// The contexts together of those that have made one call.
+    firsts: u64,
+    /// The share of sessions that went on after their first call, lately.
+    goes_on: f64,
+    /// As `chains`.
     by_client: HashMap<ClientKey, u64>,
 }
 
@@ -44,6 +54,8 @@ pub struct Admission {
 struct Active {
     client: ClientKey,
     tokens: u32,
+    /// Whether it has made more than one call.
+    chain: bool,
     in_flight: u32,
     /// When it began or ended a call last.
     last: Instant,
@@ -60,7 +72,7 @@ pub struct Bound {
 
 impl Default for Admission {
     fn default() -> Admission {
-        Admission { active: LruCache::unbounded(), tokens: 0, by_client: HashMap::new() }
+        Admission { active: LruCache::unbounded(), chains: 0, firsts: 0, goes_on: 0.0, by_client: HashMap::new() }
     }
 }
 
@@ -69,11 +81,12 @@ impl Admission {
     pub fn admits(&mut self, session: SessionKey, client: ClientKey, tokens: u32, bound: Bound, now: Instant) -> bool {
         self.expire(bound.active, now);
         let Some(held) = bound.tokens else { return true };
+        let taken = self.tokens();
         // A context larger than all caches is served alone.
-        if self.active.contains(&session) || self.active.is_empty() {
+        if self.active.contains(&session) || taken == 0 {
             return true;
         }
-        let (bound, after) = (held as f64 * FILL, (self.tokens + u64::from(tokens)) as f64);
+        let (bound, after) = (held as f64 * FILL, taken as f64 + f64::from(tokens));
         after <= bound && (after <= bound * SCARCE || self.is_within_share(client, tokens, bound))
     }
 
@@ -89,16 +102,15 @@ impl Admission {
         self.active.contains(&session)
     }
 
-    /// A call of this session is sent.
-    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, now: Instant) {
-        let mut active = match self.take(session) {
-            Some(active) => active,
-            None => Active { client, tokens: 0, in_flight: 0, last: now },
-        };
-        active.in_flight += 1;
-        active.tokens = tokens;
-        active.last = now;
-        self.put(session, active);
+    /// A call of this session is sent; `begun` if it is not the session's first.
+    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, begun: bool, now: Instant) {
+        let before = self.take(session);
+        let chain = begun || before.is_some_and(|before| before.chain);
+        if chain && before.is_some_and(|before| !before.chain) {
+            self.goes_on += (1.0 - self.goes_on) * NEWEST_SHARE;
+        }
+        let in_flight = before.map_or(0, |before| before.in_flight) + 1;
+        self.put(session, Active { client, tokens, chain, in_flight, last: now });
         while self.active.len() > ACTIVE_MAX {
             self.forget_oldest();
         }
@@ -129,9 +141,9 @@ impl Admission {
         self.active.len()
     }
 
-    /// Their contexts together, in tokens.
+    /// Their contexts together, in tokens, as they count.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.chains + (self.firsts as f64 * self.goes_on) as u64
     }
 
     /// Forgets those whose last call was too long ago.
@@ -144,6 +156,9 @@ impl Admission {
                     self.active.promote(&session);
                 }
                 Some((_, last)) if last.in_flight == 0 && now.saturating_duration_since(last.last) > active => {
+                    if !last.chain {
+                        self.goes_on -= self.goes_on * NEWEST_SHARE;
+                    }
                     self.forget_oldest();
                 }
                 _ => return,
@@ -160,7 +175,11 @@ impl Admission {
 
     fn take(&mut self, session: SessionKey) -> Option<Active> {
         let active = self.active.pop(&session)?;
-        self.tokens -= u64::from(active.tokens);
+        if !active.chain {
+            self.firsts -= u64::from(active.tokens);
+            return Some(active);
+        }
+        self.chains -= u64::from(active.tokens);
         if let Some(tokens) = self.by_client.get_mut(&active.client) {
             *tokens -= u64::from(active.tokens);
             if *tokens == 0 {
@@ -171,8 +190,10 @@ impl Admission {
     }
 
     fn put(&mut self, session: SessionKey, active: Active) {
-        self.tokens += u64::from(active.tokens);
-        if active.tokens > 0 {
+        if !active.chain {
+            self.firsts += u64::from(active.tokens);
+        } else if active.tokens > 0 {
+            self.chains += u64::from(active.tokens);
             *self.by_client.entry(active.client).or_default() += u64::from(active.tokens);
         }
         self.active.push(session, active);
@@ -197,7 +218,7 @@ mod tests {
     fn check(held: &[(u128, u32)], caches: u64, client: u128, tokens: u32, admitted: bool) {
         let (mut admission, now) = (Admission::default(), Instant::now());
         for (n, (client, tokens)) in held.iter().enumerate() {
-            admission.began(session_key(n), ClientKey(*client), *tokens, now);
+            admission.began(session_key(n), ClientKey(*client), *tokens, true, now);
         }
         let found = admission.admits(session_key(999), ClientKey(client), tokens, bound(caches), now);
         assert_eq!(found, admitted, "{held:?}");
@@ -222,7 +243,7 @@ mod tests {
     fn sessions_under_way_go_on_and_make_room_minutes_after_their_last_call() {
         let (mut admission, start, client) = (Admission::default(), Instant::now(), ClientKey(1));
         let minute = Duration::from_secs(60);
-        admission.began(session_key(1), client, 900, start);
+        admission.began(session_key(1), client, 900, true, start);
         assert!(admission.admits(session_key(1), client, 5_000, bound(1_000), start));
         assert!(
             !admission.admits(session_key(2), client, 300, bound(1_000), start + 60 * minute),
@@ -235,10 +256,36 @@ mod tests {
         assert_eq!((admission.sessions(), admission.tokens(), admission.by_client.len()), (0, 0, 0));
     }
 
+    /// So many sessions of 100 tokens come, one a second, and this share of them goes on after ten seconds.
+    fn traffic(sessions: usize, go_on: f64) -> (Admission, Instant) {
+        let (mut admission, start) = (Admission::default(), Instant::now());
+        let at = |n: usize| start + Duration::from_secs(n as u64);
+        let goes_on = |n: usize| (n as f64 * go_on).fract() + go_on >= 1.0;
+        for n in 0..sessions {
+            admission.began(session_key(n), ClientKey(1), 100, false, at(n));
+            admission.ended(session_key(n), at(n));
+            if let Some(before) = n.checked_sub(10).filter(|before| goes_on(*before)) {
+                admission.began(session_key(before), ClientKey(1), 100, true, at(n));
+                admission.ended(session_key(before), at(n));
+            }
+            admission.expire(FIVE_MIN, at(n));
+        }
+        (admission, at(sessions))
+    }
+
+    #[test]
+    fn calls_that_stay_alone_keep_nobody_out_and_those_of_agents_do() {
+        for (go_on, admitted) in [(0.0, true), (0.02, true), (0.9, false), (1.0, false)] {
+            let (mut admission, now) = traffic(2_000, go_on);
+            let found = admission.admits(session_key(9_999), ClientKey(1), 100, bound(10_000), now);
+            assert_eq!(found, admitted, "{go_on}: {}", admission.tokens());
+        }
+    }
+
     #[test]
     fn a_session_that_went_elsewhere_makes_room_at_once() {
         let (mut admission, now) = (Admission::default(), Instant::now());
-        admission.began(session_key(1), ClientKey(1), 900, now);
+        admission.began(session_key(1), ClientKey(1), 900, true, now);
         admission.left(session_key(1));
         admission.ended(session_key(1), now);
         assert!(admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
@@ -247,7 +294,7 @@ mod tests {
     #[test]
     fn nothing_is_refused_while_it_is_not_known_what_the_caches_hold() {
         let (mut admission, now) = (Admission::default(), Instant::now());
-        admission.began(session_key(1), ClientKey(1), u32::MAX, now);
+        admission.began(session_key(1), ClientKey(1), u32::MAX, true, now);
         let unknown = Bound { tokens: None, active: FIVE_MIN };
         assert!(admission.admits(session_key(2), ClientKey(1), u32::MAX, unknown, now));
     }
@@ -259,26 +306,29 @@ mod tests {
             steps in prop::collection::vec((0u8..4, 0usize..12, 0u32..1_000, 0u64..200), 1..200),
         ) {
             let (mut admission, mut now) = (Admission::default(), Instant::now());
-            let mut model: HashMap<usize, (u32, u32, Instant)> = HashMap::new();
+            // (tokens, in flight, last, chain)
+            let mut model: HashMap<usize, (u32, u32, Instant, bool)> = HashMap::new();
+            let chains = |model: &HashMap<usize, (u32, u32, Instant, bool)>, chain: bool| -> u64 {
+                model.values().filter(|entry| entry.3 == chain).map(|entry| u64::from(entry.0)).sum()
+            };
             for (step, n, tokens, seconds) in steps {
                 now += Duration::from_secs(seconds);
                 let (session, client) = (session_key(n), ClientKey(n as u128 % 3));
                 admission.expire(FIVE_MIN, now);
-                model.retain(|_, (_, in_flight, last)| *in_flight > 0 || now - *last <= FIVE_MIN);
+                model.retain(|_, (_, in_flight, last, _)| *in_flight > 0 || now - *last <= FIVE_MIN);
                 match step {
                     0 | 1 => {
-                        let total: u64 = model.values().map(|(tokens, ..)| u64::from(*tokens)).sum();
                         let admitted = admission.admits(session, client, tokens, bound(2_000), now);
                         prop_assert!(admitted || !model.contains_key(&n), "one under way goes on");
-                        let fits = total + u64::from(tokens) <= 2_200;
-                        prop_assert!(!admitted || model.contains_key(&n) || model.is_empty() || fits);
+                        let fits = admission.tokens() + u64::from(tokens) <= 2_200;
+                        prop_assert!(!admitted || model.contains_key(&n) || admission.tokens() == 0 || fits);
                         if admitted {
-                            admission.began(session, client, tokens, now);
-                            let (_, in_flight, _) = model.remove(&n).unwrap_or((0, 0, now));
-                            model.insert(n, (tokens, in_flight + 1, now));
+                            admission.began(session, client, tokens, step == 0, now);
+                            let (_, in_flight, _, chain) = model.remove(&n).unwrap_or((0, 0, now, false));
+                            model.insert(n, (tokens, in_flight + 1, now, chain || step == 0));
                         }
                     }
-                    2 => if let Some((_, in_flight, last)) = model.get_mut(&n) {
+                    2 => if let Some((_, in_flight, last, _)) = model.get_mut(&n) {
                         admission.ended(session, now);
                         (*in_flight, *last) = (in_flight.saturating_sub(1), now);
                     },
@@ -289,9 +339,10 @@ mod tests {
                 }
                 // One in flight for long steps aside for those behind it only when it is looked at.
                 admission.expire(FIVE_MIN, now);
-                let total: u64 = model.values().map(|(tokens, ..)| u64::from(*tokens)).sum();
-                prop_assert_eq!((admission.sessions(), admission.tokens()), (model.len(), total));
-                prop_assert_eq!(admission.by_client.values().sum::<u64>(), total);
+                prop_assert_eq!(admission.sessions(), model.len());
+                prop_assert_eq!((admission.chains, admission.firsts), (chains(&model, true), chains(&model, false)));
+                prop_assert_eq!(admission.by_client.values().sum::<u64>(), admission.chains);
+                prop_assert!((0.0..=1.0).contains(&admission.goes_on));
             }
         }
     }

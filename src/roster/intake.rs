@@ -54,7 +54,8 @@ impl Intake {
     /// A call is sent.
     pub fn began(&self, asking: Asking, now: Instant) {
         let mut inner = self.lock();
-        inner.admission.began(asking.session, asking.client, asking.tokens, now);
+        let begun = asking.turn == Turn::UnderWay;
+        inner.admission.began(asking.session, asking.client, asking.tokens, begun, now);
         inner.entrance.of(asking.session).for_each(|caller| caller.notify_one());
     }
 
@@ -193,7 +194,7 @@ mod tests {
     /// A pool that is full with session 1, which ended its call at the time that is returned.
     fn full() -> (Arc<PoolLive>, Instant) {
         let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
-        pool.intake.began(asking(1, 1_000), now);
+        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
         pool.intake.ended(SessionKey(1), now);
         (pool, now)
     }
@@ -205,7 +206,7 @@ mod tests {
         assert_eq!(first.next_change(ACTIVE), Some(now + ACTIVE));
         assert_eq!(second.next_change(ACTIVE), None, "it waits for the first");
         let later = now + ACTIVE + Duration::from_millis(1);
-        assert!(!pool.intake.admits(asking(2, 100), BOUND, now));
+        assert!(!pool.intake.admits(asking(2, 200), BOUND, now));
         assert!(!pool.intake.admits(asking(3, 100), BOUND, later) && pool.intake.admits(asking(2, 100), BOUND, later));
         pool.intake.began(asking(2, 100), later);
         drop(first);
