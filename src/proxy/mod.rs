@@ -9,7 +9,6 @@ mod body;
 mod client;
 mod identify;
 mod route;
-mod session;
 
 mod admission;
 mod dispatch;

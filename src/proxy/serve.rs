@@ -30,7 +30,6 @@ use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
-use super::session;
 use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::outcome::Outcome;
@@ -38,7 +37,7 @@ use crate::domain::place::Place;
 use crate::domain::prompt::{Prompt, estimated_tokens};
 use crate::observe::metrics::GeoResult;
 use crate::policy::{pool, resolve};
-use crate::roster::Snapshot;
+use crate::roster::{Identity, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::include_usage;
 use crate::wire::late_error::late_error_event;
@@ -187,7 +186,8 @@ impl Serving<'_, '_> {
             false => Prompt { tokens: estimated_tokens(received.body.len()), ..Prompt::default() },
         };
         let model_name = &topology.model(resolved.model).name;
-        let identity = endpoint.generates().then(|| session::identity(caller, &names, &prompt, model_name)).flatten();
+        let identity = || Identity::of(&caller.scope, &names, &prompt, model_name);
+        let identity = endpoint.generates().then(identity).flatten();
         let sessions = &self.edge.roster.sessions;
         let session = identity.and_then(|identity| sessions.find(&identity, config.sessions.idle, Instant::now()));
         // One name is one session, however many models serve it.

@@ -5,6 +5,7 @@
 
 mod budget;
 mod cache;
+mod identity;
 mod inflight;
 mod intake;
 mod live;
@@ -16,11 +17,12 @@ mod snapshot;
 
 pub use budget::RetryBudget;
 pub use cache::{PoolCache, Slot};
+pub use identity::Identity;
 pub use inflight::{Doubt, InFlight};
 pub use intake::{Asking, Intake, Waiting};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
 pub use prefill::Prefilling;
 pub use responses::ResponseTable;
-pub use sessions::{Identity, Session, SessionTable};
+pub use sessions::{Session, SessionTable};
 pub use snapshot::{Roster, Snapshot};

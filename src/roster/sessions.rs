@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::identity::Identity;
 use crate::domain::ids::{ReplicaKey, SessionKey};
 use crate::policy::replica::SessionView;
 
@@ -33,25 +34,6 @@ struct Home {
     replica: ReplicaKey,
     /// Seconds from the table's start to the session's last call.
     seen_s: u32,
-}
-
-/// How a call tells its session. Every key belongs to one client and one model.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Identity {
-    /// By a name.
-    Named {
-        /// The name's key.
-        session: SessionKey,
-        /// The session that it branches off from: a sub-agent's parent.
-        parent: Option<SessionKey>,
-    },
-    /// By what was said.
-    Conversation {
-        /// Up to and with the first message of the user.
-        opening: SessionKey,
-        /// Up to and with each of the newest messages, oldest first; the last stands for the whole list.
-        ends: Vec<SessionKey>,
-    },
 }
 
 /// A call's session.

@@ -7,6 +7,7 @@ mod lab;
 
 mod cache;
 mod cli;
+mod dialogue;
 mod engine;
 mod generator;
 mod quantiles;

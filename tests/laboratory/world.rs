@@ -40,10 +40,12 @@ fn equal_seeds_give_equal_figures_and_others_differ() {
 #[test]
 fn what_knows_more_caches_more() {
     let workload = workload();
-    let shares = [Policy::RoundRobin, Policy::SessionHash, Policy::Nearpool, Policy::Pooled]
-        .map(|policy| play(&workload, policy, FAST, 1).share);
-    assert!(shares.is_sorted(), "{shares:?}");
-    assert!(shares[2] > shares[0] + 0.2, "{shares:?}");
+    let share = |policy| play(&workload, policy, FAST, 1).share;
+    let [blind, hashed, nearpool] = [Policy::RoundRobin, Policy::SessionHash, Policy::Nearpool].map(share);
+    assert!(blind + 0.2 < hashed && hashed + 0.2 < nearpool, "{blind} {hashed} {nearpool}");
+    // Nearpool's admission changes who calls, so that the bound is not its.
+    let [oracle, pooled] = [Policy::Oracle, Policy::Pooled].map(share);
+    assert!(hashed < oracle && oracle < pooled, "{oracle} {pooled}");
 }
 
 #[test]

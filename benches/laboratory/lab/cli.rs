@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 
 use super::engine::Setup;
-use super::policies::{AdmissionParams, Besides, Policy, Reading, Tuning};
+use super::policies::{AdmissionParams, Besides, Identities, Policy, Reading, Tuning};
 use super::report::{self, Figures};
 use super::time::seconds;
 use super::trace::{Rows, generate, read};
@@ -64,6 +64,9 @@ pub(crate) struct Args {
     /// The oracle's admission: seconds after which a waiting session is refused. Default: never.
     #[arg(long)]
     wait: Option<f64>,
+    /// How calls tell Nearpool their sessions.
+    #[arg(long, value_enum, default_value = "named")]
+    identity: Identities,
     /// Lines of `[sessions]` in Nearpool's configuration, as `admission = false`.
     #[arg(long, default_value = "")]
     edge: String,
@@ -85,7 +88,7 @@ pub(crate) fn main(args: &Args, out: &mut impl Write) -> Result<()> {
     let workload = build(&rows, args.sessions, args.gaps);
     writeln!(out, "{}", about(args, &workload))?;
     writeln!(out, "{}", report::HEAD)?;
-    let reading = Reading::named(&workload);
+    let reading = Reading::new(args.identity, &rows, &workload)?;
     let policies = if args.policies.is_empty() { Policy::value_variants() } else { &args.policies };
     for policy in policies {
         let name = policy.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();

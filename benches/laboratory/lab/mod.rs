@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line: what is run on what |
 //! | [`trace`] | recorded calls as rows, read from a file or made by the generator |
 //! | [`workload`] | rows → calls whose prompts are lists of block ids, and when each is made |
+//! | [`prompts`], [`dialogue`] | rows → prompts in the trace's blocks, and as the messages of an agent |
 //! | [`cache`], [`engine`] | one replica: FIFO prefill over an LRU cache |
 //! | [`policies`] | where a call goes: one trait, and who implements it |
 //! | [`world`] | the event queue that puts them together |
@@ -15,8 +16,10 @@
 
 pub(crate) mod cache;
 pub(crate) mod cli;
+pub(crate) mod dialogue;
 pub(crate) mod engine;
 pub(crate) mod policies;
+pub(crate) mod prompts;
 pub(crate) mod report;
 pub(crate) mod time;
 pub(crate) mod trace;

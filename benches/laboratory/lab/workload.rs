@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::prompts;
 use super::time::Micros;
-use super::trace::{ArrivalRow, Rows, SessionRow};
+use super::trace::{ArrivalRow, Rows, SessionRow, Shape};
 
 /// Tokens in one block of an engine's cache.
 pub(crate) const BLOCK_TOKENS: u32 = 512;
@@ -83,28 +84,21 @@ pub(crate) fn build(rows: &Rows, sessions: Option<usize>, gaps: Gaps) -> Workloa
 }
 
 fn closed(rows: &[Vec<SessionRow>], wanted: usize, gaps: Gaps) -> Workload {
-    let mut fine = Fine::default();
     let mut coarse = Coarse::default();
     let (mut calls, mut begins, mut then) = (Vec::new(), Vec::new(), Vec::new());
-    let mut conversations = 0;
-    for (session, rows) in rows.iter().cycle().take(wanted).enumerate() {
+    let (mut conversations, mut session) = (0, 0);
+    prompts::sessions(rows, wanted, |rows, told| {
         let first = calls.len();
         let mut numbers = HashMap::new();
-        for (row, prompt) in rows.iter().zip(fine.session(rows)) {
+        for (row, told) in rows.iter().zip(told) {
             let conversation = *numbers.entry(row.agent).or_insert_with(|| {
                 conversations += 1;
                 conversations - 1
             });
-            let blocks = coarse.blocks(&prompt);
+            let blocks = coarse.blocks(&told.blocks);
             let parent = numbers.get(&0).copied().filter(|main| *main != conversation);
-            calls.push(Call {
-                session,
-                conversation,
-                parent,
-                blocks,
-                input: row.shape.input,
-                output: row.shape.output,
-            });
+            let Shape { input, output, .. } = row.shape;
+            calls.push(Call { session, conversation, parent, blocks, input, output });
         }
         let (mut session_begins, session_then) = follow(rows, gaps);
         session_begins.iter_mut().for_each(|call| *call += first);
@@ -113,7 +107,8 @@ fn closed(rows: &[Vec<SessionRow>], wanted: usize, gaps: Gaps) -> Workload {
             nexts.iter_mut().for_each(|next| next.call += first);
             nexts
         }));
-    }
+        session += 1;
+    });
     Workload { calls, sessions: wanted, blocks: coarse.0.len(), pacing: Pacing::Closed { begins, then } }
 }
 
@@ -141,19 +136,12 @@ pub(crate) fn follow(rows: &[SessionRow], gaps: Gaps) -> (Vec<usize>, Vec<Vec<Ne
 }
 
 fn open(rows: &[ArrivalRow]) -> Workload {
-    let mut prompts: Vec<Box<[Block]>> = Vec::with_capacity(rows.len());
-    let mut blocks: Block = 0;
     let mut sessions: HashMap<Block, usize> = HashMap::new();
-    let mut unnamed = 0;
+    let (mut unnamed, mut blocks) = (0, 0);
     let mut calls = Vec::with_capacity(rows.len());
-    for row in rows {
-        let mut prompt = Vec::with_capacity(row.shape.blocks);
-        prompt.extend_from_slice(row.shape.reference.map_or(&[], |at| &prompts[at][..row.shape.same]));
-        let fresh = (row.shape.blocks - prompt.len()) as Block;
-        prompt.extend(blocks..blocks + fresh);
-        blocks += fresh;
+    for (row, told) in rows.iter().zip(prompts::arrivals(rows)) {
         let next = sessions.len() + unnamed;
-        let session = match prompt.get(row.kind.telling_block()) {
+        let session = match told.blocks.get(row.kind.telling_block()) {
             Some(block) => *sessions.entry(*block).or_insert(next),
             // Too short to tell: a session of its own.
             None => {
@@ -161,46 +149,12 @@ fn open(rows: &[ArrivalRow]) -> Workload {
                 next
             }
         };
-        let (input, output) = (row.shape.input, row.shape.output);
-        calls.push(Call { session, conversation: session, parent: None, blocks: prompt.clone().into(), input, output });
-        prompts.push(prompt.into());
+        blocks = told.blocks.iter().fold(blocks, |most, block| most.max(*block as usize + 1));
+        let Shape { input, output, .. } = row.shape;
+        calls.push(Call { session, conversation: session, parent: None, blocks: told.blocks.into(), input, output });
     }
     let ticks = rows.iter().map(|row| row.at_ms * 1_000).collect();
-    Workload { calls, sessions: sessions.len() + unnamed, blocks: blocks as usize, pacing: Pacing::Open(ticks) }
-}
-
-/// Prompts of sessions in the trace's own, small blocks.
-#[derive(Default)]
-struct Fine {
-    /// Blocks of tools and system prompts: by their length, which names them, and their place.
-    common: HashMap<(u32, usize), Block>,
-    next: Block,
-}
-
-impl Fine {
-    /// The prompts of one session.
-    fn session(&mut self, rows: &[SessionRow]) -> Vec<Vec<Block>> {
-        let mut prompts: Vec<Vec<Block>> = Vec::with_capacity(rows.len());
-        for row in rows {
-            let mut prompt = Vec::with_capacity(row.shape.blocks);
-            prompt.extend_from_slice(row.shape.reference.map_or(&[], |at| &prompts[at][..row.shape.same]));
-            // A prompt that differs from its reference within these differs from what others have there, too.
-            if prompt.is_empty() {
-                let common = (row.common as usize / SessionRow::BLOCK_TOKENS).min(row.shape.blocks);
-                prompt.extend((0..common).map(|at| {
-                    *self.common.entry((row.common, at)).or_insert_with(|| {
-                        self.next += 1;
-                        self.next - 1
-                    })
-                }));
-            }
-            let fresh = (row.shape.blocks - prompt.len()) as Block;
-            prompt.extend(self.next..self.next + fresh);
-            self.next += fresh;
-            prompts.push(prompt);
-        }
-        prompts
-    }
+    Workload { calls, sessions: sessions.len() + unnamed, blocks, pacing: Pacing::Open(ticks) }
 }
 
 /// Engines' blocks, numbered as they first appear, by the last small block of each: equal beginnings, equal numbers.

@@ -22,8 +22,9 @@ use rand::rngs::SmallRng;
 use super::super::engine::Engines;
 use super::super::time::{Micros, SECOND};
 use super::super::workload::Call;
+use super::reading::Reading;
 use super::router::{Ask, Decision, Router};
-use super::setting::{self, Besides, Reading};
+use super::setting::{self, Besides};
 
 /// What a client is told to wait that is refused, in seconds: as the proxy bounds it.
 const RETRY_AFTER_S: (f64, f64) = (1.0, 120.0);

@@ -8,8 +8,9 @@ use super::hashed::{BoundedHash, SessionHash};
 use super::matched::LongestMatch;
 use super::nearpool::Nearpool;
 use super::oracle::Oracle;
+use super::reading::Reading;
 use super::router::Router;
-use super::setting::{Besides, Reading};
+use super::setting::Besides;
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

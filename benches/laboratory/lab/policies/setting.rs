@@ -1,39 +1,12 @@
-//! What Nearpool is given in the laboratory: its configuration, and what it reads out of the calls.
+//! What Nearpool is given in the laboratory: its configuration.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use nearpool::config;
-use nearpool::domain::prompt::{Cut, Prompt};
-use nearpool::policy::affinity;
-use nearpool::roster::{Identity, Snapshot};
+use nearpool::roster::Snapshot;
 use nearpool::wire::geoip::GeoDb;
-use xxhash_rust::xxh3::xxh3_64;
-
-use super::super::workload::{BLOCK_TOKENS, Call, Workload};
-
-/// What the edge reads out of each call of a workload: its prompt, and what names its session.
-pub(crate) struct Reading {
-    pub(crate) prompts: Vec<(Prompt, Option<Identity>)>,
-}
-
-impl Reading {
-    /// As if every session told its name, and prompts were cut where the engines' blocks end.
-    pub(crate) fn named(workload: &Workload) -> Reading {
-        let key = |conversation: usize| affinity::session_key(b"", &conversation.to_le_bytes());
-        let read = |call: &Call| {
-            let cut = |(n, block): (usize, &u32)| Cut {
-                chain: xxh3_64(&block.to_le_bytes()),
-                tokens: (n as u32 + 1) * BLOCK_TOKENS,
-            };
-            let cuts = call.blocks.iter().enumerate().map(cut).collect();
-            let identity = Identity::Named { session: key(call.conversation), parent: call.parent.map(key) };
-            (Prompt { cuts, tokens: call.input, conversation: None }, Some(identity))
-        };
-        Reading { prompts: workload.calls.iter().map(read).collect() }
-    }
-}
 
 /// What the edge's configuration has besides.
 #[derive(Clone, Debug, Default)]

@@ -7,4 +7,4 @@ pub(crate) mod rows;
 
 pub(crate) use generator::generate;
 pub(crate) use read::read;
-pub(crate) use rows::{ArrivalRow, Rows, SessionRow};
+pub(crate) use rows::{ArrivalRow, Rows, SessionRow, Shape};

@@ -84,4 +84,12 @@ impl Kind {
             Kind::Tool74 => 4,
         }
     }
+
+    /// The blocks that all calls of the kind begin with: a system prompt.
+    pub(crate) fn common_blocks(self) -> usize {
+        match self {
+            Kind::Chat => self.telling_block(),
+            Kind::Tool46 | Kind::Tool74 => self.telling_block() + 1,
+        }
+    }
 }
