@@ -110,7 +110,7 @@ pub(crate) const HEAD: &str = "\
 pub(crate) fn line(name: &str, figures: &Figures) -> String {
     let Figures { share, ttft_mean, ttft: [p50, p90, p99], answered, imbalance, waited, wait, refused } = figures;
     format!(
-        "| {name} | {:.1} % | {ttft_mean:.2} | {p50:.2} | {p90:.2} | {p99:.2} | {answered:.0} | {imbalance:.2} | {waited:.0} | {:.1} | {:.1} | {refused:.0} |",
+        "| {name} | {:.2} % | {ttft_mean:.2} | {p50:.2} | {p90:.2} | {p99:.2} | {answered:.0} | {imbalance:.2} | {waited:.0} | {:.1} | {:.1} | {refused:.0} |",
         share * 100.0,
         wait[0],
         wait[1],
