@@ -220,7 +220,7 @@ impl Dispatch<'_> {
         };
         let to_read = u64::from(selection.uncached_tokens);
         let _prefilling = if self.stream {
-            Some(Prefilling::begin(live, to_read))
+            Some(Prefilling::begin(live, to_read, now))
         } else {
             Prefilling::begin_unseen(live, to_read, tokens_per_s, now);
             None

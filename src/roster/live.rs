@@ -309,12 +309,29 @@ mod tests {
     fn a_prompt_is_unread_until_its_first_event_or_its_end() {
         let live = live();
         let now = Instant::now();
-        let (one, other) = (Prefilling::begin(&live, 100), Prefilling::begin(&live, 20));
+        let (one, other) = (Prefilling::begin(&live, 100, now), Prefilling::begin(&live, 20, now));
         assert_eq!(live.unread_tokens(10.0, now), 120);
         drop(one);
         assert_eq!(live.unread_tokens(10.0, now), 20);
-        drop(other);
+        other.end(now);
         assert_eq!(live.unread_tokens(10.0, now), 0);
+    }
+
+    #[test]
+    fn the_prompt_that_was_sent_first_is_read_at_the_pools_pace_and_those_behind_it_wait() {
+        let (live, start) = (live(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let first = Prefilling::begin(&live, 100, start);
+        let (second, third) = (Prefilling::begin(&live, 50, at(2)), Prefilling::begin(&live, 30, at(4)));
+        assert_eq!(live.unread_tokens(10.0, at(4)), 60 + 50 + 30);
+        assert_eq!(live.unread_tokens(10.0, at(99)), 50 + 30, "those behind it have not begun");
+        third.end(at(5));
+        assert_eq!(live.unread_tokens(10.0, at(6)), 40 + 50);
+        first.end(at(7));
+        assert_eq!(live.unread_tokens(10.0, at(9)), 30);
+        assert_eq!(live.unread_tokens(0.0, at(9)), 50);
+        second.end(at(9));
+        assert_eq!(live.unread_tokens(10.0, at(9)), 0);
     }
 
     #[test]

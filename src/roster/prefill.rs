@@ -1,10 +1,12 @@
 //! Tokens that replicas have still to read: what stands before a new call's first event.
 //!
-//! A stream tells by its first event that its prompt was read. An answer that is not streamed tells nothing before its
-//! end, seconds later; there the tokens are taken to be read at the pace that the pool is known for.
+//! A stream tells by its first event that its prompt was read. Until then the one that was sent first is taken to be read at
+//! the pace that the pool is known for, and those behind it to wait: counted whole until its first event, a long prompt that
+//! is nearly read would still send others away from caches that are free in a moment. An answer that is not streamed tells
+//! nothing before its end, seconds later; its tokens are taken to be read at that pace too.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::live::Live;
@@ -12,9 +14,21 @@ use super::live::Live;
 /// What one replica has still to read, of the calls of this edge.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
-    streamed: AtomicU64,
-    // A std mutex: a section is a subtraction and never crosses an `.await`.
-    unseen: Mutex<Option<Unseen>>,
+    // A std mutex: a section is a few instructions and never crosses an `.await`.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Streams' prompts in the order in which they were sent, as many as are booked at most: each one's number and tokens.
+    streamed: VecDeque<(u64, u64)>,
+    /// Their tokens together.
+    tokens: u64,
+    /// The next one's number.
+    next: u64,
+    /// Since when the first of them is read.
+    since: Option<Instant>,
+    unseen: Option<Unseen>,
 }
 
 /// Tokens of which nobody tells when they are read.
@@ -26,21 +40,56 @@ struct Unseen {
 
 impl Unread {
     pub(super) fn tokens(&self, tokens_per_s: f32, now: Instant) -> u64 {
-        let unseen = *self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        self.streamed.load(Ordering::Relaxed) + unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now)) as u64
+        let inner = self.lock();
+        let first = inner.streamed.front().zip(inner.since);
+        let first_read = first.map_or(0, |((_, tokens), since)| (read(since, tokens_per_s, now) as u64).min(*tokens));
+        inner.tokens - first_read + inner.unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now)) as u64
     }
 
     fn add_unseen(&self, tokens: u64, tokens_per_s: f32, now: Instant) {
-        let mut unseen = self.unseen.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now));
-        *unseen = Some(Unseen { tokens: left + tokens as f64, at: now });
+        let mut inner = self.lock();
+        let left = inner.unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now));
+        inner.unseen = Some(Unseen { tokens: left + tokens as f64, at: now });
     }
+
+    /// Adds a stream's prompt and returns its number.
+    fn add(&self, tokens: u64, now: Instant) -> u64 {
+        let mut inner = self.lock();
+        if inner.streamed.is_empty() {
+            inner.since = Some(now);
+        }
+        let number = inner.next;
+        inner.next += 1;
+        inner.tokens += tokens;
+        inner.streamed.push_back((number, tokens));
+        number
+    }
+
+    /// The prompt of this number is read, or will not be.
+    fn remove(&self, number: u64, now: Instant) {
+        let mut inner = self.lock();
+        let Ok(at) = inner.streamed.binary_search_by_key(&number, |(number, _)| *number) else { return };
+        if at == 0 {
+            inner.since = Some(now);
+        }
+        let tokens = inner.streamed.remove(at).map_or(0, |(_, tokens)| tokens);
+        inner.tokens -= tokens;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every section leaves the sum as it is of the list, so a panic elsewhere does not spoil it.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tokens that are read from `since` to `now`.
+fn read(since: Instant, tokens_per_s: f32, now: Instant) -> f64 {
+    now.saturating_duration_since(since).as_secs_f64() * f64::from(tokens_per_s.max(0.0))
 }
 
 impl Unseen {
     fn left(self, tokens_per_s: f32, now: Instant) -> f64 {
-        let read = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(tokens_per_s.max(0.0));
-        (self.tokens - read).max(0.0)
+        (self.tokens - read(self.at, tokens_per_s, now)).max(0.0)
     }
 }
 
@@ -48,24 +97,29 @@ impl Unseen {
 #[derive(Debug)]
 pub struct Prefilling {
     live: Arc<Live>,
-    tokens: u64,
+    number: u64,
 }
 
 impl Prefilling {
     /// A stream's prompt of so many tokens is sent to this replica.
-    pub fn begin(live: &Arc<Live>, tokens: u64) -> Prefilling {
-        live.unread().streamed.fetch_add(tokens, Ordering::Relaxed);
-        Prefilling { live: Arc::clone(live), tokens }
+    pub fn begin(live: &Arc<Live>, tokens: u64, now: Instant) -> Prefilling {
+        Prefilling { number: live.unread().add(tokens, now), live: Arc::clone(live) }
     }
 
     /// The same of an answer that is not streamed, at a replica that reads so many tokens in a second.
     pub fn begin_unseen(live: &Arc<Live>, tokens: u64, tokens_per_s: f32, now: Instant) {
         live.unread().add_unseen(tokens, tokens_per_s, now);
     }
+
+    /// Its first event came at `now`. Dropped without this, it is over then.
+    pub fn end(self, now: Instant) {
+        self.live.unread().remove(self.number, now);
+    }
 }
 
 impl Drop for Prefilling {
     fn drop(&mut self) {
-        self.live.unread().streamed.fetch_sub(self.tokens, Ordering::Relaxed);
+        // One that has ended is not found again.
+        self.live.unread().remove(self.number, Instant::now());
     }
 }

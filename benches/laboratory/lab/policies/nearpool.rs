@@ -193,7 +193,7 @@ impl<'w> Nearpool<'w> {
             self.snapshot.pool(selection.pool.pool).intake.began(asking, now);
         }
         self.leave_entrance(number, Left::ForGood);
-        let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens)));
+        let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens), now));
         let sent = Sent { booking, prefilling, selection, session, at: now, ttft: Duration::ZERO, cached: 0 };
         self.sent.insert(number, sent);
         Some(selection.replica.0)
@@ -286,7 +286,9 @@ impl Router for Nearpool<'_> {
     fn prefilled(&mut self, number: usize, _call: &Call, _replica: usize, cached: u32, now: Micros) {
         let now = self.instant(now);
         let Some(sent) = self.sent.get_mut(&number) else { return };
-        sent.prefilling = None;
+        if let Some(prefilling) = sent.prefilling.take() {
+            prefilling.end(now);
+        }
         sent.ttft = now.saturating_duration_since(sent.at);
         sent.cached = cached;
         sent.booking.first_event(sent.selection.reason == Reason::Session, now);
