@@ -25,6 +25,15 @@ pub struct Prompt {
     pub conversation: Option<Conversation>,
 }
 
+impl Prompt {
+    /// Whether an answer stands in it, so that its conversation began with an earlier call: after the opening come at least
+    /// that answer and what was said to it. Of a text it is never known.
+    pub fn has_answer(&self) -> bool {
+        let conversation = self.conversation.as_ref();
+        conversation.is_some_and(|told| told.ends.len() > 2 && told.ends.last() != Some(&told.opening))
+    }
+}
+
 /// A place in a prompt after which a cached beginning may end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cut {

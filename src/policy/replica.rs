@@ -16,6 +16,9 @@ use super::ttft::Typical;
 use super::{affinity, load};
 use crate::domain::ids::{ReplicaIx, ReplicaKey, SessionKey};
 
+/// The part of a call's prompt that the session's last call did not have, as 1 in so many: what agents' calls add.
+const NEW_ONE_IN: u32 = 25;
+
 /// Whether a replica may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
@@ -99,6 +102,8 @@ pub struct Call {
     pub session: Option<SessionView>,
     /// Tokens of its prompt, estimated.
     pub tokens: u32,
+    /// Whether an answer stands in its prompt: its session began before, here or elsewhere.
+    pub has_answer: bool,
 }
 
 /// Why a replica was picked, as far as the session tells.
@@ -168,6 +173,22 @@ pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<C
         .ok_or_else(refusal)
 }
 
+/// Takes a session that this edge does not know, though it was answered before, as warm where every edge starts it: this
+/// one was started anew, or the client came from another. Without that its prompt would count as read anew wherever it
+/// goes, and the first calls after a restart would seem to be queues that drive each other from their caches. Where a cache
+/// is known to hold the better part, that goes first.
+pub(super) fn expect_home(view: &mut [Candidate], call: Call) {
+    let Some(session) = call.session.filter(|session| call.has_answer && session.home.is_none()) else { return };
+    if view.iter().any(|candidate| candidate.cached_tokens > call.tokens / 2) {
+        return;
+    }
+    let score = |candidate: &Candidate| affinity::score(session.placement, candidate.key, None);
+    let eligible = view.iter_mut().filter(|candidate| candidate.eligible());
+    if let Some(home) = eligible.max_by(|a, b| score(a).total_cmp(&score(b))) {
+        home.cached_tokens = call.tokens - call.tokens / NEW_ONE_IN;
+    }
+}
+
 impl SessionView {
     /// What is said of a call that is served at the session's home: a branch is new also where its parent is.
     pub(super) fn at_home(&self) -> Affinity {
@@ -218,7 +239,7 @@ mod tests {
 
     fn session(n: usize, home: Option<usize>) -> Call {
         let session = SessionView { placement: session_key(n), home: home.map(replica_key), begun: home.is_some() };
-        Call { session: Some(session), tokens: 0 }
+        Call { session: Some(session), ..Call::default() }
     }
 
     #[track_caller]

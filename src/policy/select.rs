@@ -157,6 +157,7 @@ fn walk(
         }
         candidates.clear();
         view(pool.pool, &mut candidates);
+        replica::expect_home(&mut candidates, call);
         let choice = match replica::choose(&candidates, call, rng) {
             Ok(choice) => choice,
             Err(NoReplica::Full) => {
@@ -294,6 +295,7 @@ mod tests {
                         begun: home.is_some(),
                     }),
                     tokens: self.tokens,
+                    has_answer: false,
                 },
                 home.map(|(n, candidate)| Home { pool: PoolIx(n / 2), candidate }),
                 |pool, view| view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]),

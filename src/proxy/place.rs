@@ -132,7 +132,11 @@ impl Dispatch<'_> {
         now: Instant,
     ) -> Result<Selection, NoReplica> {
         let was_tried = |replica| tried.iter().any(|t| t.replica == replica) || self.failed.contains(&replica);
-        let call = Call { session: self.session.map(|session| session.view), tokens: self.prompt.tokens };
+        let call = Call {
+            session: self.session.map(|session| session.view),
+            tokens: self.prompt.tokens,
+            has_answer: self.prompt.has_answer(),
+        };
         // A stored response is a lock, and not a preference as a session is.
         let owner = self.previous.and_then(|previous| previous.owner);
         let held_at = owner.map(|owner| self.snapshot.live(owner).key());

@@ -266,7 +266,7 @@ impl World {
         let mut coin = self.rng.clone();
         let selected = select::select(
             &request.pools,
-            Call { session: known, tokens: 0 },
+            Call { session: known, ..Call::default() },
             home,
             |pool, view| {
                 view.extend(self.topology.pool(pool).replicas.iter().map(|at| self.candidate(*at, &request.tried)));

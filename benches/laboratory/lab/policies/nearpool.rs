@@ -166,7 +166,11 @@ impl<'w> Nearpool<'w> {
         waits: bool,
         now: Instant,
     ) -> Result<Selection, NoReplica> {
-        let call = replica::Call { session: session.map(|session| session.view), tokens: prompt.tokens };
+        let call = replica::Call {
+            session: session.map(|session| session.view),
+            tokens: prompt.tokens,
+            has_answer: prompt.has_answer(),
+        };
         let home = call.session.and_then(|session| session.home);
         let home = home.and_then(|home| self.snapshot.home(home, &prompt.cuts, |_| false, now));
         select(
