@@ -63,7 +63,8 @@ impl Cost {
 /// What this replica costs a call with a prompt of so many tokens.
 pub fn of(candidate: &Candidate, prompt_tokens: u32) -> Cost {
     let ms_per_token = 1_000.0 / f64::from(candidate.tokens_per_s.unwrap_or(ASSUMED_TOKENS_PER_S).max(1.0));
-    let uncached = f64::from(prompt_tokens.saturating_sub(candidate.cached_tokens));
+    let cached = candidate.cached_tokens.max(candidate.shared_tokens);
+    let uncached = f64::from(prompt_tokens.saturating_sub(cached));
     let full = (f64::from(candidate.in_flight) + candidate.others) / f64::from(candidate.cap.max(1));
     let load_ms = FULL_MS * full * full / candidate.weight;
     Cost {

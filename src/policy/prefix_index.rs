@@ -6,8 +6,19 @@
 //! used last, that together stand for at most as many tokens as its cache is taken to hold. What this edge sent there is
 //! nearly all there is to know: with it alone the cached share in the laboratory equals that with the engines' exact state.
 //!
+//! What several sessions begin with (agents' instructions and tools) is soon cached everywhere, and counts so from the
+//! fourth session on: else the replica that happened to read it first would draw them all, at each edge another one. In the
+//! laboratory that costs 0.4 points of cached share. So edges that never talk start sessions alike: without it 5 to 50 of 100
+//! that share their instructions, with it 99.
+//!
+//! What is shared: the index goes by content alone, as the engines' caches do, and so across clients: one's call may go to
+//! where another's, which began alike, was read. Whoever guesses a prompt can so learn from the receipt that somebody
+//! sent it lately. The engine's own `cached_tokens`, and the time to the first event, tell the same and more exactly: how
+//! many tokens of it. To keep clients apart here would hide nothing, and each would read the common instructions anew. Sessions
+//! are never shared: they belong to their client.
+//!
 //! What it costs: about [`CUT_BYTES`] bytes for each cut and replica. A cut stands for 256 to 1,024 tokens, so that a cache
-//! of 1.5 million tokens takes at most 6,000 cuts: half a megabyte. It holds no text, and no tree that grows.
+//! of 1.5 million tokens takes at most 6,000 cuts: one and a half megabytes. It holds no text, and no tree that grows.
 //!
 //! When it errs: other edges' prompts are not known here, and the engine's restart is seen only by health checks. Either
 //! is found out by the answer, which tells how many tokens were cached ([`CacheSize`](super::cache_size::CacheSize)).
@@ -21,9 +32,9 @@ use lru::LruCache;
 use super::reuse::Ages;
 use crate::domain::prompt::Cut;
 
-/// Bytes that one cut takes at one replica, at most: 32 in the list and, with tables that are half empty, 34 each in the
-/// list's and in the holders'.
-pub const CUT_BYTES: usize = 100;
+/// Bytes that one cut takes at one replica, at most, as `cargo bench --bench decisions` measures it: 32 in the list, the rest
+/// in two hash tables, that of the list and that of the holders, which are mostly empty after they grew. 120 at the least.
+pub const CUT_BYTES: usize = 240;
 
 /// Replicas whose holdings fit one word.
 const GROUP: usize = 64;
@@ -34,12 +45,29 @@ pub const TOKENS_MAX: u64 = 64 << 20;
 /// See [`TOKENS_MAX`].
 pub const CUTS_MAX: usize = 1 << 18;
 
+/// From so many sessions on that began with it, a beginning counts as [shared](PrefixIndex::shared).
+const SHARED_BY: u8 = 4;
+
+/// No more of a beginning counts as shared: the instructions and tools of agents are some 20,000 tokens long, and what
+/// several sessions have in common beyond that are branches of one conversation.
+const SHARED_TOKENS_MAX: u32 = 32_768;
+
 /// The index of one pool. Its replicas are told by slots, numbered from 0.
 #[derive(Debug)]
 pub struct PrefixIndex {
     /// By 64 slots: which of them hold a cut.
-    holders: Vec<HashMap<u64, u64, ChainHash>>,
+    holders: Vec<Holders>,
     slots: Vec<Slot>,
+}
+
+type Holders = HashMap<u64, Holder, ChainHash>;
+
+/// Who holds a cut.
+#[derive(Clone, Copy, Default, Debug)]
+struct Holder {
+    slots: u64,
+    /// Sessions that began with it, as far as they are counted.
+    began: u8,
 }
 
 #[derive(Debug)]
@@ -106,10 +134,23 @@ impl PrefixIndex {
         held.map_or(Holding::default(), |(tokens, held)| Holding { tokens, distance: at.ages.since(held.age) })
     }
 
-    /// The prompt with these cuts is read at this slot: it will hold all of it.
-    pub fn read(&mut self, slot: usize, cuts: &[Cut]) {
+    /// How many tokens of the prompt with these cuts every replica is taken to hold sooner or later, since many sessions
+    /// begin with them.
+    pub fn shared(&self, cuts: &[Cut]) -> u32 {
+        let cuts = &cuts[..sharable(cuts)];
+        let of = |holders: &Holders| {
+            let is_shared = |cut: &Cut| holders.get(&cut.chain).is_some_and(|holder| holder.began >= SHARED_BY);
+            cuts.partition_point(is_shared)
+        };
+        let shared = self.holders.iter().map(of).max().unwrap_or(0);
+        shared.checked_sub(1).map_or(0, |last| cuts[last].tokens)
+    }
+
+    /// The prompt with these cuts is read at this slot: it will hold all of it. `begins` says that it is a session's first.
+    pub fn read(&mut self, slot: usize, cuts: &[Cut], begins: bool) {
         let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
         let bit = 1 << (slot % GROUP);
+        let counted = if begins { sharable(cuts) } else { 0 };
         // The end first, so that it counts as used longer ago than the beginning, which alone it is of no use without.
         for (n, cut) in cuts.iter().enumerate().rev() {
             let tokens = cut.tokens - n.checked_sub(1).map_or(0, |before| cuts[before].tokens.min(cut.tokens));
@@ -123,8 +164,13 @@ impl PrefixIndex {
                 None => {
                     at.tokens += u64::from(tokens);
                     at.recent.push(cut.chain, Held { tokens, age });
-                    *holders.entry(cut.chain).or_default() |= bit;
+                    holders.entry(cut.chain).or_default().slots |= bit;
                 }
+            }
+            if n < counted
+                && let Some(holder) = holders.get_mut(&cut.chain)
+            {
+                holder.began = holder.began.saturating_add(1);
             }
         }
         at.shrink(holders, bit);
@@ -164,14 +210,14 @@ impl Default for PrefixIndex {
 
 impl Slot {
     /// Forgets what was not used for the longest time, until the rest fits.
-    fn shrink(&mut self, holders: &mut HashMap<u64, u64, ChainHash>, bit: u64) {
+    fn shrink(&mut self, holders: &mut Holders, bit: u64) {
         while self.tokens > self.capacity || self.recent.len() > CUTS_MAX || self.capacity == 0 {
             let Some((chain, held)) = self.recent.pop_lru() else { break };
             self.tokens -= u64::from(held.tokens);
             self.ages.dropped(held.age, u64::from(held.tokens));
             if let Entry::Occupied(mut holding) = holders.entry(chain) {
-                *holding.get_mut() &= !bit;
-                if *holding.get() == 0 {
+                holding.get_mut().slots &= !bit;
+                if holding.get().slots == 0 {
                     holding.remove();
                 }
             }
@@ -179,15 +225,14 @@ impl Slot {
     }
 }
 
+/// How many of these cuts may be shared.
+fn sharable(cuts: &[Cut]) -> usize {
+    cuts.partition_point(|cut| cut.tokens <= SHARED_TOKENS_MAX)
+}
+
 /// Tells the last of `cuts` that each of these slots (bits) holds; slots that hold none are not told. Whoever holds a cut
 /// holds those before it, so that the slots part in few places, and each is found by halving.
-fn deepest(
-    holders: &HashMap<u64, u64, ChainHash>,
-    cuts: &[Cut],
-    slots: u64,
-    known: usize,
-    found: &mut impl FnMut(usize, Cut),
-) {
+fn deepest(holders: &Holders, cuts: &[Cut], slots: u64, known: usize, found: &mut impl FnMut(usize, Cut)) {
     // All of `slots` hold the first `known` cuts, and none is known to hold fewer than all.
     let (mut low, mut high, mut slots) = (known, cuts.len(), slots);
     while slots != 0 {
@@ -199,7 +244,7 @@ fn deepest(
         }
         // The first of all is looked at first: most prompts are new to most replicas.
         let middle = if low == 0 { 0 } else { low + (high - low) / 2 };
-        let holding = holders.get(&cuts[middle].chain).copied().unwrap_or(0) & slots;
+        let holding = holders.get(&cuts[middle].chain).map_or(0, |holder| holder.slots) & slots;
         let others = slots & !holding;
         if holding == 0 {
             high = middle;
@@ -276,8 +321,8 @@ mod tests {
         let (short, long) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(1, 300), (2, 300), (3, 400)]));
         let other = prompt(&[(1, 300), (9, 300), (3, 400)]);
         assert_eq!(cached(&index, &long), [0, 0, 0]);
-        index.read(0, &short);
-        index.read(1, &long);
+        index.read(0, &short, false);
+        index.read(1, &long, false);
         assert_eq!(cached(&index, &long), [600, 1_000, 0]);
         assert_eq!(cached(&index, &short), [600, 600, 0]);
         assert_eq!(cached(&index, &other), [300, 300, 0]);
@@ -291,10 +336,10 @@ mod tests {
     fn the_longest_unused_goes_first_and_of_a_prompt_its_end() {
         let mut index = index(1, 1_000);
         let (a, b) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(3, 300), (4, 300)]));
-        index.read(0, &a);
-        index.read(0, &b);
+        index.read(0, &a, false);
+        index.read(0, &b, false);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (300, 600));
-        index.read(0, &a);
+        index.read(0, &a, false);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 300));
         index.set_capacity(0, 700);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 0));
@@ -307,17 +352,35 @@ mod tests {
         let mut index = index(1, 64_000);
         let prompts: Vec<_> = (0..10).map(|n| prompt(&[(n, 3_000), (n + 100, 1_000)])).collect();
         for cuts in &prompts {
-            index.read(0, cuts);
+            index.read(0, cuts, false);
         }
         for (n, cuts) in prompts.iter().enumerate() {
             let (held, true_distance) = (index.holding(0, cuts), 4_000 * (10 - n as u64));
             assert_eq!(held.tokens, 4_000);
             assert!(held.distance.abs_diff(true_distance) <= 4_000, "{held:?}, {true_distance}");
         }
-        index.read(0, &prompts[0]);
+        index.read(0, &prompts[0], false);
         assert!(index.holding(0, &prompts[0]).distance <= 8_000);
         assert!(index.holding(0, &prompts[1]).distance.abs_diff(40_000) <= 4_000, "a prompt read again counts once");
         assert_eq!(index.holding(9, &prompts[0]), Holding::default());
+    }
+
+    #[test]
+    fn what_several_sessions_begin_with_counts_as_shared() {
+        let mut index = index(100, 1_000_000);
+        let of = |n: u64| prompt(&[(1, 5_000), (2, 5_000), (100 + n, 500)]);
+        for n in 0..u64::from(SHARED_BY) {
+            assert_eq!(index.shared(&of(n)), 0);
+            index.read(0, &of(n), true);
+            (0..10).for_each(|_| index.read(0, &of(n), false));
+        }
+        assert_eq!((index.shared(&of(99)), index.shared(&[])), (10_000, 0));
+        assert_eq!(index.shared(&prompt(&[(1, 5_000), (3, 500)])), 5_000);
+        index.clear(0);
+        assert_eq!(index.shared(&of(99)), 0, "what no replica holds is forgotten");
+        let long = prompt(&[(1, 30_000), (2, 30_000)]);
+        (0..10).for_each(|_| index.read(99, &long, true));
+        assert_eq!(index.shared(&long), 30_000, "branches of one conversation share more");
     }
 
     #[test]
@@ -325,7 +388,7 @@ mod tests {
         let mut index = index(150, 10_000);
         let cuts = prompt(&[(1, 300), (2, 300), (3, 300)]);
         for slot in [0, 63, 64, 149] {
-            index.read(slot, &cuts[..1 + slot % 3]);
+            index.read(slot, &cuts[..1 + slot % 3], false);
         }
         let cached = cached(&index, &cuts);
         for (slot, tokens) in cached.into_iter().enumerate() {
@@ -373,7 +436,7 @@ mod tests {
                     prop_assert_eq!(tokens, plain.get(&slot).map_or(0, |plain| plain.cached(&cuts)));
                     prop_assert_eq!(tokens, index.holding(slot, &cuts).tokens);
                 }
-                index.read(slot, &cuts);
+                index.read(slot, &cuts, false);
                 plain.entry(slot).or_default().read(&cuts, capacity);
                 prop_assert!(index.tokens(slot) <= capacity);
                 prop_assert!(index.holding(slot, &cuts).distance <= 2 * capacity);

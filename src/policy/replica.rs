@@ -77,6 +77,8 @@ pub struct Candidate {
     pub tried: bool,
     /// Tokens of the call's prompt that its cache is taken to hold.
     pub cached_tokens: u32,
+    /// Tokens of the prompt's beginning that it will hold in any case, since many sessions begin with them.
+    pub shared_tokens: u32,
     /// Tokens that it has still to read for calls before this one.
     pub queued_tokens: u64,
     /// Tokens that it reads in a second, once that is known.

@@ -145,6 +145,7 @@ pub(super) fn candidate(n: usize) -> Candidate {
         rests: false,
         tried: false,
         cached_tokens: 0,
+        shared_tokens: 0,
         queued_tokens: 0,
         tokens_per_s: Some(super::cost::ASSUMED_TOKENS_PER_S),
     }

@@ -69,7 +69,8 @@ impl Dispatch<'_> {
 
     /// Notes that the call is sent there.
     pub(super) fn take_on(&self, selection: &Selection, booking: InFlight, now: Instant) -> InFlight {
-        let booking = booking.reading(self.snapshot.slot(selection.replica), self.prompt);
+        let begins = self.session.is_none_or(|session| !session.view.begun);
+        let booking = booking.reading(self.snapshot.slot(selection.replica), self.prompt, begins);
         match self.asking() {
             Some(asking) => booking.of_session(asking, now),
             None => booking,

@@ -68,21 +68,25 @@ impl PoolCache {
         }
     }
 
-    /// How many tokens of the prompt with these cuts each place holds.
-    pub(super) fn cached(&self, cuts: &[Cut], into: &mut Vec<u32>) {
-        self.lock().index.cached(cuts, into);
+    /// How many tokens of the prompt with these cuts each place holds, and returns how many all will.
+    pub(super) fn cached(&self, cuts: &[Cut], into: &mut Vec<u32>) -> u32 {
+        let inner = self.lock();
+        inner.index.cached(cuts, into);
+        inner.index.shared(cuts)
     }
 
-    /// The same of one place.
-    pub(super) fn holding(&self, slot: Slot, cuts: &[Cut]) -> Holding {
-        self.lock().index.holding(slot.0, cuts)
+    /// How many tokens of it one place holds, and how many all will.
+    pub(super) fn held(&self, slot: Slot, cuts: &[Cut]) -> (u32, u32) {
+        let inner = self.lock();
+        (inner.index.holding(slot.0, cuts).tokens, inner.index.shared(cuts))
     }
 
-    /// The prompt with these cuts is sent there. Returns what was held of it before.
-    pub fn read(&self, slot: Slot, cuts: &[Cut]) -> Holding {
+    /// The prompt with these cuts is sent there; `begins` says that it is a session's first. Returns what was held of it
+    /// before.
+    pub fn read(&self, slot: Slot, cuts: &[Cut], begins: bool) -> Holding {
         let mut inner = self.lock();
         let before = inner.index.holding(slot.0, cuts);
-        inner.index.read(slot.0, cuts);
+        inner.index.read(slot.0, cuts, begins);
         before
     }
 

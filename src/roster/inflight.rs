@@ -51,11 +51,11 @@ impl InFlight {
         self
     }
 
-    /// Its replica is about to read this prompt, and will hold it.
+    /// Its replica is about to read this prompt, and will hold it; `begins` says that it is a session's first.
     #[must_use]
-    pub fn reading(mut self, slot: Slot, prompt: &Prompt) -> InFlight {
+    pub fn reading(mut self, slot: Slot, prompt: &Prompt, begins: bool) -> InFlight {
         if !prompt.cuts.is_empty() {
-            let held = self.live.pool().cache.read(slot, &prompt.cuts);
+            let held = self.live.pool().cache.read(slot, &prompt.cuts, begins);
             self.reading = Some(Reading { held, prompt_tokens: prompt.tokens });
         }
         self

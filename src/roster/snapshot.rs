@@ -108,13 +108,13 @@ impl Snapshot {
         let pool = self.config.topology.pool(pool_ix);
         let shared = self.shared(pool_ix, pool);
         let before = into.len();
-        let mut cached = Vec::new();
+        let (mut cached, mut shared_tokens) = (Vec::new(), 0);
         if !cuts.is_empty() {
-            self.pool(pool_ix).cache.cached(cuts, &mut cached);
+            shared_tokens = self.pool(pool_ix).cache.cached(cuts, &mut cached);
         }
         into.extend(pool.replicas.iter().map(|&replica| {
             let cached_tokens = cached.get(self.slot(replica).index()).copied().unwrap_or(0);
-            Candidate { cached_tokens, ..self.candidate(replica, shared, tried(replica), now) }
+            Candidate { cached_tokens, shared_tokens, ..self.candidate(replica, shared, tried(replica), now) }
         }));
         weight::lower_outliers(&mut into[before..]);
     }
@@ -123,9 +123,10 @@ impl Snapshot {
     pub fn home(&self, key: ReplicaKey, cuts: &[Cut], tried: impl Fn(ReplicaIx) -> bool, now: Instant) -> Option<Home> {
         let replica = self.by_key(key)?;
         let pool = self.config.topology.replica(replica).pool;
-        let cached_tokens = self.pool(pool).cache.holding(self.slot(replica), cuts).tokens;
+        let (cached_tokens, shared_tokens) = self.pool(pool).cache.held(self.slot(replica), cuts);
         let shared = self.shared(pool, self.config.topology.pool(pool));
-        let candidate = Candidate { cached_tokens, ..self.candidate(replica, shared, tried(replica), now) };
+        let candidate =
+            Candidate { cached_tokens, shared_tokens, ..self.candidate(replica, shared, tried(replica), now) };
         Some(Home { pool, candidate })
     }
 
@@ -155,6 +156,7 @@ impl Snapshot {
             rests: record.rests(now),
             tried,
             cached_tokens: 0,
+            shared_tokens: 0,
             // Of others' calls only their number is known.
             queued_tokens: own
                 + record.engine.map_or(0.0, |load| load.foreign_waiting(now) * f64::from(shared.computed_tokens))

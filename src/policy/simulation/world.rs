@@ -425,6 +425,7 @@ impl World {
             ttft: live.record.ttft(now),
             rests: live.record.rests(now),
             cached_tokens: 0,
+            shared_tokens: 0,
             queued_tokens: 0,
             tokens_per_s: None,
             tried: tried.iter().any(|t| t.replica == replica),

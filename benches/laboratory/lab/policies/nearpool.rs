@@ -192,7 +192,8 @@ impl<'w> Nearpool<'w> {
         let live = snapshot.live(selection.replica);
         let cap = config.topology.pool(selection.pool.pool).max_in_flight;
         let booking = live.begin(cap, config.circuit_breaker, selection.last_resort, now)?;
-        let booking = booking.reading(self.snapshot.slot(selection.replica), prompt);
+        let begins = session.is_none_or(|session| !session.view.begun);
+        let booking = booking.reading(self.snapshot.slot(selection.replica), prompt, begins);
         if let Some(asking) = self.asking(session, prompt) {
             self.snapshot.pool(selection.pool.pool).intake.began(asking, now);
         }
