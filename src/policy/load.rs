@@ -14,56 +14,45 @@ pub fn lighter(a: &Candidate, b: &Candidate) -> bool {
     (f64::from(a.in_flight) + 1.0) * room(b) <= f64::from(b.in_flight) * room(a)
 }
 
-/// The less loaded of two random candidates that take more and are `admitted`; the first drawn when they are equal. Drawn
-/// in proportion to their weights, so that these count in an idle pool too.
-pub fn lighter_of_two<'a>(
-    view: &'a [Candidate],
-    admitted: impl Fn(&Candidate) -> bool,
-    rng: &mut impl RngExt,
-) -> Option<&'a Candidate> {
-    let first = draw(view, None, &admitted, rng)?;
-    match draw(view, Some(first), &admitted, rng) {
+/// The less loaded of two random ones of these; the first drawn when they are equal. Drawn in proportion to their weights, so
+/// that these count in an idle pool too.
+pub fn lighter_of_two<'a>(among: &[&'a Candidate], rng: &mut impl RngExt) -> Option<&'a Candidate> {
+    let first = draw(among, None, rng)?;
+    match draw(among, Some(first), rng) {
         Some(second) if lighter(second, first) => Some(second),
         _ => Some(first),
     }
 }
 
-fn draw<'a>(
-    view: &'a [Candidate],
-    but: Option<&Candidate>,
-    admitted: impl Fn(&Candidate) -> bool,
-    rng: &mut impl RngExt,
-) -> Option<&'a Candidate> {
-    let open = || {
-        let other = move |candidate: &Candidate| but.is_none_or(|but| !std::ptr::eq(candidate, but));
-        view.iter()
-            .filter(move |candidate| candidate.takes_more() && other(candidate))
-            .filter(|candidate| admitted(candidate))
-    };
-    let mut left = open().map(|candidate| candidate.weight).sum::<f64>() * rng.random::<f64>();
-    let drawn = open().find(|candidate| {
+fn draw<'a>(among: &[&'a Candidate], but: Option<&Candidate>, rng: &mut impl RngExt) -> Option<&'a Candidate> {
+    let others = || among.iter().copied().filter(|one| but.is_none_or(|but| !std::ptr::eq(*one, but)));
+    let mut left = others().map(|candidate| candidate.weight).sum::<f64>() * rng.random::<f64>();
+    let drawn = others().find(|candidate| {
         left -= candidate.weight;
         left < 0.0
     });
     // Sums are rounded: what is left over belongs to the last.
-    drawn.or_else(|| open().next_back())
+    drawn.or_else(|| others().next_back())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::replica::Standing;
     use crate::policy::testing::{candidate, rng};
 
     fn loaded(n: usize, in_flight: u32, cap: u32) -> Candidate {
         Candidate { in_flight, cap, ..candidate(n) }
     }
 
+    fn of_all<'a>(view: &'a [Candidate], rng: &mut impl RngExt) -> Option<&'a Candidate> {
+        lighter_of_two(&view.iter().collect::<Vec<_>>(), rng)
+    }
+
     /// How often each of the candidates is drawn, in percent of 20,000 draws.
     fn shares(view: &[Candidate]) -> Vec<f64> {
         let (mut rng, mut counts) = (rng(7), vec![0u32; view.len()]);
         for _ in 0..20_000 {
-            counts[lighter_of_two(view, |_| true, &mut rng).unwrap().replica.0] += 1;
+            counts[of_all(view, &mut rng).unwrap().replica.0] += 1;
         }
         counts.iter().map(|count| f64::from(*count) / 200.0).collect()
     }
@@ -106,21 +95,16 @@ mod tests {
     }
 
     #[test]
-    fn only_those_that_take_more_are_drawn() {
-        let mut view = [0, 1, 2, 3].map(candidate);
-        view[0].standing = Standing::Unhealthy;
-        view[1].in_flight = view[1].cap;
-        view[2].tried = true;
-        check_shares(&view, &[0.0, 0.0, 0.0, 100.0]);
-        assert!(lighter_of_two(&view[..3], |_| true, &mut rng(1)).is_none());
-        assert!(lighter_of_two(&[], |_| true, &mut rng(1)).is_none());
+    fn of_one_it_is_that_one_and_of_none_none() {
+        check_shares(&[loaded(0, 8, 8)], &[100.0]);
+        assert!(of_all(&[], &mut rng(1)).is_none());
     }
 
     #[test]
     fn choosing_the_lighter_of_two_keeps_a_pool_even() {
         let (mut rng, mut view) = (rng(3), (0..10).map(|n| loaded(n, 0, 10_000)).collect::<Vec<_>>());
         for _ in 0..10_000 {
-            let at = lighter_of_two(&view, |_| true, &mut rng).unwrap().replica.0;
+            let at = of_all(&view, &mut rng).unwrap().replica.0;
             view[at].in_flight += 1;
         }
         let most = view.iter().map(|candidate| candidate.in_flight).max().unwrap();

@@ -152,14 +152,14 @@ pub enum NoReplica {
 pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
     let refusal = || if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable };
     let open = || view.iter().filter(|candidate| candidate.takes_more());
-    let ms = |candidate: &Candidate| cost::of(candidate, call.tokens).ms();
-    let least_ms = open().map(ms).reduce(f64::min).ok_or_else(refusal)?;
-    let equal = |candidate: &Candidate| ms(candidate) <= cost::band(least_ms);
+    let costs: Vec<(&Candidate, f64)> = open().map(|open| (open, cost::of(open, call.tokens).ms())).collect();
+    let most_ms = cost::band(costs.iter().map(|(_, ms)| *ms).reduce(f64::min).ok_or_else(refusal)?);
+    let equal: Vec<&Candidate> = costs.iter().filter(|(_, ms)| *ms <= most_ms).map(|(equal, _)| *equal).collect();
     let Some(session) = call.session else {
-        let lighter = load::lighter_of_two(view, equal, rng).ok_or_else(refusal)?;
+        let lighter = load::lighter_of_two(&equal, rng).ok_or_else(refusal)?;
         return Ok(lighter.chosen(call, Affinity::None));
     };
-    if let Some(home) = open().find(|candidate| call.is_home(candidate) && equal(candidate)) {
+    if let Some(home) = equal.iter().find(|candidate| call.is_home(candidate)) {
         return Ok(home.chosen(call, session.at_home()));
     }
     let first = open().next().map(|candidate| candidate.weight);
@@ -167,8 +167,8 @@ pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<C
     // With even weights the hash alone decides, to its last bit, as at every other edge.
     let weight = |candidate: &Candidate| if even { None } else { Some(candidate.weight) };
     let affinity = if session.begun { Affinity::Moved } else { Affinity::New };
-    open()
-        .filter(|candidate| equal(candidate))
+    equal
+        .into_iter()
         .map(|candidate| (affinity::score(session.placement, candidate.key, weight(candidate)), candidate))
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate.chosen(call, affinity))
@@ -341,6 +341,30 @@ mod tests {
             assert_eq!(choose(&view, session(n, None), &mut rng(0)).unwrap().replica, start);
             view[start.0].queued_tokens = 1_000;
             assert_ne!(choose(&view, session(n, None), &mut rng(0)).unwrap().replica, start);
+        }
+    }
+
+    #[test]
+    fn a_session_that_was_answered_before_is_expected_where_it_would_have_started() {
+        for n in 0..100 {
+            let started = choose(&pool(), session(n, None), &mut rng(0)).unwrap().replica;
+            let call = Call { tokens: 20_000, has_answer: true, ..session(n, None) };
+            let expected = |change: &dyn Fn(&mut [Candidate]), call: Call| {
+                let mut view = pool();
+                change(&mut view);
+                expect_home(&mut view, call);
+                choose(&view, call, &mut rng(0)).unwrap()
+            };
+            let queue = |tokens| move |view: &mut [Candidate]| view[started.0].queued_tokens = tokens;
+            for tokens in [0, 70_000] {
+                let choice = expected(&queue(tokens), call);
+                assert_eq!((choice.replica, choice.uncached_tokens), (started, 800), "its context weighs as at home");
+            }
+            assert_ne!(expected(&queue(90_000), call).replica, started);
+            assert_ne!(expected(&queue(5_000), Call { has_answer: false, ..call }).replica, started);
+            let other = (started.0 + 1) % 4;
+            let known = expected(&|view| view[other].cached_tokens = 15_000, call);
+            assert_eq!(known.replica.0, other, "what is known to be cached goes first");
         }
     }
 
