@@ -26,3 +26,6 @@ pub use prefill::Prefilling;
 pub use responses::ResponseTable;
 pub use sessions::{Session, SessionTable};
 pub use snapshot::{Roster, Snapshot};
+
+#[cfg(test)]
+mod tests;
