@@ -112,8 +112,16 @@ fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot) -> anyhow::Result<Exp
         })
         .collect();
     // A fixed seed: without a session the pick is one of two at random, and the text says so.
-    let selection =
-        select(&pools, Call { session, ..Call::default() }, None, view, |_| false, true, &mut SmallRng::seed_from_u64(0)).ok();
+    let selection = select(
+        &pools,
+        Call { session, ..Call::default() },
+        None,
+        view,
+        |_| false,
+        true,
+        &mut SmallRng::seed_from_u64(0),
+    )
+    .ok();
     Ok(Explanation { topology, model: &model.name, step: resolved.step, located, pools, candidates, selection })
 }
 

@@ -356,11 +356,11 @@ mod tests {
                 choose(&view, call, &mut rng(0)).unwrap()
             };
             let queue = |tokens| move |view: &mut [Candidate]| view[started.0].queued_tokens = tokens;
-            for tokens in [0, 70_000] {
+            for tokens in [0, 110_000] {
                 let choice = expected(&queue(tokens), call);
                 assert_eq!((choice.replica, choice.uncached_tokens), (started, 800), "its context weighs as at home");
             }
-            assert_ne!(expected(&queue(90_000), call).replica, started);
+            assert_ne!(expected(&queue(130_000), call).replica, started);
             assert_ne!(expected(&queue(5_000), Call { has_answer: false, ..call }).replica, started);
             let other = (started.0 + 1) % 4;
             let known = expected(&|view| view[other].cached_tokens = 15_000, call);

@@ -40,7 +40,7 @@ fn check_branch(queued_tokens: u64, with_parent: bool) {
     for n in (0..200).step_by(2) {
         let mut edge = Edge::start(8, 1, now);
         let home = edge.call(&call(n, 1, 60_000), now).replica;
-        let _queue = Prefilling::begin(edge.snapshot.live(home), queued_tokens);
+        let _queue = Prefilling::begin(edge.snapshot.live(home), queued_tokens, now);
         let branch =
             Call { prompt: call(n + 1, 0, 22_000).prompt, ..Call::read("client", Some("branch"), &body("", &[])) };
         let placed = edge.call(&branch.of_parent("client", &format!("session-{n}")), now);
@@ -53,10 +53,10 @@ fn check_branch(queued_tokens: u64, with_parent: bool) {
 
 #[test]
 fn a_branch_starts_with_its_parent_while_load_allows() {
-    // The instructions, 20,480 tokens, are cached there and weigh four times as many that wait.
+    // The instructions, 20,480 tokens, are cached there and weigh six times as many that wait.
     check_branch(0, true);
-    check_branch(70_000, true);
-    check_branch(90_000, false);
+    check_branch(110_000, true);
+    check_branch(130_000, false);
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Edge {
         let booking = live.begin(cap, self.breaker(), selection.last_resort, now).unwrap();
         let begins = session.is_none_or(|session| !session.view.begun);
         let booking = booking.reading(snapshot.slot(selection.replica), &call.prompt, begins);
-        let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens)));
+        let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens), now));
         Placed { selection, booking, prefilling, session, at: now, ttft: Duration::ZERO }
     }
 

@@ -1,10 +1,19 @@
-//! What a decision costs: nanoseconds per choice of pool and replica. `cargo bench --bench decisions`
+//! What a decision costs: time per choice of pool and replica, and the memory of what it rests on.
+//!
+//! `cargo bench --bench decisions` measures everything, and exits with 1 if a bound is exceeded; `-- --bounds` measures only
+//! what has one. Linux only: memory comes from /proc.
+
+mod bounds;
+mod full;
+mod memory;
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion};
+use full::Full;
 use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use nearpool::domain::place::Place;
@@ -14,6 +23,10 @@ use nearpool::policy::ttft::Typical;
 use nearpool::policy::{affinity, pool, select};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+
+/// The edge's own, since memory is measured.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// One model with a pool in each of so many regions, spread over the globe.
 fn topology(regions: usize) -> Topology {
@@ -69,6 +82,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
         rests: false,
         tried: false,
         cached_tokens: 0,
+        shared_tokens: 0,
         queued_tokens: 0,
         tokens_per_s: Some(10_000.0),
     };
@@ -98,7 +112,7 @@ fn choose(c: &mut Criterion) {
                         let view = |_, view: &mut Vec<Candidate>| view.extend_from_slice(&live);
                         select::select(
                             black_box(&pools),
-                            black_box(Call { session, tokens: 0 }),
+                            black_box(Call { session, ..Call::default() }),
                             black_box(home),
                             view,
                             |_| false,
@@ -127,5 +141,37 @@ fn order(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, choose, order);
-criterion_main!(benches);
+/// The whole of it among 64 replicas whose caches are full, with prompts of 100,000 tokens: what is cached where is looked up
+/// by some 200 cuts, and every replica's record read. `read` is what is noted of such a prompt once it is sent.
+fn choose_of_full(c: &mut Criterion) {
+    let full = Full::new();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut group = c.benchmark_group("full_64");
+    let home = Some(Some(full.home));
+    group.bench_function("home", |b| b.iter(|| full.choose(black_box(&full.warm), black_box(home), &mut rng)));
+    let queue = full.queue(5_000);
+    group.bench_function("home_queue", |b| b.iter(|| full.choose(black_box(&full.warm), black_box(home), &mut rng)));
+    drop(queue);
+    for (name, session) in [("new", Some(None)), ("none", None)] {
+        group.bench_function(name, |b| b.iter(|| full.choose(black_box(&full.shared), black_box(session), &mut rng)));
+    }
+    group.bench_function("read", |b| b.iter(|| full.read(black_box(&full.warm))));
+    group.finish();
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if let Some(at) = args.iter().position(|arg| arg == "--memory") {
+        println!("{}", memory::measure(args.get(at + 1).map_or("", String::as_str)));
+        return ExitCode::SUCCESS;
+    }
+    let held = bounds::hold();
+    if !args.iter().any(|arg| arg == "--bounds") {
+        let mut criterion = Criterion::default().configure_from_args();
+        choose(&mut criterion);
+        choose_of_full(&mut criterion);
+        order(&mut criterion);
+        criterion.final_summary();
+    }
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,62 @@
+//! What may not be exceeded, measured by itself: criterion tells no figures.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use nearpool::policy::prefix_index::CUT_BYTES;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::full::Full;
+use crate::memory;
+
+/// The most that a choice among 64 replicas may take, in µs.
+const CHOICE_US: f64 = 5.0;
+
+/// The most that a session may take, in bytes.
+const SESSION_BYTES: f64 = 200.0;
+
+/// Timed in rounds of so many, of which the median counts.
+const ROUNDS: usize = 101;
+const TIMES: u32 = 1_000;
+
+/// Measures and prints all; false if one is exceeded.
+pub(crate) fn hold() -> bool {
+    let mut held = vec![
+        judge("bytes a session, by name", memory::bytes(memory::NAMED), SESSION_BYTES),
+        judge("bytes a session, by messages", memory::bytes(memory::TOLD), SESSION_BYTES),
+        judge("bytes a cut and replica", memory::of_a_cut(), CUT_BYTES as f64),
+    ];
+    let full = Full::new();
+    let mut rng = SmallRng::seed_from_u64(1);
+    let home = Some(Some(full.home));
+    let mut choice =
+        |prompt, session| micros(|| full.choose(black_box(prompt), black_box(session), &mut rng).is_some());
+    held.push(judge("µs a choice of 64, at home", choice(&full.warm, home), CHOICE_US));
+    let queue = full.queue(5_000);
+    held.push(judge("µs a choice of 64, at home with a queue", choice(&full.warm, home), CHOICE_US));
+    drop(queue);
+    held.push(judge("µs a choice of 64, new, shared instructions", choice(&full.shared, Some(None)), CHOICE_US));
+    held.push(judge("µs a choice of 64, no session", choice(&full.shared, None), CHOICE_US));
+    let read = micros(|| full.read(black_box(&full.warm)) > 0);
+    println!("{:<48} {read:>8.2}", "µs to note what was sent, 200 cuts");
+    held.iter().all(|held| *held)
+}
+
+fn judge(what: &str, value: f64, most: f64) -> bool {
+    let holds = value <= most;
+    println!("{what:<48} {value:>8.2}  ≤ {most}{}", if holds { "" } else { "  FAILS" });
+    holds
+}
+
+fn micros(mut work: impl FnMut() -> bool) -> f64 {
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let began = Instant::now();
+            (0..TIMES).for_each(|_| assert!(black_box(work())));
+            began.elapsed().as_secs_f64() * 1e6 / f64::from(TIMES)
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
+}
