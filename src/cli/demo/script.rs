@@ -18,12 +18,20 @@ pub(super) enum Cue {
     HealRegion,
 }
 
+/// Who decides where the agents' calls go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Routing {
+    /// The edge.
+    Nearpool,
+    /// A plain load balancer in each region: every call to the next replica in turn.
+    RoundRobin,
+}
+
 /// A stretch of time in which the agents behave alike.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
     pub(super) agents: usize,
-    /// Whether calls carry `x-session-id`.
-    pub(super) named: bool,
+    pub(super) routing: Routing,
     /// Shortest and longest pause between two calls of an agent.
     pub(super) think: (Duration, Duration),
     /// When it ends, since the start; `None` for never.
@@ -41,32 +49,32 @@ const AGENTS_LIGHT: usize = 6;
 const THINK_MS: (u64, u64) = (50, 500);
 const THINK_LIGHT_MS: (u64, u64) = (500, 2_500);
 
-/// With affinity: warm up, lose a replica and get it back, lose a region and get it back.
+/// Through the edge: warm up, lose a replica and get it back, lose a region and get it back.
 const CUES: [(f64, Cue); 4] =
     [(0.16, Cue::KillReplica), (0.28, Cue::HealReplica), (0.36, Cue::KillRegion), (0.54, Cue::HealRegion)];
 /// Where the second phase begins.
 const PHASE_2: f64 = 0.66;
 
-/// The phase with affinity and failures, then the one without either.
+/// The phase through the edge, with failures; then the comparison, without an edge and without failures.
 pub(super) fn phases(whole: Duration) -> [Phase; 2] {
     let line_every = (whole / 15).max(Duration::from_secs(2));
-    let phase = |named, until| Phase {
+    let phase = |routing, until| Phase {
         agents: AGENTS,
-        named,
+        routing,
         think: milliseconds(THINK_MS),
         until: Some(until),
         cues: Vec::new(),
         line_every,
     };
     let cues = CUES.map(|(share, cue)| (whole.mul_f64(share), cue)).to_vec();
-    [Phase { cues, ..phase(true, whole.mul_f64(PHASE_2)) }, phase(false, whole)]
+    [Phase { cues, ..phase(Routing::Nearpool, whole.mul_f64(PHASE_2)) }, phase(Routing::RoundRobin, whole)]
 }
 
 /// After the show: light traffic without end.
 pub(super) fn afterwards() -> Phase {
     Phase {
         agents: AGENTS_LIGHT,
-        named: true,
+        routing: Routing::Nearpool,
         think: milliseconds(THINK_LIGHT_MS),
         until: None,
         cues: Vec::new(),
@@ -89,7 +97,8 @@ mod tests {
             assert!(first.cues.is_sorted_by_key(|(at, _)| *at));
             assert!(first.cues.last().unwrap().0 + Duration::from_secs(1) <= first.until.unwrap());
             assert_eq!(second.until, Some(Duration::from_secs(seconds)));
-            assert!(second.cues.is_empty() && first.named && !second.named);
+            assert_eq!((first.routing, second.routing), (Routing::Nearpool, Routing::RoundRobin));
+            assert!(second.cues.is_empty());
         }
     }
 }

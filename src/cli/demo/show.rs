@@ -1,16 +1,17 @@
 //! Plays the script: agents call, the world suffers, the screen tells.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use nearpool::sim::world::{Agents, AgentsParams, CallReport};
+use nearpool::sim::world::{Agents, AgentsParams, CallReport, RoundRobin, Step, Target};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep_until, timeout};
 
 use super::scrape::Scrape;
 use super::screen::{Screen, count, thousands};
-use super::script::{Cue, Phase};
+use super::script::{Cue, Phase, Routing};
 use super::stage::Stage;
 use super::tally::Tally;
 
@@ -35,8 +36,9 @@ pub(super) enum Ended {
 /// What one phase showed.
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
+    pub(super) routing: Routing,
     pub(super) tally: Tally,
-    /// The edge's own account of it; `None` when it could not be had.
+    /// The edge's own account of it; `None` when it had no part in it, or it could not be had.
     pub(super) edge: Option<Scrape>,
     pub(super) ended: Ended,
     /// How long it took.
@@ -88,7 +90,7 @@ impl<'a> Show<'a> {
 
     /// Plays one phase from beginning to end.
     pub(super) async fn play(&mut self, phase: &Phase) -> anyhow::Result<Shown> {
-        let before = Scrape::take(self.stage.admin).await.ok();
+        let before = self.scrape(phase.routing).await;
         let (mut tally, begun) = (Tally::default(), Instant::now());
         let params = self.agents(phase);
         // Another phase has other sessions, whose prompts nobody has cached.
@@ -106,9 +108,9 @@ impl<'a> Show<'a> {
         }
         let took = begun.elapsed();
         self.screen.clear();
-        let after = Scrape::take(self.stage.admin).await.ok();
+        let after = self.scrape(phase.routing).await;
         let edge = after.zip(before).map(|(after, before)| after.since(&before));
-        Ok(Shown { tally, edge, ended, took })
+        Ok(Shown { routing: phase.routing, tally, edge, ended, took })
     }
 
     /// Tells something with its time.
@@ -151,6 +153,14 @@ impl<'a> Show<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// What the edge says of itself, where it has a part.
+    async fn scrape(&self, routing: Routing) -> Option<Scrape> {
+        match routing {
+            Routing::Nearpool => Scrape::take(self.stage.admin).await.ok(),
+            Routing::RoundRobin => None,
         }
     }
 
@@ -212,13 +222,11 @@ impl<'a> Show<'a> {
     }
 
     fn agents(&self, phase: &Phase) -> AgentsParams {
-        AgentsParams {
-            agents: phase.agents,
-            send_session_id: phase.named,
-            think: phase.think,
-            seed: self.seed,
-            ..AgentsParams::new(format!("http://{}", self.stage.agents))
-        }
+        let target = match phase.routing {
+            Routing::Nearpool => Target::BaseUrl { url: format!("http://{}", self.stage.agents), model: None },
+            Routing::RoundRobin => Target::RoundRobin(Arc::new(RoundRobin::over(&self.stage.world, model_of))),
+        };
+        AgentsParams { agents: phase.agents, think: phase.think, seed: self.seed, ..AgentsParams::new(target) }
     }
 
     fn progress(&self, tally: &Tally) -> String {
@@ -241,6 +249,14 @@ impl<'a> Show<'a> {
     }
 }
 
+/// The model that does a step, by its short name: what `[steps]` of `conf/demo.toml` tells the edge.
+fn model_of(step: Step) -> &'static str {
+    match step {
+        Step::Planner | Step::Synthesizer => "70b",
+        Step::ToolCaller | Step::Evaluator => "8b",
+    }
+}
+
 /// What happened between a death and its end.
 fn meanwhile(now: &Tally, before: &Tally) -> String {
     let since = |count: fn(&Tally) -> u64| count(now) - count(before);
@@ -253,4 +269,18 @@ fn meanwhile(now: &Tally, before: &Tally) -> String {
     }
     let (errors, cuts) = (since(|tally| tally.errors), since(|tally| tally.cuts));
     line + &format!(", {cuts} cut, {}", count(errors, "error"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_phases_ask_the_same_models() {
+        let config = include_str!("../../../conf/demo.toml");
+        for step in Step::CHAIN {
+            let line = format!("{} = \"llama-3.1-{}\"", step.name(), model_of(step));
+            assert!(config.lines().any(|found| found == line), "{line}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ use crate::cli::assemble::{Options, assemble};
 /// Where agents and operators find the demo, when nobody else is there.
 const AGENTS_PORT: u16 = 8080;
 const ADMIN_PORT: u16 = 9901;
-/// Enough that a session without affinity is more often wrong than right.
+/// Enough that a call sent to the next one in turn more often misses its cache than not.
 const REPLICAS_PER_POOL: usize = 3;
 /// How long the edge may take to start; it takes some hundred milliseconds.
 const START_TIMEOUT: Duration = Duration::from_secs(15);

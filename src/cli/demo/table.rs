@@ -5,17 +5,19 @@ use nearpool::sim::world::World;
 
 use super::scrape::Scrape;
 use super::screen::{Paint, count, thousands};
+use super::script::Routing;
 use super::show::Shown;
 use super::tally::{Tally, Warmth};
 
 const LABEL: usize = 38;
+/// One blank of it always parts two columns.
 const COLUMN: usize = 20;
 
 /// Reasons of the receipt, strongest last, in words.
 const REASONS: [(&str, &str); 7] = [
     ("session", "stayed at its warm replica"),
-    ("new", "first call of a session"),
-    ("moved", "its replica was unusable"),
+    ("new", "session's first at its model"),
+    ("moved", "its replica dead or too busy"),
     ("spill", "nearest region full"),
     ("failover", "nearest region down"),
     ("fallback", "another model"),
@@ -38,6 +40,9 @@ pub(super) fn table(phases: &[Shown], world: &World, paint: Paint) -> String {
         row("prompt tokens found in KV caches [2]", &|shown| {
             Some(format!("{:.1} %", shown.tally.cached_share()? * 100.0))
         }),
+        row("prompt tokens computed for each call", &|shown| {
+            Some(thousands(shown.tally.computed_per_call()?.round() as u64))
+        }),
         row("TTFT of all calls, p50 / p99", &|shown| milliseconds(shown.tally.ttft_ms_all())),
     ];
     for model in sorted(tallies.iter().flat_map(|tally| tally.models())) {
@@ -48,12 +53,15 @@ pub(super) fn table(phases: &[Shown], world: &World, paint: Paint) -> String {
     }
     lines.push("calls by x-nearpool-reason".to_owned());
     for (reason, said) in REASONS.iter().filter(|(reason, _)| tallies.iter().any(|tally| tally.reason(reason) > 0)) {
-        lines.push(row(&format!("  {reason}: {said}"), &|shown| Some(thousands(shown.tally.reason(reason)))));
+        lines.push(row(&format!("  {reason}: {said}"), &|shown| {
+            (shown.routing == Routing::Nearpool).then(|| thousands(shown.tally.reason(reason)))
+        }));
     }
     lines.push(row("attempts made again", &|shown| {
         Some(thousands(shown.edge.as_ref()?.retries().iter().map(|(_, times)| times).sum()))
     }));
     lines.push(row("the edge's own time, p50 / p99 [3]", &|shown| overhead(shown.edge.as_ref()?)));
+    lines.extend(gain(phases).map(|gain| format!("\n{}", paint.bold(&gain))));
     lines.push(String::new());
     lines.extend(served(&tallies, world, paint));
     lines.push(String::new());
@@ -74,29 +82,42 @@ fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 }
 
 fn heading() -> String {
-    line("", ["with affinity", "without"].map(|text| Some(text.to_owned())))
+    line("", ["Nearpool", "round robin"].map(|text| Some(text.to_owned())))
 }
 
 fn line(label: &str, cells: impl IntoIterator<Item = Option<String>>) -> String {
     let mut line = format!("{label:<LABEL$}");
     for cell in cells {
-        line += &format!("{:>COLUMN$}", cell.unwrap_or_else(|| "–".to_owned()));
+        line += &format!(" {:>1$}", cell.unwrap_or_else(|| "–".to_owned()), COLUMN - 1);
     }
     line
 }
 
-fn overhead(edge: &Scrape) -> Option<String> {
-    let at_most = |share| {
-        let us = edge.overhead_at_most(share)? * 1e6;
-        Some(if us.is_finite() { format!("≤ {}", thousands(us.round() as u64)) } else { "> 100,000".to_owned() })
-    };
-    Some(format!("{} / {} µs", at_most(0.5)?, at_most(0.99)?))
+/// What the operator has of it, where there is something.
+fn gain(phases: &[Shown]) -> Option<String> {
+    let computed = |routing| phases.iter().find(|shown| shown.routing == routing)?.tally.computed_per_call();
+    let spared = 1.0 - computed(Routing::Nearpool)? / computed(Routing::RoundRobin)?;
+    (spared >= 0.01).then(|| {
+        format!(
+            "For the same call, replicas compute {:.0} % fewer prompt tokens than with round robin.",
+            spared * 100.0
+        )
+    })
 }
 
-/// Calls of both phases by continent and region.
+fn overhead(edge: &Scrape) -> Option<String> {
+    let at_most = |share| {
+        let ms = edge.overhead_at_most(share)? * 1e3;
+        // Bounds have two digits that count; rounding keeps 0.1 from becoming 0.09999….
+        Some(if ms.is_finite() { ((ms * 1e3).round() / 1e3).to_string() } else { "more".to_owned() })
+    };
+    Some(format!("≤ {} / {} ms", at_most(0.5)?, at_most(0.99)?))
+}
+
+/// Calls by continent and region, where a receipt tells the region.
 fn served(tallies: &[&Tally], world: &World, paint: Paint) -> Vec<String> {
     let regions: Vec<&str> = world.regions().iter().map(|region| region.spec.name).collect();
-    let mut heading = format!("{:<22}", "calls from, served by");
+    let mut heading = format!("{:<22}", "by Nearpool, calls to");
     heading.extend(regions.iter().map(|region| format!("{region:>14}")));
     let mut lines = vec![paint.bold(&heading)];
     for continent in sorted(tallies.iter().flat_map(|tally| tally.served.keys().map(|(continent, _)| *continent))) {
@@ -127,7 +148,8 @@ fn notes(phases: &[Shown]) -> String {
          cannot go on safely, as a tool call that is half said, ends with an error event,\n    \
          never as half an answer that looks whole. Such cuts do not count as errors here.\n\
          [2] Of a session's six calls, the first to each of its two models finds little:\n    \
-         two thirds is about the most.\n\
+         two thirds is about the most. Every call repeats all of the last one; round\n    \
+         robin finds what an earlier call of the session left where it happens to come.\n\
          [3] By nearpool_overhead_seconds: upper bounds of its buckets. Edge, agents and\n    \
          replicas share this machine's cores.{build}{retries}"
     )
@@ -145,26 +167,34 @@ fn basis(world: &World) -> String {
     format!(
         "Replicas are simulated: preset {} ({} uncached prompt tokens/s), made\n\
          faster for a short demo: {}.\n\
-         No network distance is simulated. Only the first phase had failures.",
+         No network distance is simulated. Round robin was spared the failures, and is\n\
+         no hop of its own: its agents call the replicas of their nearest region directly.",
         Preset::Measured,
         speed(&measured),
         models.collect::<Vec<_>>().join(", "),
     )
 }
 
-/// The last line: did the agents notice anything?
+/// The last line: did agents that called the edge notice anything?
 pub(super) fn verdict(phases: &[Shown], paint: Paint) -> String {
-    let sum = |of: fn(&Tally) -> u64| phases.iter().map(|phase| of(&phase.tally)).sum::<u64>();
+    let phases = || phases.iter().filter(|shown| shown.routing == Routing::Nearpool);
+    let sum = |of: fn(&Tally) -> u64| phases().map(|phase| of(&phase.tally)).sum::<u64>();
     let (calls, errors, cuts) = (sum(|tally| tally.calls), sum(|tally| tally.errors), sum(|tally| tally.cuts));
     if errors == 0 && cuts == 0 {
-        return paint.green(&format!("No agent saw an error in {}.", count(calls, "call")));
+        return paint.green(&format!("No agent saw an error in {} through the edge.", count(calls, "call")));
     }
     if errors == 0 {
         let cut = count(cuts, "stream");
-        return paint
-            .green(&format!("No error in {}, but for {cut} cut with their replica [1].", count(calls, "call")));
+        return paint.green(&format!(
+            "No error in {} through the edge, but for {cut} cut in mid-answer [1].",
+            count(calls, "call")
+        ));
     }
-    let mut lines = vec![paint.red(&format!("Agents saw {} in {}:", count(errors, "error"), count(calls, "call")))];
-    lines.extend(phases.iter().flat_map(|phase| &phase.tally.messages).map(|message| format!("  {message}")));
+    let mut lines = vec![paint.red(&format!(
+        "Agents saw {} in {} through the edge:",
+        count(errors, "error"),
+        count(calls, "call")
+    ))];
+    lines.extend(phases().flat_map(|phase| &phase.tally.messages).map(|message| format!("  {message}")));
     lines.join("\n")
 }

@@ -35,8 +35,10 @@ pub(super) struct Tally {
     pub(super) reasons: BTreeMap<String, u64>,
     /// Calls by the agent's continent and the region that answered.
     pub(super) served: BTreeMap<(&'static str, String), u64>,
-    /// Times to first token in ms by model and whether most of the prompt was cached.
+    /// Times to first token in ms by model, without its organisation, and whether most of the prompt was cached.
     ttft_ms: BTreeMap<(String, Warmth), Vec<f64>>,
+    /// Calls whose answers told their tokens.
+    answered: u64,
     prompt_tokens: u64,
     cached_tokens: u64,
 }
@@ -85,11 +87,14 @@ impl Tally {
     fn take_whole(&mut self, report: &CallReport) {
         self.sessions += u64::from(report.call + 1 == Step::CHAIN.len());
         let (Some(prompt), Some(cached)) = (report.prompt_tokens, report.cached_tokens) else { return };
+        self.answered += 1;
         self.prompt_tokens += prompt;
-        self.cached_tokens += cached;
-        let (Some(model), Some(ttft)) = (&report.receipt.model, report.ttft) else { return };
+        self.cached_tokens += cached.min(prompt);
+        let (Some(model), Some(ttft)) = (&report.model, report.ttft) else { return };
         let warmth = if cached * 2 > prompt { Warmth::Warm } else { Warmth::Cold };
-        let samples = self.ttft_ms.entry((model.clone(), warmth)).or_default();
+        // Engines call a model `ORGANISATION/NAME`.
+        let model = model.rsplit('/').next().unwrap_or(model).to_owned();
+        let samples = self.ttft_ms.entry((model, warmth)).or_default();
         if samples.len() < SAMPLES_MAX {
             samples.push(ttft.as_secs_f64() * 1e3);
         }
@@ -98,6 +103,11 @@ impl Tally {
     /// The share of all prompt tokens that replicas had in their KV cache, 0 to 1.
     pub(super) fn cached_share(&self) -> Option<f64> {
         (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64)
+    }
+
+    /// Tokens that replicas had to compute for the average call, since no KV cache had them.
+    pub(super) fn computed_per_call(&self) -> Option<f64> {
+        (self.answered > 0).then(|| (self.prompt_tokens - self.cached_tokens) as f64 / self.answered as f64)
     }
 
     /// Calls with this reason.
@@ -131,7 +141,7 @@ fn end(report: &CallReport, killed: impl FnOnce(&str, Duration) -> bool) -> End 
 }
 
 fn continent(place: &str) -> &'static str {
-    PLACES.iter().find(|(name, ..)| *name == place).map_or("elsewhere", |(_, continent, _)| continent)
+    PLACES.iter().find(|known| known.name == place).map_or("elsewhere", |known| known.continent)
 }
 
 /// Median and 99th percentile.
@@ -168,10 +178,10 @@ mod tests {
             prompt_tokens: Some(1_000),
             cached_tokens: Some(cached_tokens),
             completion_tokens: Some(10),
+            model: text("of/m"),
             receipt: Receipt {
                 region: text("ap-southeast"),
                 replica: text("r"),
-                model: text("m"),
                 reason: text("session"),
                 ..Receipt::default()
             },
@@ -185,7 +195,7 @@ mod tests {
             tally.take(&report(None, cached), |_, _| false);
         }
         assert_eq!((tally.calls, tally.errors, tally.cuts, tally.sessions), (3, 0, 0, 3));
-        assert_eq!(tally.cached_share(), Some(0.6));
+        assert_eq!((tally.cached_share(), tally.computed_per_call()), (Some(0.6), Some(400.0)));
         assert_eq!(tally.ttft_ms("m", Warmth::Warm), Some((40.0, 40.0)));
         assert_eq!(tally.ttft_ms_all(), tally.ttft_ms("m", Warmth::Cold));
         assert_eq!(tally.reason("session"), 3);

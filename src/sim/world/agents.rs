@@ -1,5 +1,6 @@
 //! Closed-loop agents: each runs one session after the other, each call after the last one's answer and a think time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::places::Place;
+use super::places::{PLACES, Place};
 use super::report::{CallReport, Receipt, Step};
 use super::session::{Answered, Session, read_stream};
+use super::target::{Destination, Target};
 use crate::sim::client::Client;
 use crate::sim::text::mix;
 
@@ -28,14 +30,10 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 /// What the agents do.
 #[derive(Debug, Clone)]
 pub struct AgentsParams {
-    /// Where they call: `http://HOST:PORT`.
-    pub base_url: String,
+    /// Where they call.
+    pub target: Target,
     /// How many there are.
     pub agents: usize,
-    /// The model that every call names. With `auto` the edge decides by the step.
-    pub model: String,
-    /// Whether calls carry `x-session-id`. Without it only the conversation itself tells the session.
-    pub send_session_id: bool,
     /// Where the agents are; the first agent is at the first place, and so on in turn. Nowhere in particular when empty.
     pub places: Vec<Place>,
     /// The calls of a session.
@@ -58,13 +56,11 @@ pub struct AgentsParams {
 
 impl AgentsParams {
     /// Twelve agents at all known places, with the guide's chain and contexts of 8–16K tokens.
-    pub fn new(base_url: impl Into<String>) -> Self {
+    pub fn new(target: Target) -> Self {
         Self {
-            base_url: base_url.into(),
+            target,
             agents: 12,
-            model: "auto".to_owned(),
-            send_session_id: true,
-            places: Place::all(),
+            places: PLACES.to_vec(),
             chain: Step::CHAIN.to_vec(),
             context_tokens: (8_000, 16_000),
             answer_tokens: (20, 80),
@@ -91,12 +87,15 @@ impl Agents {
         let (reports, taken) = mpsc::channel(REPORTS_WAITING_MAX);
         let params = Arc::new(params);
         let started = Instant::now();
+        if let Target::BaseUrl { url, .. } = &params.target {
+            Client::new(url)?;
+        }
         let mut tasks = JoinSet::new();
         for index in 0..params.agents.min(AGENTS_MAX) {
             let agent = Agent {
                 index,
-                client: Client::new(&params.base_url)?,
-                place: params.places.get(index % params.places.len().max(1)).cloned(),
+                clients: BTreeMap::new(),
+                place: params.places.get(index % params.places.len().max(1)).copied(),
                 dice: Dice(mix(params.seed ^ mix(index as u64 + 1))),
                 params: Arc::clone(&params),
                 reports: reports.clone(),
@@ -116,7 +115,8 @@ impl Agents {
 
 struct Agent {
     index: usize,
-    client: Client,
+    /// One for every address that it has called: a base URL, or the replicas of a region.
+    clients: BTreeMap<String, Client>,
     place: Option<Place>,
     dice: Dice,
     params: Arc<AgentsParams>,
@@ -159,14 +159,13 @@ impl Agent {
 
     async fn call(&mut self, session: &Session, call: usize, step: Step) -> (CallReport, String) {
         let answer_tokens = self.dice.between(self.params.answer_tokens);
-        let body = session.body(&self.params.model, answer_tokens);
         let sent = Instant::now();
         let mut report = CallReport {
             agent: self.index,
             session: session.id.clone(),
             call,
             step,
-            place: self.place.as_ref().map(|place| place.name.clone()).unwrap_or_default(),
+            place: self.place.map(|place| place.name.to_owned()).unwrap_or_default(),
             started: sent.duration_since(self.started),
             status: None,
             error: None,
@@ -175,20 +174,28 @@ impl Agent {
             prompt_tokens: None,
             cached_tokens: None,
             completion_tokens: None,
+            model: None,
             receipt: Receipt::default(),
         };
         let limit = self.params.timeout;
-        let exchange = self.exchange(session, step, body, &mut report);
-        let answered = tokio::time::timeout(limit, exchange).await.unwrap_or_else(|_| Answered {
-            error: Some(format!("no whole answer in {limit:?}")),
-            ..Answered::default()
-        });
+        let params = Arc::clone(&self.params);
+        let answered = match params.target.next(self.place.as_ref(), step) {
+            None => failed("no replica runs this step's model".to_owned()),
+            Some(Destination { url, model }) => {
+                let body = session.body(model, answer_tokens);
+                let exchange = self.exchange(url, body, &mut report);
+                let answered = tokio::time::timeout(limit, exchange).await;
+                let answered = answered.unwrap_or_else(|_| failed(format!("no whole answer in {limit:?}")));
+                if answered.error.is_some() {
+                    self.clients.remove(url);
+                }
+                answered
+            }
+        };
         report.total = sent.elapsed();
         report.ttft = answered.first_content.map(|at| at.duration_since(sent));
         report.error = answered.error;
-        if report.error.is_some() {
-            self.client.close();
-        }
+        report.model = answered.model;
         if let Some(usage) = answered.usage {
             report.prompt_tokens = Some(usage.prompt_tokens);
             report.completion_tokens = Some(usage.completion_tokens);
@@ -197,13 +204,16 @@ impl Agent {
         (report, answered.text)
     }
 
-    async fn exchange(&mut self, session: &Session, step: Step, body: Bytes, report: &mut CallReport) -> Answered {
-        let failed = |error: String| Answered { error: Some(error), ..Answered::default() };
-        let request = match self.request(session, step, body) {
+    async fn exchange(&mut self, url: &str, body: Bytes, report: &mut CallReport) -> Answered {
+        let request = match self.request(body) {
             Ok(request) => request,
             Err(error) => return failed(error.to_string()),
         };
-        let response = match self.client.send(request).await {
+        let client = match self.client(url) {
+            Ok(client) => client,
+            Err(error) => return failed(error),
+        };
+        let response = match client.send(request).await {
             Ok(response) => response,
             Err(error) => return failed(error.to_string()),
         };
@@ -220,16 +230,23 @@ impl Agent {
         failed(format!("{status}: {message}"))
     }
 
-    fn request(&self, session: &Session, step: Step, body: Bytes) -> http::Result<Request<Bytes>> {
+    /// The client of an address; its connection is kept from call to call.
+    fn client(&mut self, url: &str) -> Result<&mut Client, String> {
+        let client = match self.clients.remove(url) {
+            Some(client) => client,
+            None => Client::new(url)?,
+        };
+        Ok(self.clients.entry(url.to_owned()).or_insert(client))
+    }
+
+    /// What an unmodified agent sends: nothing in it names the session or the step. The place stands for the address that
+    /// the connection would come from.
+    fn request(&self, body: Bytes) -> http::Result<Request<Bytes>> {
         let mut request = Request::post("/v1/chat/completions")
             .header("content-type", "application/json")
-            .header("user-agent", "nearpool-sim")
-            .header("x-agent-step", step.name());
-        if self.params.send_session_id {
-            request = request.header("x-session-id", &session.id);
-        }
+            .header("user-agent", "nearpool-sim");
         if let Some(place) = &self.place {
-            request = request.header("x-forwarded-for", &place.address);
+            request = request.header("x-forwarded-for", place.address);
         }
         request.body(body)
     }
@@ -239,6 +256,10 @@ impl Agent {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
         Duration::from_micros(self.dice.between((micros(least), micros(most))))
     }
+}
+
+fn failed(error: String) -> Answered {
+    Answered { error: Some(error), ..Answered::default() }
 }
 
 fn error_message(body: &[u8]) -> String {

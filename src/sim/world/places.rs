@@ -20,40 +20,46 @@ pub const REGIONS: [RegionSpec; 4] = [
 ];
 
 /// Where an agent calls from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Place {
     /// What to call it.
-    pub name: String,
+    pub name: &'static str,
+    /// Where that is.
+    pub continent: &'static str,
     /// Its public address, told in `x-forwarded-for`.
-    pub address: String,
+    pub address: &'static str,
+    /// Degrees north.
+    pub latitude: f64,
+    /// Degrees east.
+    pub longitude: f64,
 }
 
-/// Public addresses of large clouds, where agents live: city, continent, address. The providers publish where their ranges
-/// stand, so a database can tell; one that is made of registries' lists alone knows of a university no more than its
-/// country, which is not enough to tell the coasts of a continent apart.
-pub const PLACES: [(&str, &str, &str); 12] = [
-    ("Oregon", "North America", "52.10.0.1"),
-    ("Seattle", "North America", "20.190.0.1"),
-    ("Virginia", "North America", "3.80.0.1"),
-    ("London", "Europe", "3.8.1.1"),
-    ("Singapore", "Asia", "13.228.1.1"),
-    ("São Paulo", "South America", "18.230.0.1"),
-    ("Los Angeles", "North America", "35.236.0.1"),
-    ("Frankfurt", "Europe", "3.120.1.1"),
-    ("Tokyo", "Asia", "13.112.1.1"),
-    ("Cape Town", "Africa", "13.245.0.1"),
-    ("Sydney", "Oceania", "3.104.1.1"),
-    ("Paris", "Europe", "35.180.1.1"),
+/// Public addresses of large clouds, where agents live. The providers publish where their ranges stand, so a database can
+/// tell; one that is made of registries' lists alone knows of a university no more than its country, which is not enough
+/// to tell the coasts of a continent apart.
+pub const PLACES: [Place; 12] = [
+    place("Oregon", "North America", "52.10.0.1", 45.84, -119.70),
+    place("Seattle", "North America", "20.190.0.1", 47.61, -122.33),
+    place("Virginia", "North America", "3.80.0.1", 38.95, -77.45),
+    place("London", "Europe", "3.8.1.1", 51.51, -0.13),
+    place("Singapore", "Asia", "13.228.1.1", 1.35, 103.82),
+    place("São Paulo", "South America", "18.230.0.1", -23.55, -46.63),
+    place("Los Angeles", "North America", "35.236.0.1", 34.05, -118.24),
+    place("Frankfurt", "Europe", "3.120.1.1", 50.11, 8.68),
+    place("Tokyo", "Asia", "13.112.1.1", 35.68, 139.69),
+    place("Cape Town", "Africa", "13.245.0.1", -33.92, 18.42),
+    place("Sydney", "Oceania", "3.104.1.1", -33.87, 151.21),
+    place("Paris", "Europe", "35.180.1.1", 48.86, 2.35),
 ];
 
-impl Place {
-    /// All of [`PLACES`].
-    pub fn all() -> Vec<Self> {
-        PLACES
-            .iter()
-            .map(|(name, _, address)| Self { name: (*name).to_owned(), address: (*address).to_owned() })
-            .collect()
-    }
+const fn place(
+    name: &'static str,
+    continent: &'static str,
+    address: &'static str,
+    latitude: f64,
+    longitude: f64,
+) -> Place {
+    Place { name, continent, address, latitude, longitude }
 }
 
 /// Great-circle distance, in kilometres.

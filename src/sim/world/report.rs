@@ -23,7 +23,7 @@ impl Step {
     pub const CHAIN: [Self; 6] =
         [Self::Planner, Self::Planner, Self::ToolCaller, Self::Evaluator, Self::ToolCaller, Self::Synthesizer];
 
-    /// Its name in the header `x-agent-step`.
+    /// Its name, as config and `x-agent-step` know it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Planner => "planner",
@@ -70,7 +70,7 @@ impl Receipt {
 pub struct CallReport {
     /// Which agent, from 0.
     pub agent: usize,
-    /// Its session's identifier, whether sent or not.
+    /// Which session, as reports tell them apart. It is never sent.
     pub session: String,
     /// Which call of the session, from 0.
     pub call: usize,
@@ -94,7 +94,9 @@ pub struct CallReport {
     pub cached_tokens: Option<u64>,
     /// `usage.completion_tokens`.
     pub completion_tokens: Option<u64>,
-    /// Who answered.
+    /// The model that the answer names: what the replica calls it.
+    pub model: Option<String>,
+    /// Who answered, if an edge tells.
     pub receipt: Receipt,
 }
 

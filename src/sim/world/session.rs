@@ -1,4 +1,7 @@
 //! One session's conversation: a context that grows with every step, and the reading of a streamed answer.
+//!
+//! As with the frameworks' agents, every call repeats the messages of the last one exactly and appends to them, and nothing
+//! else names the session.
 
 use std::time::Instant;
 
@@ -31,6 +34,7 @@ pub(super) struct Session {
 pub(super) struct Answered {
     pub(super) text: String,
     pub(super) first_content: Option<Instant>,
+    pub(super) model: Option<String>,
     pub(super) usage: Option<Usage>,
     pub(super) error: Option<String>,
 }
@@ -139,6 +143,9 @@ fn read_line(answered: &mut Answered, line: &[u8]) -> bool {
     }
     if let Some(usage) = chunk.get("usage").filter(|usage| !usage.is_null()) {
         answered.usage = Usage::deserialize(usage).ok();
+    }
+    if answered.model.is_none() {
+        answered.model = chunk["model"].as_str().map(str::to_owned);
     }
     let delta = &chunk["choices"][0]["delta"];
     let text = delta["content"].as_str().unwrap_or_default();

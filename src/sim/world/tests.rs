@@ -1,6 +1,7 @@
 //! The world and its agents over real sockets.
 
 use super::*;
+use std::sync::Arc;
 use std::time::Duration;
 
 fn small() -> WorldParams {
@@ -17,11 +18,10 @@ fn agents_at(world: &World) -> AgentsParams {
     let replica = &world.regions()[0].pools[0].replicas[0];
     AgentsParams {
         agents: 3,
-        model: replica.model().to_owned(),
         context_tokens: (1_500, 3_000),
         think: (Duration::ZERO, Duration::from_millis(2)),
         sessions_per_agent: Some(2),
-        ..AgentsParams::new(replica.url())
+        ..AgentsParams::new(Target::BaseUrl { url: replica.url(), model: Some(replica.model().to_owned()) })
     }
 }
 
@@ -52,8 +52,42 @@ async fn sessions_grow_and_stay_warm_at_one_replica() {
     }
     let logged = world.regions()[0].pools[0].replicas[0].requests();
     let headers = &logged[0].headers;
-    assert!(headers.contains_key("x-session-id") && headers.contains_key("x-agent-step"));
     assert!(headers.contains_key("x-forwarded-for"));
+    assert!(!headers.contains_key("x-session-id") && !headers.contains_key("x-agent-step"), "agents are unmodified");
+}
+
+#[tokio::test]
+async fn round_robin_goes_through_the_pool_of_the_steps_model_in_the_nearest_region() {
+    let world = World::start(WorldParams { replicas_per_pool: 2, ..small() }).await.unwrap();
+    let model_of = |step| if step == Step::Planner { "70b" } else { "8b" };
+    let target = Target::RoundRobin(Arc::new(RoundRobin::over(&world, model_of)));
+    let place = |name: &str| PLACES.into_iter().find(|place| place.name == name).unwrap();
+    let nearest = |name: &str, step| {
+        let url = target.next(Some(&place(name)), step).unwrap().url;
+        world.replicas().find(|replica| replica.url() == url).unwrap().name().to_owned()
+    };
+    assert_eq!(nearest("Seattle", Step::Planner), "us-west-70b-0");
+    assert_eq!(nearest("Paris", Step::Planner), "us-east-70b-0");
+    assert_eq!(nearest("Oregon", Step::Planner), "us-west-70b-1");
+    assert_eq!(nearest("Oregon", Step::Evaluator), "us-west-8b-0");
+    assert_eq!(nearest("Oregon", Step::Planner), "us-west-70b-0");
+    let reports =
+        all(AgentsParams { target: target.clone(), places: vec![place("Oregon")], ..agents_at(&world) }).await;
+    assert_eq!(reports.len(), 3 * 2 * 6);
+    for report in reports {
+        assert_eq!(report.error, None);
+        let model = if model_of(report.step) == "70b" {
+            "meta-llama/Llama-3.1-70B-Instruct"
+        } else {
+            "meta-llama/Llama-3.1-8B-Instruct"
+        };
+        assert_eq!(report.model.as_deref(), Some(model));
+    }
+    let finished = |name| world.replica(name).unwrap().stats().finished_total;
+    for (one, other) in [("us-west-8b-0", "us-west-8b-1"), ("us-west-70b-0", "us-west-70b-1")] {
+        assert!(finished(one).abs_diff(finished(other)) <= 1, "{one} and {other} take turns");
+    }
+    assert_eq!(finished("us-east-70b-0"), 0);
 }
 
 #[tokio::test]
