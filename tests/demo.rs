@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nearpool::domain::place::Place;
 use nearpool::sim::world::PLACES;
 use nearpool::wire::geoip::{Code, GeoDb};
 
@@ -82,6 +83,13 @@ fn demo_shows_a_fleet_that_loses_replicas_and_no_call() {
     assert!(row(&printed, "failover: nearest region down")[0] > 0.0);
     let cached = row(&printed, "prompt tokens found in KV caches");
     assert!(cached[0] > 45.0 && cached[0] > cached[1] + 10.0, "{cached:?}");
+    let computed = row(&printed, "prompt tokens computed for each call");
+    assert!(computed[0] < computed[1], "{computed:?}");
+    assert!(printed.contains("fewer prompt tokens than with round robin"));
+    assert!(row(&printed, "session: stayed at its warm replica").len() == 1, "no receipts without an edge");
+    // Above stand paths, which are as long as they are.
+    let told = printed.lines().skip_while(|line| !line.contains("phase 1"));
+    assert!(told.map(|line| line.chars().count()).max() <= Some(90), "too long for a terminal:\n{printed}");
     assert!(printed.contains("Replicas are simulated"));
     nothing_is_left(&printed);
 }
@@ -130,6 +138,8 @@ fn agents_stand_where_they_say_in_the_shipped_database() {
             other => panic!("{other} is no continent"),
         };
         assert_eq!(located.continent, Code::new(code), "{name}");
+        let (at, says) = (located.place.unwrap(), Place { latitude: place.latitude, longitude: place.longitude });
+        assert!(at.distance_km(says) < 1_000.0, "{name} is at {at:?}");
         assert!(located.accuracy_radius_km.is_none_or(|km| km < 1_000), "{name}: only its country is known");
     }
 }

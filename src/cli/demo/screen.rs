@@ -74,7 +74,7 @@ impl Screen {
 }
 
 /// Colours, or none.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Paint(bool);
 
 impl Paint {

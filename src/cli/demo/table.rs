@@ -10,7 +10,7 @@ use super::show::Shown;
 use super::tally::{Tally, Warmth};
 
 const LABEL: usize = 38;
-/// One blank of it always parts two columns.
+/// Whatever a cell holds, a blank parts it from the one before.
 const COLUMN: usize = 20;
 
 /// Reasons of the receipt, strongest last, in words.
@@ -109,7 +109,7 @@ fn overhead(edge: &Scrape) -> Option<String> {
     let at_most = |share| {
         let ms = edge.overhead_at_most(share)? * 1e3;
         // Bounds have two digits that count; rounding keeps 0.1 from becoming 0.09999….
-        Some(if ms.is_finite() { ((ms * 1e3).round() / 1e3).to_string() } else { "more".to_owned() })
+        Some(if ms.is_finite() { ((ms * 1e3).round() / 1e3).to_string() } else { ">100".to_owned() })
     };
     Some(format!("≤ {} / {} ms", at_most(0.5)?, at_most(0.99)?))
 }
@@ -141,15 +141,19 @@ fn notes(phases: &[Shown]) -> String {
         .collect();
     let retries =
         if retries.is_empty() { String::new() } else { format!("\nMade again after: {}.", retries.join(", ")) };
-    let build =
-        if cfg!(debug_assertions) { "\n    This is a debug build; a release build takes a fraction." } else { "" };
+    let build = if cfg!(debug_assertions) {
+        "\n    This is a debug build: its edge takes many times as long, and TTFT with it."
+    } else {
+        ""
+    };
     format!(
         "[1] When a replica dies in mid-answer, a text stream goes on at another one. What\n    \
          cannot go on safely, as a tool call that is half said, ends with an error event,\n    \
          never as half an answer that looks whole. Such cuts do not count as errors here.\n\
          [2] Of a session's six calls, the first to each of its two models finds little:\n    \
          two thirds is about the most. Every call repeats all of the last one; round\n    \
-         robin finds what an earlier call of the session left where it happens to come.\n\
+         robin finds what earlier ones happen to have left where it comes. Each of the\n    \
+         six counts alike, so that a shorter phase does not look colder.\n\
          [3] By nearpool_overhead_seconds: upper bounds of its buckets. Edge, agents and\n    \
          replicas share this machine's cores.{build}{retries}"
     )
@@ -197,4 +201,34 @@ pub(super) fn verdict(phases: &[Shown], paint: Paint) -> String {
     ))];
     lines.extend(phases().flat_map(|phase| &phase.tally.messages).map(|message| format!("  {message}")));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::show::Ended;
+    use super::*;
+
+    fn shown(routing: Routing, errors: u64) -> Shown {
+        let mut tally = Tally::default();
+        (tally.calls, tally.errors) = (7, errors);
+        Shown { routing, tally, edge: None, ended: Ended::InTime, took: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn columns_never_run_together() {
+        let wide = || Some("≤ 5,000 / ≤ 100,000 µs".to_owned());
+        assert!(line("label", [wide(), wide()]).contains("µs ≤"));
+    }
+
+    #[test]
+    fn the_verdict_is_on_calls_through_the_edge() {
+        let verdict = |edge, none| {
+            let phases = [shown(Routing::Nearpool, edge), shown(Routing::RoundRobin, none)];
+            super::verdict(&phases, Paint::default())
+        };
+        assert_eq!(verdict(0, 3), "No agent saw an error in 7 calls through the edge.");
+        assert_eq!(verdict(2, 0), "Agents saw 2 errors in 7 calls through the edge:");
+    }
 }

@@ -37,10 +37,16 @@ pub(super) struct Tally {
     pub(super) served: BTreeMap<(&'static str, String), u64>,
     /// Times to first token in ms by model, without its organisation, and whether most of the prompt was cached.
     ttft_ms: BTreeMap<(String, Warmth), Vec<f64>>,
-    /// Calls whose answers told their tokens.
-    answered: u64,
-    prompt_tokens: u64,
-    cached_tokens: u64,
+    /// What whole answers told of their prompts, by the call's place in its session.
+    prompts: [Prompts; Step::CHAIN.len()],
+}
+
+/// Prompts added up.
+#[derive(Clone, Copy, Default, Debug)]
+struct Prompts {
+    calls: u64,
+    tokens: u64,
+    cached: u64,
 }
 
 /// Whether most of a prompt was found in the KV cache.
@@ -87,9 +93,11 @@ impl Tally {
     fn take_whole(&mut self, report: &CallReport) {
         self.sessions += u64::from(report.call + 1 == Step::CHAIN.len());
         let (Some(prompt), Some(cached)) = (report.prompt_tokens, report.cached_tokens) else { return };
-        self.answered += 1;
-        self.prompt_tokens += prompt;
-        self.cached_tokens += cached.min(prompt);
+        if let Some(prompts) = self.prompts.get_mut(report.call) {
+            prompts.calls += 1;
+            prompts.tokens += prompt;
+            prompts.cached += cached.min(prompt);
+        }
         let (Some(model), Some(ttft)) = (&report.model, report.ttft) else { return };
         let warmth = if cached * 2 > prompt { Warmth::Warm } else { Warmth::Cold };
         // Engines call a model `ORGANISATION/NAME`.
@@ -100,14 +108,28 @@ impl Tally {
         }
     }
 
-    /// The share of all prompt tokens that replicas had in their KV cache, 0 to 1.
+    /// The share of a session's prompt tokens that replicas had in their KV cache, 0 to 1.
     pub(super) fn cached_share(&self) -> Option<f64> {
-        (self.prompt_tokens > 0).then(|| self.cached_tokens as f64 / self.prompt_tokens as f64)
+        let (tokens, cached) = self.mean_prompt()?;
+        Some(cached / tokens)
     }
 
-    /// Tokens that replicas had to compute for the average call, since no KV cache had them.
+    /// Tokens that replicas had to compute for the average call of a session, since no KV cache had them.
     pub(super) fn computed_per_call(&self) -> Option<f64> {
-        (self.answered > 0).then(|| (self.prompt_tokens - self.cached_tokens) as f64 / self.answered as f64)
+        let (tokens, cached) = self.mean_prompt()?;
+        Some(tokens - cached)
+    }
+
+    /// Tokens of the average prompt, and how many of them were cached. Each of a session's calls counts alike, however
+    /// often it was made: a phase that ends early has more first calls than last ones, and first calls are cold.
+    fn mean_prompt(&self) -> Option<(f64, f64)> {
+        let made = self.prompts.iter().filter(|prompts| prompts.calls > 0 && prompts.tokens > 0);
+        let means = made.map(|sum| (sum.tokens as f64 / sum.calls as f64, sum.cached as f64 / sum.calls as f64));
+        let (count, tokens, cached) = means
+            .fold((0.0, 0.0, 0.0), |(count, all_tokens, all_cached), (tokens, cached)| {
+                (count + 1.0, all_tokens + tokens, all_cached + cached)
+            });
+        (count > 0.0).then(|| (tokens / count, cached / count))
     }
 
     /// Calls with this reason.
@@ -200,6 +222,17 @@ mod tests {
         assert_eq!(tally.ttft_ms_all(), tally.ttft_ms("m", Warmth::Cold));
         assert_eq!(tally.reason("session"), 3);
         assert_eq!(tally.served.get(&("Asia", "ap-southeast".to_owned())), Some(&3));
+    }
+
+    #[test]
+    fn a_sessions_calls_count_alike_however_often_they_were_made() {
+        let mut tally = Tally::default();
+        for _ in 0..9 {
+            tally.take(&CallReport { call: 0, ..report(None, 0) }, |_, _| false);
+        }
+        tally.take(&report(None, 900), |_, _| false);
+        assert_eq!((tally.cached_share(), tally.computed_per_call()), (Some(0.45), Some(550.0)));
+        assert_eq!((Tally::default().cached_share(), Tally::default().computed_per_call()), (None, None));
     }
 
     #[test]
