@@ -71,7 +71,7 @@ impl Full {
 
     /// The home of [`Full::session`] has so many tokens to read.
     pub(crate) fn queue(&self, tokens: u64) -> Prefilling {
-        Prefilling::begin(self.snapshot.live(self.home), tokens)
+        Prefilling::begin(self.snapshot.live(self.home), tokens, self.now)
     }
 
     /// A choice as the data plane makes it, less booking it: of a call of a session that was last there, of a new one, or

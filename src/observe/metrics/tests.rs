@@ -107,6 +107,9 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_retries_denied_total{}",
         "nearpool_retries_total{reason}",
         "nearpool_sessions{}",
+        "nearpool_sessions_active{pool}",
+        "nearpool_sessions_context_tokens{pool}",
+        "nearpool_sessions_waiting{pool}",
         "nearpool_ttft_seconds{cache,model,pool}",
     ];
     assert_eq!(found, expected.map(str::to_owned).into_iter().collect());

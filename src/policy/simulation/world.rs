@@ -31,6 +31,8 @@ pub(super) const RETRY: retry::Params = retry::Params {
 pub(super) const BUDGET: budget::Params = budget::Params { share: 0.2, floor_per_s: 10 };
 const HEALTH: health::Params = health::Params { unhealthy_after: 3, healthy_after: 2 };
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// Of every prompt: a cache that is worth more than any load says against it.
+const CONTEXT_TOKENS: u32 = 20_000;
 
 /// What a replica suffers from.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -259,17 +261,22 @@ impl World {
             home: home.map(|home| self.topology.replica(home).key),
             begun: home.is_some(),
         });
+        let warm = |candidate: Candidate| match home {
+            Some(home) if home == candidate.replica => Candidate { cached_tokens: CONTEXT_TOKENS, ..candidate },
+            _ => candidate,
+        };
         let home = home.map(|home| Home {
             pool: self.topology.replica(home).pool,
-            candidate: self.candidate(home, &request.tried),
+            candidate: warm(self.candidate(home, &request.tried)),
         });
         let mut coin = self.rng.clone();
         let selected = select::select(
             &request.pools,
-            Call { session: known, ..Call::default() },
+            Call { session: known, tokens: CONTEXT_TOKENS, ..Call::default() },
             home,
             |pool, view| {
-                view.extend(self.topology.pool(pool).replicas.iter().map(|at| self.candidate(*at, &request.tried)));
+                let replicas = self.topology.pool(pool).replicas.iter();
+                view.extend(replicas.map(|at| warm(self.candidate(*at, &request.tried))));
                 weight::lower_outliers(view);
             },
             |pool| retry::exhausted(&request.tried, pool, RETRY),
