@@ -15,8 +15,7 @@ use crate::observe::metrics::AdmissionResult;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::replica::{Candidate, NoReplica};
 use crate::policy::retry::Tried;
-use crate::policy::select::Selection;
-use crate::roster::{Asking, InFlight, Waiting};
+use crate::roster::{Asking, Waiting};
 
 /// Sessions count up to and with the moment at which they cease to be active.
 const JUST_AFTER: Duration = Duration::from_millis(1);
@@ -68,13 +67,14 @@ impl Dispatch<'_> {
     }
 
     /// Notes that the call is sent there.
-    pub(super) fn take_on(&self, selection: &Selection, booking: InFlight, now: Instant) -> InFlight {
+    pub(super) fn take_on(&self, (selection, booking): Placed) -> Placed {
         let begins = self.session.is_none_or(|session| !session.view.begun);
         let booking = booking.reading(self.snapshot.slot(selection.replica), self.prompt, begins);
-        match self.asking() {
-            Some(asking) => booking.of_session(asking, now),
+        let booking = match self.asking() {
+            Some(asking) => booking.of_session(asking, Instant::now()),
             None => booking,
-        }
+        };
+        (selection, booking)
     }
 
     /// Waits until a pool takes the session on, and gives a place there. `None` when none keeps it out: then it is for a

@@ -99,8 +99,13 @@ impl Dispatch<'_> {
         placed
     }
 
-    /// Selects a replica and books a place there. A call that was not called overtakes nobody who waits.
+    /// Selects a replica and takes a place there: the call will be sent.
     pub(super) fn choose(&self, tried: &[Tried], rng: &mut SmallRng, manner: Manner) -> Result<Placed, NoReplica> {
+        self.book(tried, rng, manner).map(|placed| self.take_on(placed))
+    }
+
+    /// Selects a replica and books a place there. A call that was not called overtakes nobody who waits.
+    pub(super) fn book(&self, tried: &[Tried], rng: &mut SmallRng, manner: Manner) -> Result<Placed, NoReplica> {
         let config = &self.snapshot.config;
         for _ in 0..LOST_RACES_MAX {
             let now = Instant::now();
@@ -117,7 +122,7 @@ impl Dispatch<'_> {
             let cap = config.topology.pool(selection.pool.pool).max_in_flight;
             let live = self.snapshot.live(selection.replica);
             if let Some(booking) = live.begin(cap, config.circuit_breaker, selection.last_resort, now) {
-                return Ok((selection, self.take_on(&selection, booking, now)));
+                return Ok((selection, booking));
             }
         }
         Err(NoReplica::Full)

@@ -105,7 +105,7 @@ impl Dispatch<'_> {
         let now = Instant::now();
         let late = Tried { replica: first.replica, pool: first.pool.pool, outcome: Outcome::FirstByteTimeout };
         let besides: Vec<Tried> = tried.iter().copied().chain([late]).collect();
-        let hedge = self.choose(&besides, rng, Manner::Comes).ok()?;
+        let hedge = self.book(&besides, rng, Manner::Comes).ok()?;
         if hedge.0.last_resort || hedge.0.probe || hedge.0.pool.model != first.pool.model {
             return None;
         }
@@ -113,6 +113,7 @@ impl Dispatch<'_> {
         if !paid {
             self.edge.metrics.hedge(HedgeResult::Denied);
         }
-        paid.then_some(hedge)
+        // Only now: what is not sent is not cached there.
+        paid.then(|| self.take_on(hedge))
     }
 }
