@@ -54,14 +54,20 @@ impl Intake {
     /// A call is sent.
     pub fn began(&self, asking: Asking, now: Instant) {
         let mut inner = self.lock();
-        let begun = asking.turn == Turn::UnderWay;
+        let (begun, before) = (asking.turn == Turn::UnderWay, inner.admission.tokens());
         inner.admission.began(asking.session, asking.client, asking.tokens, begun, now);
         inner.entrance.of(asking.session).for_each(|caller| caller.notify_one());
+        // A session whose context was cut down makes room.
+        if inner.admission.tokens() < before {
+            inner.call_first();
+        }
     }
 
-    /// A call of the session ended.
+    /// A call of the session ended. Whoever is first is to look: from now on it can be told when the session makes room.
     pub fn ended(&self, session: SessionKey, now: Instant) {
-        self.lock().admission.ended(session, now);
+        let mut inner = self.lock();
+        inner.admission.ended(session, now);
+        inner.call_first();
     }
 
     /// The session goes on in another pool.
@@ -72,9 +78,7 @@ impl Intake {
 
     /// There may be more room than there was: whoever is first is to look.
     pub fn changed(&self) {
-        if let Some(first) = self.lock().entrance.first() {
-            first.notify_one();
-        }
+        self.lock().call_first();
     }
 
     /// When there may be room next, if no session calls until then.
@@ -97,6 +101,14 @@ impl Intake {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every section leaves both whole, so a panic elsewhere does not spoil them.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn call_first(&self) {
+        if let Some(first) = self.entrance.first() {
+            first.notify_one();
+        }
     }
 }
 
@@ -228,6 +240,20 @@ mod tests {
         pool.intake.left(SessionKey(1));
         assert!(is_called(&first).await);
         assert_eq!(pool.intake.taken_on(ACTIVE, Instant::now()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_call_that_ends_and_a_context_that_was_cut_down_call_the_first() {
+        let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
+        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
+        let first = enter(&pool, 2);
+        assert_eq!(first.next_change(ACTIVE), None, "nobody knows when the call under way ends");
+        pool.intake.ended(SessionKey(1), now);
+        assert!(is_called(&first).await && first.next_change(ACTIVE) == Some(now + ACTIVE));
+        pool.intake.began(asking(1, 1_000), now);
+        assert!(!is_called(&first).await, "it makes no room");
+        pool.intake.began(asking(1, 100), now);
+        assert!(is_called(&first).await && pool.intake.admits(asking(2, 900), BOUND, now));
     }
 
     #[tokio::test]
