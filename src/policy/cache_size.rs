@@ -33,7 +33,8 @@ const HIT_WEIGHT: f64 = 4.0;
 /// What is kept of evidence that was contradicted: the half after 69 answers.
 const KEPT: f64 = 0.99;
 
-/// Misses before the size is taken as known.
+/// Misses before the size is taken as known, and hits as well: where nothing is ever found again the engine keeps nothing
+/// (its prefix caching is off, or it counts no hits), which tells of no size.
 const ENOUGH: f64 = 4.0;
 
 /// Fewer counts for none.
@@ -125,11 +126,11 @@ impl CacheSize {
         (self.told.is_some() || self.learned.is_some()).then(|| self.tokens())
     }
 
-    /// Learns the size with the fewest answers on its wrong side, once enough misses were seen. Where all misses have been
-    /// contradicted since, it is at least what it was, and what the farthest hit says.
+    /// Learns the size with the fewest answers on its wrong side, once enough hits and misses were seen. Where all misses
+    /// have been contradicted since, it is at least what it was, and what the farthest hit says.
     fn learn(&mut self) {
-        let enough = self.evidence.iter().map(|evidence| evidence.misses).sum::<f64>() >= ENOUGH;
-        if enough {
+        let sum = |count: fn(&Evidence) -> f64| self.evidence.iter().map(count).sum::<f64>();
+        if sum(|evidence| evidence.hits) >= ENOUGH && sum(|evidence| evidence.misses) >= ENOUGH {
             self.learned = Some(self.least_wrong());
         } else if let Some(learned) = &mut self.learned {
             let farthest = self.evidence.iter().rposition(|evidence| evidence.hits >= 1.0);
@@ -238,6 +239,15 @@ mod tests {
             size.answered(10_000, 0, 1_000);
         }
         assert_eq!(size.tokens(), ASSUMED_TOKENS, "neither half hits nor short distances tell of size");
+    }
+
+    #[test]
+    fn an_engine_that_keeps_nothing_tells_of_no_size() {
+        let mut size = CacheSize::default();
+        for n in 0..10_000u64 {
+            size.answered(10_000, 0, 20_000 + n * 100);
+        }
+        assert_eq!((size.tokens(), size.known()), (ASSUMED_TOKENS, None));
     }
 
     #[test]

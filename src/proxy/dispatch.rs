@@ -219,11 +219,9 @@ impl Dispatch<'_> {
             limit: self.limit,
         };
         let to_read = u64::from(selection.uncached_tokens);
-        let _prefilling = if self.stream {
-            Some(Prefilling::begin(live, to_read, now))
-        } else {
-            Prefilling::begin_unseen(live, to_read, tokens_per_s, now);
-            None
+        let _prefilling = match self.stream {
+            true => Prefilling::begin(live, to_read, now),
+            false => Prefilling::begin_unseen(live, to_read, tokens_per_s, now),
         };
         let mut fresh = false;
         loop {

@@ -338,11 +338,26 @@ mod tests {
     fn a_prompt_of_which_nobody_tells_is_read_at_the_pools_pace() {
         let (live, start) = (live(), Instant::now());
         let second = Duration::from_secs(1);
-        Prefilling::begin_unseen(&live, 100, 10.0, start);
+        let _one = Prefilling::begin_unseen(&live, 100, 10.0, start);
         assert_eq!(live.unread_tokens(10.0, start + 4 * second), 60);
-        Prefilling::begin_unseen(&live, 40, 10.0, start + 4 * second);
+        let _other = Prefilling::begin_unseen(&live, 40, 10.0, start + 4 * second);
         assert_eq!(live.unread_tokens(10.0, start + 9 * second), 50);
         assert_eq!(live.unread_tokens(10.0, start + 60 * second), 0);
+    }
+
+    #[test]
+    fn what_was_answered_was_read_also_where_the_pool_is_faster_than_it_is_known_for() {
+        let (live, now) = (live(), Instant::now());
+        for _ in 0..100 {
+            drop(Prefilling::begin_unseen(&live, 100, 10.0, now));
+        }
+        assert_eq!(live.unread_tokens(10.0, now), 0);
+        let (one, other) =
+            (Prefilling::begin_unseen(&live, 100, 10.0, now), Prefilling::begin_unseen(&live, 20, 10.0, now));
+        drop(one);
+        assert_eq!(live.unread_tokens(10.0, now), 20);
+        drop(other);
+        assert_eq!(live.unread_tokens(10.0, now), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A stream tells by its first event that its prompt was read. Until then the one that was sent first is taken to be read at
 //! the pace that the pool is known for, and those behind it to wait: counted whole until its first event, a long prompt that
 //! is nearly read would still send others away from caches that are free in a moment. An answer that is not streamed tells
-//! nothing before its end, seconds later; its tokens are taken to be read at that pace too.
+//! nothing before its end, seconds later; its tokens are taken to be read at that pace too, and then at the latest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,14 +28,18 @@ struct Inner {
     next: u64,
     /// Since when the first of them is read.
     since: Option<Instant>,
-    unseen: Option<Unseen>,
+    unseen: Unseen,
 }
 
 /// Tokens of which nobody tells when they are read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 struct Unseen {
+    /// Those that were left when the last ones came.
     tokens: f64,
-    at: Instant,
+    at: Option<Instant>,
+    /// Those of all calls under way. No more can be left: a replica that is faster than it is taken to be would else seem
+    /// to fall behind for ever.
+    under_way: u64,
 }
 
 impl Unread {
@@ -43,13 +47,17 @@ impl Unread {
         let inner = self.lock();
         let first = inner.streamed.front().zip(inner.since);
         let first_read = first.map_or(0, |((_, tokens), since)| (read(since, tokens_per_s, now) as u64).min(*tokens));
-        inner.tokens - first_read + inner.unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now)) as u64
+        inner.tokens - first_read + inner.unseen.left(tokens_per_s, now) as u64
     }
 
     fn add_unseen(&self, tokens: u64, tokens_per_s: f32, now: Instant) {
         let mut inner = self.lock();
-        let left = inner.unseen.map_or(0.0, |unseen| unseen.left(tokens_per_s, now));
-        inner.unseen = Some(Unseen { tokens: left + tokens as f64, at: now });
+        let left = inner.unseen.left(tokens_per_s, now) + tokens as f64;
+        inner.unseen = Unseen { tokens: left, at: Some(now), under_way: inner.unseen.under_way + tokens };
+    }
+
+    fn remove_unseen(&self, tokens: u64) {
+        self.lock().unseen.under_way -= tokens;
     }
 
     /// Adds a stream's prompt and returns its number.
@@ -89,37 +97,54 @@ fn read(since: Instant, tokens_per_s: f32, now: Instant) -> f64 {
 
 impl Unseen {
     fn left(self, tokens_per_s: f32, now: Instant) -> f64 {
-        (self.tokens - read(self.at, tokens_per_s, now)).max(0.0)
+        let read = self.at.map_or(0.0, |at| read(at, tokens_per_s, now));
+        (self.tokens - read).clamp(0.0, self.under_way as f64)
     }
 }
 
-/// One call's prompt that a replica is about to read; over with its first event, when this is dropped.
+/// One call's prompt that a replica is about to read. Over when this is dropped: with its first event, or with the end of
+/// an answer that is not streamed.
 #[derive(Debug)]
+#[must_use]
 pub struct Prefilling {
     live: Arc<Live>,
-    number: u64,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A stream's, of this number.
+    Streamed(u64),
+    /// So many tokens of an answer that is not streamed.
+    Unseen(u64),
 }
 
 impl Prefilling {
     /// A stream's prompt of so many tokens is sent to this replica.
     pub fn begin(live: &Arc<Live>, tokens: u64, now: Instant) -> Prefilling {
-        Prefilling { number: live.unread().add(tokens, now), live: Arc::clone(live) }
+        Prefilling { kind: Kind::Streamed(live.unread().add(tokens, now)), live: Arc::clone(live) }
     }
 
     /// The same of an answer that is not streamed, at a replica that reads so many tokens in a second.
-    pub fn begin_unseen(live: &Arc<Live>, tokens: u64, tokens_per_s: f32, now: Instant) {
+    pub fn begin_unseen(live: &Arc<Live>, tokens: u64, tokens_per_s: f32, now: Instant) -> Prefilling {
         live.unread().add_unseen(tokens, tokens_per_s, now);
+        Prefilling { kind: Kind::Unseen(tokens), live: Arc::clone(live) }
     }
 
-    /// Its first event came at `now`. Dropped without this, it is over then.
+    /// A stream's first event came at `now`. Dropped without this, it is over then.
     pub fn end(self, now: Instant) {
-        self.live.unread().remove(self.number, now);
+        if let Kind::Streamed(number) = self.kind {
+            self.live.unread().remove(number, now);
+        }
     }
 }
 
 impl Drop for Prefilling {
     fn drop(&mut self) {
-        // One that has ended is not found again.
-        self.live.unread().remove(self.number, Instant::now());
+        match self.kind {
+            // One that has ended is not found again.
+            Kind::Streamed(number) => self.live.unread().remove(number, Instant::now()),
+            Kind::Unseen(tokens) => self.live.unread().remove_unseen(tokens),
+        }
     }
 }
