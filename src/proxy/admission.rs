@@ -27,7 +27,7 @@ impl Dispatch<'_> {
     /// What is asked of the pools, by a call of a session. Calls without one are no part of a chain, and what they leave in
     /// the caches goes first. Nor is a call asked that only one replica can answer.
     fn asking(&self) -> Option<Asking> {
-        let session = self.session.filter(|_| self.snapshot.config.sessions.admission && !self.is_bound())?;
+        let session = self.session.filter(|_| !self.is_bound())?;
         Some(Asking { session: session.key, client: self.client, tokens: self.prompt.tokens, turn: self.turn(&[]) })
     }
 
@@ -39,7 +39,8 @@ impl Dispatch<'_> {
     /// Whether the pool takes on the call's session.
     pub(super) fn is_admitted(&self, pool: PoolIx, now: Instant) -> bool {
         let Some(asking) = self.asking() else { return true };
-        self.snapshot.pool(pool).intake.admits(asking, self.snapshot.admission_bound(pool, now), now)
+        let bound = self.edge.roster.admission_bound_now(self.snapshot, pool, now);
+        bound.is_none_or(|bound| self.snapshot.pool(pool).intake.admits(asking, bound, now))
     }
 
     /// The session's home, which takes it only while its pool does.
@@ -70,7 +71,7 @@ impl Dispatch<'_> {
     pub(super) fn take_on(&self, (selection, booking): Placed) -> Placed {
         let begins = self.session.is_none_or(|session| !session.view.begun);
         let booking = booking.reading(self.snapshot.slot(selection.replica), self.prompt, begins);
-        let booking = match self.asking() {
+        let booking = match self.asking().filter(|_| self.snapshot.config.sessions.admission) {
             Some(asking) => booking.of_session(asking, Instant::now()),
             None => booking,
         };
@@ -116,7 +117,8 @@ impl Dispatch<'_> {
             if !waiting.stands() {
                 return Some(Err(NoPlace::KeptOut));
             }
-            let change = waiting.next_change(sessions.active);
+            // As the bounds, by what is configured now.
+            let change = waiting.next_change(self.edge.roster.snapshot().config.sessions.active);
             let look = async {
                 match change {
                     Some(change) => tokio::select! {

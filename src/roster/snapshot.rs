@@ -259,6 +259,19 @@ impl Roster {
             self.responses.resize(config.sessions.capacity);
         }
         self.current.store(Arc::new(Snapshot::new(config, geo, Some(&before))));
+        // Whoever waits to be taken on goes by what is configured now.
+        before.pools.iter().for_each(|pool| pool.intake.changed());
+    }
+
+    /// What a pool of this snapshot takes on as it is configured now, be the snapshot an earlier one: whoever waits must
+    /// not wait by a bound that is gone, the less since others stand behind. `None` when it takes on whoever comes.
+    pub fn admission_bound_now(&self, held: &Snapshot, pool: PoolIx, now: Instant) -> Option<Bound> {
+        let (current, own) = (self.current.load(), held.pool(pool));
+        let is_own = |ix: &PoolIx| current.pools.get(ix.0).is_some_and(|other| Arc::ptr_eq(other, own));
+        match Some(pool).filter(is_own).or_else(|| (0..current.pools.len()).map(PoolIx).find(is_own)) {
+            Some(ix) => current.config.sessions.admission.then(|| current.admission_bound(ix, now)),
+            None => held.config.sessions.admission.then(|| held.admission_bound(pool, now)),
+        }
     }
 
     /// Says that the edge is about to end.
