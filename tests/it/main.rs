@@ -35,3 +35,4 @@ mod stored;
 mod streams;
 mod tls;
 mod usage;
+mod warm;

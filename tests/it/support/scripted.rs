@@ -48,6 +48,11 @@ impl Scripted {
     pub async fn next(&mut self) -> Exchange {
         soon(self.requests.recv()).await.unwrap()
     }
+
+    /// The same for as long as it takes; `None` when there will be none.
+    pub async fn try_next(&mut self) -> Option<Exchange> {
+        self.requests.recv().await
+    }
 }
 
 async fn serve(stream: TcpStream, tell: mpsc::UnboundedSender<Exchange>) {
