@@ -2,15 +2,16 @@
 
 use serde_json::json;
 
-use super::admission::{ONE, admissions, begun_and_held, check_sent_away, near, order, small};
+use super::admission::{ONE, admissions, agents_were_here, begun_and_held, check_sent_away, near, order, small};
 use super::call::{call, of_pool, prompt, send, told, until_waiting};
-use crate::support::{Edge, json_body, sim, with};
+use crate::support::{Edge, json_body, sim, sim_with, with};
 
 #[tokio::test]
 async fn whoever_waited_in_vain_is_sent_away_and_stands_where_it_stood_when_it_comes_again() {
-    let replica = sim("one").await;
+    let replica = sim_with("one", |params| params.log_requests = 1_024).await;
     let config = small(near().sims(&[&replica]));
     let edge = Edge::start(config.clone().set("sessions", "admission_wait", "\"100ms\"")).await;
+    agents_were_here(&edge).await;
     let held = begun_and_held(&edge, &replica).await;
     check_sent_away(&send(&edge, "b", &prompt(ONE)).await.answer().await);
     assert_eq!(admissions(&edge).await, (0.0, 1.0));
