@@ -8,6 +8,7 @@ fn figures_are_of_what_was_counted() {
     tally.computed = vec![100, 300];
     tally.sent(0);
     tally.sent(2_000_000);
+    tally.stood = vec![500_000, 1_500_000];
     tally.prefilled(100, 25);
     tally.first_token(1_000_000);
     tally.prefilled(300, 275);
@@ -15,6 +16,7 @@ fn figures_are_of_what_was_counted() {
     let figures = tally.figures();
     assert_eq!((figures.share, figures.ttft_mean, figures.imbalance), (0.75, 2.0, 1.5));
     assert_eq!((figures.ttft, figures.waited, figures.wait), ([3.0; 3], 1.0, [2.0; 2]));
+    assert_eq!(figures.stood, 1.5);
 }
 
 #[test]

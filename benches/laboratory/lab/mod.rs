@@ -9,7 +9,7 @@
 //! | [`cache`], [`engine`] | one replica: FIFO prefill over an LRU cache |
 //! | [`policies`] | where a call goes: one trait, and who implements it |
 //! | [`world`] | the event queue that puts them together |
-//! | [`report`] | the table |
+//! | [`report`], [`verdicts`] | the table, and what must hold of it |
 //!
 //! What is simplified: decoding runs beside prefill and does not slow it; an answer's own tokens enter a cache only with
 //! the next prompt that repeats them; a call in flight does not keep its blocks from being evicted.
@@ -23,5 +23,6 @@ pub(crate) mod prompts;
 pub(crate) mod report;
 pub(crate) mod time;
 pub(crate) mod trace;
+pub(crate) mod verdicts;
 pub(crate) mod workload;
 pub(crate) mod world;

@@ -11,6 +11,9 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     /// Of the calls that had to wait before they were sent, or wait still: how long, refusals included.
     pub(crate) waits: Vec<Micros>,
+    /// Of every request that was told to wait: how long until it was sent or refused. A call that was refused and came
+    /// again is two.
+    pub(crate) stood: Vec<Micros>,
     /// Tokens that each replica prefilled.
     pub(crate) computed: Vec<u64>,
     prompt_tokens: u64,
@@ -42,6 +45,7 @@ impl Tally {
     pub(crate) fn figures(mut self) -> Figures {
         self.ttft.sort_unstable();
         self.waits.sort_unstable();
+        self.stood.sort_unstable();
         let all: u64 = self.computed.iter().sum();
         let most = self.computed.iter().max().copied().unwrap_or(0);
         Figures {
@@ -52,6 +56,7 @@ impl Tally {
             imbalance: ratio((most * self.computed.len() as u64) as f64, all as f64),
             waited: self.waits.len() as f64,
             wait: [0.5, 0.99].map(|part| quantile(&self.waits, part)),
+            stood: quantile(&self.stood, 0.99),
             refused: self.refused as f64,
         }
     }
@@ -70,8 +75,10 @@ pub(crate) struct Figures {
     pub(crate) imbalance: f64,
     /// Calls that had to wait before they were sent.
     pub(crate) waited: f64,
-    /// Of those, median and 99th percentile.
+    /// Of those, median and 99th percentile, from when each was first asked, refusals included.
     pub(crate) wait: [f64; 2],
+    /// Of single requests that waited, the 99th percentile.
+    pub(crate) stood: f64,
     pub(crate) refused: f64,
 }
 
@@ -96,6 +103,7 @@ impl Figures {
             imbalance: of(&|run| run.imbalance),
             waited: of(&|run| run.waited),
             wait: [0, 1].map(|at| of(&move |run| run.wait[at])),
+            stood: of(&|run| run.stood),
             refused: of(&|run| run.refused),
         }
     }
@@ -103,14 +111,15 @@ impl Figures {
 
 /// The table's head.
 pub(crate) const HEAD: &str = "\
-| policy | cached | TTFT mean s | p50 | p90 | p99 | answered | imbalance | waited | wait p50 s | p99 | refusals |
-|---|---|---|---|---|---|---|---|---|---|---|---|";
+| policy | cached | TTFT mean s | p50 | p90 | p99 | answered | imbalance | waited | wait p50 s | p99 | of one request p99 | refusals |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// One line of the table.
 pub(crate) fn line(name: &str, figures: &Figures) -> String {
-    let Figures { share, ttft_mean, ttft: [p50, p90, p99], answered, imbalance, waited, wait, refused } = figures;
+    let Figures { share, ttft_mean, ttft: [p50, p90, p99], answered, imbalance, waited, wait, stood, refused } =
+        figures;
     format!(
-        "| {name} | {:.2} % | {ttft_mean:.2} | {p50:.2} | {p90:.2} | {p99:.2} | {answered:.0} | {imbalance:.2} | {waited:.0} | {:.1} | {:.1} | {refused:.0} |",
+        "| {name} | {:.2} % | {ttft_mean:.2} | {p50:.2} | {p90:.2} | {p99:.2} | {answered:.0} | {imbalance:.2} | {waited:.0} | {:.1} | {:.1} | {stood:.1} | {refused:.0} |",
         share * 100.0,
         wait[0],
         wait[1],

@@ -145,7 +145,7 @@ impl World<'_, '_> {
             self.tick();
             return false;
         }
-        state.waits_since = None;
+        self.tally.stood.extend(state.waits_since.take().map(|since| self.now - since));
         match decision {
             Decision::Go(replica) => {
                 (state.replica, state.reached) = (replica, Reached::Replica);
@@ -207,6 +207,7 @@ impl World<'_, '_> {
     /// Who waits still has waited so long at least, whatever for: a policy gains nothing by those whom it starves.
     fn conclude(mut self) -> Tally {
         for state in self.calls.iter().filter(|state| state.reached < Reached::FirstToken) {
+            self.tally.stood.extend(state.waits_since.map(|since| self.play.ends - since));
             let Some(first_asked) = state.first_asked else { continue };
             let so_far = self.play.ends - first_asked;
             self.tally.first_token(so_far);

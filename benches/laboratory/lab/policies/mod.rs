@@ -15,4 +15,4 @@ pub(crate) use admission::Params as AdmissionParams;
 pub(crate) use reading::{Identities, Reading};
 pub(crate) use roll::{Policy, Tuning};
 pub(crate) use router::{Ask, Decision, Router};
-pub(crate) use setting::Besides;
+pub(crate) use setting::{Besides, sessions};

@@ -25,6 +25,22 @@ pub(crate) enum Identities {
     Messages,
 }
 
+impl Identities {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Identities::Named => "names",
+            Identities::Messages => "messages",
+        }
+    }
+
+    pub(crate) fn other(self) -> Identities {
+        match self {
+            Identities::Named => Identities::Messages,
+            Identities::Messages => Identities::Named,
+        }
+    }
+}
+
 /// What the edge reads out of each call of a workload: its prompt, and what names its session.
 pub(crate) struct Reading {
     pub(crate) prompts: Vec<(Prompt, Option<Identity>)>,

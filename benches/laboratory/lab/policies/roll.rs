@@ -81,6 +81,14 @@ impl Policy {
         })
     }
 
+    /// Whether it is one that others use: neither Nearpool's own nor a bound.
+    pub(crate) fn is_others(self) -> bool {
+        !matches!(
+            self,
+            Policy::Nearpool | Policy::NearpoolLearns | Policy::Oracle | Policy::OracleAdmission | Policy::Pooled
+        )
+    }
+
     /// Whether its replicas share one cache.
     pub(crate) fn pooled(self) -> bool {
         self == Policy::Pooled

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use nearpool::config;
+use nearpool::config::{self, Config, Sessions};
 use nearpool::roster::Snapshot;
 use nearpool::wire::geoip::GeoDb;
 
@@ -17,13 +17,22 @@ pub(crate) struct Besides {
     pub(crate) sessions: String,
 }
 
+/// The lines of `[sessions]` as the edge reads them, and its defaults for the others.
+pub(crate) fn sessions(besides: &Besides) -> Result<Sessions> {
+    Ok(config(1, besides)?.sessions)
+}
+
 /// The replicas of one pool, of which nothing is known yet.
 pub(super) fn snapshot(engines: usize, besides: &Besides) -> Result<Snapshot> {
-    let parsed = config::parse("laboratory.toml", &text(engines, besides), Path::new(""), &|_| None);
-    let config = parsed.map_err(|errors| anyhow!("{errors}"))?;
+    let config = config(engines, besides)?;
     // Nobody is looked up in it.
     let geo = GeoDb::from_bytes(include_bytes!("../../../../tests/data/mini-city.mmdb").as_slice())?;
     Ok(Snapshot::new(Arc::new(config), Arc::new(geo), None))
+}
+
+fn config(engines: usize, besides: &Besides) -> Result<Config> {
+    let parsed = config::parse("laboratory.toml", &text(engines, besides), Path::new(""), &|_| None);
+    parsed.map_err(|errors| anyhow!("{errors}"))
 }
 
 fn text(engines: usize, besides: &Besides) -> String {
