@@ -3,7 +3,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | [`ask`] | `stream_options.include_usage` put into the request's body |
+//! | [`ask()`] | `stream_options.include_usage` put into the request's body |
 //! | [`Unasked`] | the event that reports usage, and `"usage":null` in the others, taken out of the stream |
 //!
 //! What a client says of `stream_options` that is not understood here is left as it is, and so is its stream: the engine

@@ -3,7 +3,7 @@
 //!
 //! The hashes go in the order of the chat templates (tools, system, messages), whatever the order of the members in the
 //! body, and over the messages' bytes as they stand: clients repeat earlier messages byte for byte and append. Two things
-//! that they do change from call to call are evened out ([`normal`]). Everything here depends on a prompt's beginning
+//! that they do change from call to call are evened out (`normal`). Everything here depends on a prompt's beginning
 //! alone: the same messages with more behind them give the same hashes, and then more.
 //!
 //! Hashes are XXH3 without a secret, the same at every edge and in every version. They are no defence: who can choose
