@@ -81,12 +81,12 @@ async fn a_sub_agent_starts_elsewhere_while_its_agents_replica_has_much_to_read(
         let name = format!("sub-{n}");
         ask(&edge, &[("x-session-id", &name), ("x-parent-session-id", agent)], &prompt(100)).await
     };
-    // 100 tokens are read in no time; 100,000 take seconds.
+    // 100 tokens are read in no time; 400,000 take many seconds.
     let short = hold(&edge, home, &busy, 100).await;
     assert_eq!(told(&start(0).await), (home.name(), "new"));
     drop(short);
     edge.wait_until_idle("near", home.name()).await;
-    let long = hold(&edge, home, &busy, 100_000).await;
+    let long = hold(&edge, home, &busy, 400_000).await;
     let elsewhere = start(1).await;
     assert_eq!(told(&elsewhere).1, "new");
     assert_ne!(told(&elsewhere).0, home.name());

@@ -9,6 +9,11 @@ use crate::support::{Edge, EdgeConfig, Http1, Pool, post, sim, with};
 /// Tokens of the session that is warm: to read them anew weighs as much as 60,000 that wait.
 const CONTEXT: usize = 10_000;
 
+/// Tokens that wait at its replica: fewer than it bears, and more. The edge takes 10,000 to be read in a second while it
+/// does not know better, so both last for far longer than what is looked at meanwhile.
+const SHORT: usize = 5 * CONTEXT;
+const LONG: usize = 40 * CONTEXT;
+
 /// Prompts that tell a pool's pace: as many as the edge wants to see, and each as long.
 const PACED: (usize, usize) = (40, 1_100);
 
@@ -21,11 +26,11 @@ async fn a_hot_session_leaves_a_long_queue_and_bears_a_short_one() {
     let home = sims.iter().find(|sim| sim.name() == told(&begun).0).unwrap();
     assert_eq!(told(&call(&edge, "hot", &hot).await), (home.name(), "session"));
     let neighbour = begun_at(&edge, home, "neighbour").await;
-    let short = hold(&edge, home, &neighbour, 2 * CONTEXT).await;
+    let short = hold(&edge, home, &neighbour, SHORT).await;
     assert_eq!(told(&call(&edge, "hot", &hot).await), (home.name(), "session"), "to move costs more than to wait");
     drop(short);
     edge.wait_until_idle("near", home.name()).await;
-    let long = hold(&edge, home, &neighbour, 10 * CONTEXT).await;
+    let long = hold(&edge, home, &neighbour, LONG).await;
     let left = call(&edge, "hot", &hot).await;
     let (new_home, reason) = told(&left);
     assert_eq!(reason, "moved");
@@ -42,7 +47,7 @@ async fn a_session_without_a_context_leaves_also_the_queue_that_a_hot_one_bears(
     let edge = Edge::start(EdgeConfig::of(&sims.each_ref())).await;
     let light = begun_at(&edge, &sims[0], "light").await;
     let neighbour = begun_at(&edge, &sims[0], "neighbour").await;
-    let queue = hold(&edge, &sims[0], &neighbour, 2 * CONTEXT).await;
+    let queue = hold(&edge, &sims[0], &neighbour, SHORT).await;
     assert_eq!(told(&call(&edge, &light, &prompt(10)).await), ("b", "moved"));
     drop(queue);
 }
@@ -76,14 +81,14 @@ async fn pools_are_compared_once_the_pace_of_the_nearest_is_known() {
         assert_eq!(told(&call(&edge, "hot", &hot).await), ("n", reason));
     }
     call(&edge, "neighbour", &prompt(10)).await;
-    let queue = hold(&edge, &near, "neighbour", 200_000).await;
+    let queue = hold(&edge, &near, "neighbour", LONG).await;
     assert_eq!(told(&call(&edge, "hot", &hot).await), ("n", "session"), "nobody knows how long that takes");
     assert_eq!(told(&call(&edge, "fresh", &prompt(10)).await), ("n", "new"));
     drop(queue);
     edge.wait_until_idle("near", "n").await;
     show_pace(&edge).await;
     // Now it takes seconds, and the way to Ireland a sixth of one.
-    let queue = hold(&edge, &near, "neighbour", 200_000).await;
+    let queue = hold(&edge, &near, "neighbour", LONG).await;
     assert_eq!(told(&call(&edge, "hot", &hot).await), ("f", "spill"));
     assert_eq!(told(&call(&edge, "new", &prompt(10)).await), ("f", "spill"));
     drop(queue);

@@ -30,7 +30,7 @@ async fn it_is_gone_on_with_at_its_owner_however_long_the_queue_there() {
     let (owner, mut id) = stored(&edge, &sims).await;
     let neighbour = begun_at(&edge, owner, "neighbour").await;
     let light = begun_at(&edge, owner, "light").await;
-    let queue = hold(&edge, owner, &neighbour, 100_000).await;
+    let queue = hold(&edge, owner, &neighbour, 400_000).await;
     assert_eq!(told(&call(&edge, &light, &prompt(10)).await).1, "moved", "whoever can leaves");
     for _ in 0..3 {
         let answer = respond(&edge, "next", json!({"input": text(100), "previous_response_id": id})).await;
