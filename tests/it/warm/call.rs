@@ -1,6 +1,6 @@
 //! Calls of sessions that have a name, with prompts of a given size.
 
-use nearpool::sim::server::ReplicaHandle;
+use nearpool::sim::server::{ReplicaHandle, ServerStats};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Edge, Http1, chat, post_with, soon, unheard, with};
@@ -36,10 +36,12 @@ pub(super) async fn call(edge: &Edge, session: &str, body: &Value) -> Answer {
 /// A call whose prompt this replica, where its session is at home, does not end to read before the client goes: the
 /// session stays active, and its prompt is what others have to wait for there.
 pub(super) async fn hold(edge: &Edge, at: &ReplicaHandle, session: &str, tokens: usize) -> Http1 {
-    let before = at.stats().engine.running;
+    // Not those that run: one that was held before may still be on its way out.
+    let begun = |stats: &ServerStats| stats.engine.running as u64 + stats.finished_total + stats.cancelled_total;
+    let before = begun(&at.stats());
     let endless = json!({"stream": true, "sim": {"tokens": 2, "prefill_ms": 600_000}});
     let client = send(edge, session, &with(prompt(tokens), endless)).await;
-    soon(at.wait_for(|stats| stats.engine.running == before + 1)).await;
+    soon(at.wait_for(|stats| begun(stats) > before)).await;
     client
 }
 
