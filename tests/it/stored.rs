@@ -195,9 +195,10 @@ async fn a_call_waits_in_line_for_a_place_at_its_owner_though_another_replica_is
     let pool = pool.line("max_in_flight = 1").line("queue_timeout = \"20s\"");
     let edge = Edge::start(EdgeConfig::new().pool(pool)).await;
     let answered = r#"{"id":"resp_1","object":"response","output":[]}"#;
-    // Calls without a session go to either.
+    // Different conversations start at either.
+    let mut said = 0..1_000;
     let exchange = loop {
-        let body = first("x");
+        let body = first(&said.next().expect("a conversation that starts at the owner").to_string());
         let mut call = std::pin::pin!(ask(&edge, &body));
         tokio::select! {
             mut exchange = owner.next() => {
