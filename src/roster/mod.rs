@@ -6,6 +6,7 @@
 mod budget;
 mod cache;
 mod identity;
+mod idle_table;
 mod inflight;
 mod intake;
 mod live;

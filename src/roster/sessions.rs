@@ -13,26 +13,16 @@
 //! list and the rest in the hash table. So the default capacity of a million is bounded by some 145 MB, and an edge with few
 //! sessions uses little.
 
-use std::num::NonZeroUsize;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
-
 use super::identity::Identity;
+use super::idle_table::{IdleTable, Idles};
 use crate::domain::ids::{ReplicaKey, SessionKey};
 use crate::policy::replica::SessionView;
 
-/// Enough that 2 to 64 cores seldom meet at one lock; a power of two.
-const SHARDS: usize = 64;
-
 /// Remembers the home of sessions.
 #[derive(Debug)]
-pub struct SessionTable {
-    // Std mutexes: a section is one look-up and never crosses an `.await`.
-    shards: Vec<Mutex<LruCache<SessionKey, Home>>>,
-    start: Instant,
-}
+pub struct SessionTable(IdleTable<Home>);
 
 #[derive(Clone, Copy, Debug)]
 struct Home {
@@ -40,10 +30,16 @@ struct Home {
     replica: ReplicaKey,
     /// What stands for the whole list of its last call.
     last: SessionKey,
-    /// Seconds from the table's start to the session's last call.
-    seen_s: u32,
+    /// Of that call.
+    used_s: u32,
     /// Whether that was its first.
     once: bool,
+}
+
+impl Idles for Home {
+    fn used_s(&mut self) -> &mut u32 {
+        &mut self.used_s
+    }
 }
 
 /// A call's session.
@@ -63,24 +59,14 @@ pub struct Session {
 }
 
 impl SessionTable {
-    /// A table for about `capacity` sessions (rounded up to the shards).
+    /// A table for about `capacity` sessions.
     pub fn new(capacity: usize, start: Instant) -> SessionTable {
-        let per_shard = NonZeroUsize::new(capacity.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
-        // `unbounded` and an own bound: `LruCache::new` would allocate for the whole capacity at once.
-        let shard = || {
-            let mut cache = LruCache::unbounded();
-            cache.resize(per_shard);
-            Mutex::new(cache)
-        };
-        SessionTable { shards: (0..SHARDS).map(|_| shard()).collect(), start }
+        SessionTable(IdleTable::new(capacity, start))
     }
 
     /// The session of a call, as far as it was seen within the last `idle`.
     pub fn find(&self, identity: &Identity, idle: Duration, now: Instant) -> Option<Session> {
-        let fresh = |key: &SessionKey| {
-            let home = *self.shard(*key).get(key)?;
-            (self.age(home, now) <= idle).then_some(home)
-        };
+        let fresh = |key: &SessionKey| self.0.get(key.0, idle, now);
         match identity {
             Identity::Named { session, parent } => {
                 let (own, parents) = (fresh(session), parent.as_ref().and_then(fresh));
@@ -118,56 +104,27 @@ impl SessionTable {
     /// Notes that the replica serves the session at `now`.
     pub fn remember(&self, session: Session, replica: ReplicaKey, now: Instant) {
         if let Some(before) = session.before.filter(|before| *before != session.entry) {
-            self.shard(before).pop(&before);
+            self.0.remove(before.0);
         }
-        let home =
-            Home { session: session.key, replica, last: session.last, seen_s: self.seconds(now), once: session.once };
-        self.shard(session.entry).put(session.entry, home);
+        let home = Home { session: session.key, replica, last: session.last, used_s: 0, once: session.once };
+        self.0.put(session.entry.0, home, now);
     }
 
     /// Forgets the sessions that have been idle for longer than `idle`, and returns how many remain.
     pub fn sweep(&self, idle: Duration, now: Instant) -> usize {
-        let mut remaining = 0;
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            while shard.peek_lru().is_some_and(|(_, home)| self.age(*home, now) > idle) {
-                shard.pop_lru();
-            }
-            remaining += shard.len();
-        }
-        remaining
+        self.0.sweep(idle, now)
     }
 
     /// Changes the bound; the longest idle sessions beyond it are forgotten.
     pub fn resize(&self, capacity: usize) {
-        let per_shard = NonZeroUsize::new(capacity.div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
-        for shard in &self.shards {
-            lock(shard).resize(per_shard);
-        }
+        self.0.resize(capacity);
     }
-
-    fn shard(&self, session: SessionKey) -> MutexGuard<'_, LruCache<SessionKey, Home>> {
-        // The key is a hash already; its low bits are as good as any.
-        lock(&self.shards[session.0 as usize % SHARDS])
-    }
-
-    fn seconds(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX)
-    }
-
-    fn age(&self, home: Home, now: Instant) -> Duration {
-        Duration::from_secs(u64::from(self.seconds(now).saturating_sub(home.seen_s)))
-    }
-}
-
-fn lock<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Every section leaves the table whole, so a panic elsewhere does not spoil it.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::idle_table::SHARDS;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
