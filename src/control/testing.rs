@@ -1,10 +1,11 @@
-//! A directory of a test's own, and an edge's control plane over a config file in it.
+//! What the control plane's tests share: a directory of a test's own, an edge's control plane over a config file in it, and
+//! waiting for what nobody tells of.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 
@@ -15,6 +16,16 @@ use crate::roster::{Roster, Snapshot};
 
 /// A GeoIP database that can be read.
 pub(crate) const GOOD_GEO: &[u8] = include_bytes!("../../tests/data/mini-city.mmdb");
+
+/// Waits for what nobody tells of, which follows an event that was waited for.
+pub(crate) async fn soon(holds: impl Fn() -> bool) {
+    let mut tries = 0;
+    while !holds() {
+        tries += 1;
+        assert!(tries < 10_000);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 /// Removed with all that is in it when dropped.
 pub(crate) struct Directory(PathBuf);

@@ -20,6 +20,10 @@ pub const WAITING_MAX: usize = 1_024;
 /// Most sessions that are remembered to have waited: as many as come again within minutes of a hard overload.
 const SENT_AWAY_MAX: NonZeroUsize = NonZeroUsize::new(8_192).unwrap();
 
+/// The longest that a session which was sent away is told to stay away, in seconds: it keeps its place, and must be there to
+/// take it.
+pub const COME_AGAIN_S_MAX: u32 = 10;
+
 /// Those who wait to be taken on by one pool. `T` is how a waiter is called.
 #[derive(Debug)]
 pub struct Entrance<T> {

@@ -266,11 +266,11 @@ fn each(mut slots: u64, mut told: impl FnMut(usize)) {
 
 /// The keys are hashes already.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Identity(u64);
+pub struct AsItIs(u64);
 
-type ChainHash = BuildHasherDefault<Identity>;
+type ChainHash = BuildHasherDefault<AsItIs>;
 
-impl Hasher for Identity {
+impl Hasher for AsItIs {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -26,6 +26,14 @@ pub struct Place {
     number: u64,
 }
 
+/// The longest that a client is told to wait: beyond it the SDKs give up, or pay no heed.
+pub const RETRY_AFTER_S_MAX: u32 = 120;
+
+/// Whole seconds after which a client may try again that would have to wait so long: at least one, and at most `most`.
+pub fn retry_after_s(wait: Duration, most: u32) -> u32 {
+    (wait.as_secs_f64().ceil() as u32).clamp(1, most)
+}
+
 impl Place {
     /// What it is numbered by in its line.
     pub fn number(self) -> u64 {
@@ -212,6 +220,13 @@ mod tests {
         assert_eq!(line.leave(places[0], true), None);
         assert_eq!(line.leave(places[0], true), None, "twice is once");
         assert_eq!(line.freed(now), Some(&2));
+    }
+
+    #[test]
+    fn a_client_is_told_to_come_back_in_one_second_at_the_least() {
+        let after = |ms| retry_after_s(Duration::from_millis(ms), RETRY_AFTER_S_MAX);
+        assert_eq!([0, 1_000, 1_001, 1_000_000].map(after), [1, 1, 2, RETRY_AFTER_S_MAX]);
+        assert_eq!(retry_after_s(Line::<()>::default().wait().unwrap_or_default(), RETRY_AFTER_S_MAX), 1);
     }
 
     #[test]

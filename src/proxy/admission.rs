@@ -12,16 +12,15 @@ use super::reply::Refusal;
 use crate::domain::ids::{PoolIx, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::AdmissionResult;
+use crate::policy::entrance::COME_AGAIN_S_MAX;
 use crate::policy::pool::PoolCandidate;
+use crate::policy::queue::retry_after_s;
 use crate::policy::replica::{Candidate, NoReplica};
 use crate::policy::retry::Tried;
 use crate::roster::{Asking, Waiting};
 
 /// Sessions count up to and with the moment at which they cease to be active.
 const JUST_AFTER: Duration = Duration::from_millis(1);
-
-/// The longest that a session which was sent away is told to stay away: it keeps its place, and must be there to take it.
-const COME_AGAIN_S_MAX: u32 = 10;
 
 impl Dispatch<'_> {
     /// What is asked of the pools, by a call of a session. Calls without one are no part of a chain, and what they leave in
@@ -63,7 +62,7 @@ impl Dispatch<'_> {
         let change = |pool: &PoolCandidate| self.snapshot.pool(pool.pool).intake.next_change(active);
         let room = self.pools.iter().filter_map(change).min();
         let wait = room.map_or(Duration::ZERO, |room| room.saturating_duration_since(Instant::now()));
-        let seconds = (wait.as_secs_f64().ceil() as u32).clamp(1, COME_AGAIN_S_MAX);
+        let seconds = retry_after_s(wait, COME_AGAIN_S_MAX);
         Stopped::Refused(Refusal::new(Outcome::AtCapacity, message).retry_after_s(seconds))
     }
 

@@ -1,6 +1,5 @@
 //! Station 5 with its I/O: a place at a replica, waited for in line while all are taken.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -13,11 +12,11 @@ use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::Pool;
 use crate::policy::pool::PoolCandidate;
-use crate::policy::queue::Turn;
+use crate::policy::queue::{RETRY_AFTER_S_MAX, Turn, retry_after_s};
 use crate::policy::replica::{Call, NoReplica};
 use crate::policy::retry::{self, Tried};
 use crate::policy::select::{Home, Selection, select};
-use crate::roster::{InFlight, PoolLive, Ticket};
+use crate::roster::{InFlight, Ticket};
 
 /// How often a replica's last place may be taken by another request between the choice and the booking. With 64 cores
 /// in the same choice this is never reached; the bound only keeps the loop from being endless.
@@ -25,9 +24,6 @@ const LOST_RACES_MAX: u32 = 64;
 
 /// Most lines that one call stands in. Its pools are in order, and the nearest are those it wants.
 pub(super) const LINES_MAX: usize = 16;
-
-/// The longest that a client is told to wait: beyond it the SDKs give up, or pay no heed.
-const RETRY_AFTER_S_MAX: u32 = 120;
 
 /// A replica and a place there.
 pub(super) type Placed = (Selection, InFlight);
@@ -212,24 +208,8 @@ impl Dispatch<'_> {
                 Refusal::new(Outcome::AtCapacity, format!("every replica of the model '{name}' is at its capacity"))
             }
         });
-        let pools: Vec<_> = self.pools.iter().map(|pool| self.snapshot.pool(pool.pool)).collect();
-        Stopped::Refused(refusal.retry_after_s(retry_after_s(&pools)))
-    }
-}
-
-/// Seconds after which a client may try again: when the shortest line would have come to it.
-fn retry_after_s(pools: &[&Arc<PoolLive>]) -> u32 {
-    let soonest = pools.iter().filter_map(|pool| pool.wait()).min().unwrap_or_default();
-    (soonest.as_secs_f64().ceil() as u32).clamp(1, RETRY_AFTER_S_MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_is_told_to_come_back_in_one_second_at_the_least() {
-        assert_eq!(retry_after_s(&[]), 1);
-        assert_eq!(retry_after_s(&[&Arc::new(PoolLive::new(1))]), 1);
+        // When the shortest line would have come to it.
+        let soonest = self.pools.iter().filter_map(|pool| self.snapshot.pool(pool.pool).wait()).min();
+        Stopped::Refused(refusal.retry_after_s(retry_after_s(soonest.unwrap_or_default(), RETRY_AFTER_S_MAX)))
     }
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::config::Config;
+use crate::control::testing::soon;
 use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaIx;
 use crate::domain::topology::Credential;
@@ -127,16 +128,6 @@ fn healthy(roster: &Roster, replica: usize) -> bool {
 
 fn failing(roster: &Roster, replica: usize) -> Option<&'static str> {
     roster.snapshot().live(ReplicaIx(replica)).failing().map(|failure| failure.label())
-}
-
-/// Waits for what nobody tells of, which follows an event that was waited for.
-async fn soon(holds: impl Fn() -> bool) {
-    let mut tries = 0;
-    while !holds() {
-        tries += 1;
-        assert!(tries < 10_000);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 #[tokio::test]

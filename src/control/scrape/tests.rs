@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use super::round::Miss;
 use super::*;
 use crate::config::Config;
+use crate::control::testing::soon;
 use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaIx;
 use crate::domain::topology::{Credential, Engine};
@@ -102,16 +103,6 @@ fn start(config: Config) -> Arc<Roster> {
 
 fn told(roster: &Roster) -> Option<LoadReport> {
     roster.snapshot().live(ReplicaIx(0)).engine()
-}
-
-/// Waits for what nobody tells of, which follows an event that was waited for.
-async fn soon(holds: impl Fn() -> bool) {
-    let mut tries = 0;
-    while !holds() {
-        tries += 1;
-        assert!(tries < 10_000);
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
-use crate::domain::prompt::{BYTES_PER_TOKEN, Cut};
+use crate::domain::prompt::{Cut, estimated_tokens};
 
 /// A long element is hashed in pieces of so many bytes from its own start: so a long document at the front of a message is
 /// recognised though the question behind it differs. 1,024 tokens: finer would make the caches' index larger for little,
@@ -87,7 +87,7 @@ impl Digest {
 
     /// The cuts, and the estimated tokens of the whole.
     pub(super) fn finish(self) -> (Vec<Cut>, u32) {
-        (self.cuts, tokens(self.bytes))
+        (self.cuts, estimated_tokens(self.bytes))
     }
 
     fn fold(&mut self, digest: u128, identifies: bool) {
@@ -105,13 +105,9 @@ impl Digest {
     fn cut(&mut self) {
         if self.bytes - self.cut_at >= CUT_DISTANCE {
             self.cut_at = self.bytes;
-            self.cuts.push(Cut { chain: self.chain, tokens: tokens(self.bytes) });
+            self.cuts.push(Cut { chain: self.chain, tokens: estimated_tokens(self.bytes) });
         }
     }
-}
-
-fn tokens(bytes: usize) -> u32 {
-    u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX)
 }
 
 /// Hashes what the slices hold together in pieces of `size`; the last one may be shorter, and none is empty.

@@ -10,9 +10,9 @@ use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ClientKey, ModelIx, SessionKey};
 use nearpool::domain::outcome::Outcome;
 use nearpool::domain::prompt::Prompt;
-use nearpool::policy::entrance::{Entrance, Left};
+use nearpool::policy::entrance::{COME_AGAIN_S_MAX, Entrance, Left};
 use nearpool::policy::pool::{self, PoolCandidate};
-use nearpool::policy::queue::{Line, Place, Turn};
+use nearpool::policy::queue::{Line, Place, RETRY_AFTER_S_MAX, Turn, retry_after_s};
 use nearpool::policy::replica::{self, NoReplica};
 use nearpool::policy::select::{Reason, Selection, select};
 use nearpool::roster::{Asking, InFlight, Prefilling, Roster, Session, Snapshot};
@@ -25,12 +25,6 @@ use super::super::workload::Call;
 use super::reading::Reading;
 use super::router::{Ask, Decision, Router};
 use super::setting::{self, Besides};
-
-/// What a client is told to wait that is refused, in seconds: as the proxy bounds it.
-const RETRY_AFTER_S: (f64, f64) = (1.0, 120.0);
-
-/// The longest that a session is told to stay away that no pool takes on.
-const COME_AGAIN_S_MAX: f64 = 10.0;
 
 /// An edge with one pool, without sockets.
 pub(crate) struct Nearpool<'w> {
@@ -156,7 +150,7 @@ impl<'w> Nearpool<'w> {
         let intake = &self.snapshot.pool(self.pools[0].pool).intake;
         let room = intake.next_change(self.snapshot.config.sessions.active);
         let wait = room.map_or(Duration::ZERO, |room| room.saturating_duration_since(self.instant(now)));
-        Decision::Refuse(wait.as_secs_f64().ceil().clamp(1.0, COME_AGAIN_S_MAX) as Micros * SECOND)
+        Decision::Refuse(Micros::from(retry_after_s(wait, COME_AGAIN_S_MAX)) * SECOND)
     }
 
     fn select(
@@ -208,8 +202,8 @@ impl<'w> Nearpool<'w> {
         if let Some(place) = self.places.remove(&number) {
             self.line.leave(place, false);
         }
-        let wait = self.line.wait().unwrap_or_default().as_secs_f64().ceil();
-        Decision::Refuse(wait.clamp(RETRY_AFTER_S.0, RETRY_AFTER_S.1) as Micros * SECOND)
+        let wait = self.line.wait().unwrap_or_default();
+        Decision::Refuse(Micros::from(retry_after_s(wait, RETRY_AFTER_S_MAX)) * SECOND)
     }
 
     fn wait(&mut self, ask: &Ask<'_>, turn: Turn, now: Instant) -> Decision {
