@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+import uuid
 
 import openai
 
@@ -30,6 +31,16 @@ ASK_WEATHER = [{"role": "user", "content": "What is the weather in Kyoto?"}]
 def sized(tokens, **more):
     """The simulated replicas' own field for an answer's length and pace."""
     return {"sim": {"tokens": tokens, **more}}
+
+
+def new_session():
+    """A call that belongs to no session before it: one that was resumed elsewhere stays there, away from the next death."""
+    return {"x-session-id": uuid.uuid4().hex}
+
+
+def met_its_death(stream):
+    """Whether the answer began at the replica that `death` is about."""
+    return stream.response.headers["x-nearpool-pool"] == "mended"
 
 
 def text_of(chunks):
@@ -423,8 +434,14 @@ def case_a_cut_stream_is_resumed_and_seen_as_one_answer():
     for cut in CUTS:
         with death(**cut):
             stream = once.chat.completions.create(
-                model=MENDED, messages=HELLO, stream=True, stream_options={"include_usage": True}, extra_body=sized(50)
+                model=MENDED,
+                messages=HELLO,
+                stream=True,
+                stream_options={"include_usage": True},
+                extra_body=sized(50),
+                extra_headers=new_session(),
             )
+            assert met_its_death(stream), cut
             chunks = list(stream)
         assert text_of(chunks) == whole.choices[0].message.content, cut
         assert len({chunk.id for chunk in chunks}) == 1 and len({chunk.created for chunk in chunks}) == 1, cut
@@ -440,7 +457,7 @@ def case_a_resumed_stream_helper():
     whole = client.chat.completions.create(model=SMALL, messages=HELLO, extra_body=sized(50))
     for cut in CUTS:
         with death(**cut), once.chat.completions.stream(
-            model=MENDED, messages=HELLO, extra_body=sized(50)
+            model=MENDED, messages=HELLO, extra_body=sized(50), extra_headers=new_session()
         ) as stream:
             choice = stream.get_final_completion().choices[0]
         assert choice.message.content == whole.choices[0].message.content and choice.message.role == "assistant", cut
@@ -451,8 +468,14 @@ def case_a_cut_completions_stream_is_resumed():
     for cut in CUTS:
         with death(**cut):
             stream = once.completions.create(
-                model=MENDED, prompt="Once", max_tokens=100, stream=True, extra_body=sized(50)
+                model=MENDED,
+                prompt="Once",
+                max_tokens=100,
+                stream=True,
+                extra_body=sized(50),
+                extra_headers=new_session(),
             )
+            assert met_its_death(stream), cut
             chunks = list(stream)
         assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text, cut
         assert chunks[-1].choices[0].finish_reason == "stop", cut
@@ -466,7 +489,7 @@ def case_a_cut_that_is_unsafe_to_resume():
     ]
     for more in unsafe:
         with death(fault="cut_mid_stream", after_events=3), raises(openai.APIError, "broke off"):
-            asked = {"messages": HELLO, **more}
+            asked = {"messages": HELLO, "extra_headers": new_session(), **more}
             for _ in once.chat.completions.create(model=MENDED, stream=True, extra_body=sized(50), **asked):
                 pass
 
