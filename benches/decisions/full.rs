@@ -1,10 +1,8 @@
 //! An edge whose tables are full: 64 replicas, each with as much cached as it holds.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use nearpool::config;
 use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ModelIx, PoolIx, ReplicaIx, SessionKey};
 use nearpool::domain::prompt::{Cut, Prompt};
@@ -13,9 +11,10 @@ use nearpool::policy::pool::{self, PoolCandidate};
 use nearpool::policy::replica::{Call, SessionView};
 use nearpool::policy::select::{Selection, select};
 use nearpool::roster::{Prefilling, Roster, Snapshot};
-use nearpool::wire::geoip::GeoDb;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::one_pool;
 
 pub(crate) const REPLICAS: usize = 64;
 
@@ -116,27 +115,6 @@ pub(crate) fn prompt(begins: &[Cut], tokens: u32, rng: &mut SmallRng) -> Prompt 
 
 #[allow(clippy::expect_used, reason = "a bench may stop at the first surprise")]
 fn snapshot() -> Snapshot {
-    let replica = |n: usize| format!("{{ name = \"r{n}\", url = \"http://127.0.0.1:{}\" }},", 20_000 + n);
-    let replicas: String = (0..REPLICAS).map(replica).collect();
-    let text = format!(
-        r#"
-        [edge]
-        name = "edge"
-        region = "here"
-        listen = ["127.0.0.1:8080"]
-        [regions]
-        here = {{ latitude = 0.0, longitude = 0.0 }}
-        [models.small]
-        [[pools]]
-        name = "pool"
-        region = "here"
-        model = "small"
-        engine = "vllm"
-        kv_cache_tokens = {CACHE_TOKENS}
-        replicas = [{replicas}]
-        "#
-    );
-    let config = config::parse("decisions.toml", &text, Path::new(""), &|_| None).expect("valid");
-    let geo = GeoDb::from_bytes(include_bytes!("../../tests/data/mini-city.mmdb").as_slice()).expect("valid");
-    Snapshot::new(Arc::new(config), Arc::new(geo), None)
+    let config = one_pool::config(REPLICAS, "", &format!("kv_cache_tokens = {CACHE_TOKENS}"));
+    config.and_then(one_pool::snapshot).expect("valid")
 }

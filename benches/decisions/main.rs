@@ -6,6 +6,8 @@
 mod bounds;
 mod full;
 mod memory;
+#[path = "../shared/one_pool.rs"]
+mod one_pool;
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -37,9 +37,7 @@ impl Dispatch<'_> {
 
     /// Whether the pool takes on the call's session.
     pub(super) fn is_admitted(&self, pool: PoolIx, now: Instant) -> bool {
-        let Some(asking) = self.asking() else { return true };
-        let bound = self.edge.roster.admission_bound_now(self.snapshot, pool, now);
-        bound.is_none_or(|bound| self.snapshot.pool(pool).intake.admits(asking, bound, now))
+        self.asking().is_none_or(|asking| self.edge.roster.admits(self.snapshot, pool, asking, now))
     }
 
     /// The session's home, which takes it only while its pool does.

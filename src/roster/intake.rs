@@ -46,9 +46,11 @@ impl Intake {
             && (bound.tokens.is_none() || admission.is_active(session) || entrance.is_next(session, turn))
     }
 
-    /// Whether the session is active in the pool.
-    pub fn is_active(&self, session: SessionKey) -> bool {
-        self.lock().admission.is_active(session)
+    /// Whether the session is active in the pool at `now`, where sessions are so for so long: it need not ask.
+    pub fn is_active(&self, session: SessionKey, active: Duration, now: Instant) -> bool {
+        let admission = &mut self.lock().admission;
+        admission.expire(active, now);
+        admission.is_active(session)
     }
 
     /// A call is sent.

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
 use super::cache::Slot;
+use super::intake::Asking;
 use super::live::Live;
 use super::pool::PoolLive;
 use super::responses::ResponseTable;
@@ -167,17 +168,23 @@ impl Snapshot {
 
     /// What a pool's caches hold for the sessions of this edge, and for how long a session counts.
     pub fn admission_bound(&self, pool: PoolIx, now: Instant) -> Bound {
-        let breaker = self.config.circuit_breaker;
         let size = self.pool(pool).cache.known_size();
-        let replicas = || &self.config.topology.pool(pool).replicas;
-        // What others' calls hold of the caches is not for this edge's sessions.
-        let held =
-            |ix: &ReplicaIx| self.live(*ix).read(|record| record.engine.and_then(|load| load.foreign_tokens(now)));
-        let others = || replicas().iter().filter_map(held).sum::<f64>() as u64;
-        let usable = || replicas().iter().filter(|ix| self.live(**ix).standing(breaker, now).is_usable()).count();
-        let share = self.config.sessions.admission_share;
-        let tokens = size.map(|size| ((size as f64 * usable() as f64 * share) as u64).saturating_sub(others()));
+        let tokens = size.map(|size| self.cache_tokens(pool, size, now));
         Bound { tokens, active: self.config.sessions.active }
+    }
+
+    /// What a pool's caches of this size hold for the sessions of this edge.
+    fn cache_tokens(&self, pool: PoolIx, size: u64, now: Instant) -> u64 {
+        let (breaker, share) = (self.config.circuit_breaker, self.config.sessions.admission_share);
+        let (mut usable, mut others) = (0u32, 0.0);
+        for ix in &self.config.topology.pool(pool).replicas {
+            self.live(*ix).read(|record| {
+                usable += u32::from(record.standing(breaker, now).is_usable());
+                // What others' calls hold of the caches is not for this edge's sessions.
+                others += record.engine.and_then(|load| load.foreign_tokens(now)).unwrap_or(0.0);
+            });
+        }
+        ((size as f64 * f64::from(usable) * share) as u64).saturating_sub(others as u64)
     }
 
     /// Whether at least one replica may be used at `now`.
@@ -263,15 +270,18 @@ impl Roster {
         before.pools.iter().for_each(|pool| pool.intake.changed());
     }
 
-    /// What a pool of this snapshot takes on as it is configured now, be the snapshot an earlier one: whoever waits must
-    /// not wait by a bound that is gone, the less since others stand behind. `None` when it takes on whoever comes.
-    pub fn admission_bound_now(&self, held: &Snapshot, pool: PoolIx, now: Instant) -> Option<Bound> {
+    /// Whether a pool of this snapshot takes the call's session on as it is configured now, be the snapshot an earlier one:
+    /// whoever waits must not wait by a bound that is gone, the less since others stand behind.
+    pub fn admits(&self, held: &Snapshot, pool: PoolIx, asking: Asking, now: Instant) -> bool {
         let (current, own) = (self.current.load(), held.pool(pool));
         let is_own = |ix: &PoolIx| current.pools.get(ix.0).is_some_and(|other| Arc::ptr_eq(other, own));
-        match Some(pool).filter(is_own).or_else(|| (0..current.pools.len()).map(PoolIx).find(is_own)) {
-            Some(ix) => current.config.sessions.admission.then(|| current.admission_bound(ix, now)),
-            None => held.config.sessions.admission.then(|| held.admission_bound(pool, now)),
-        }
+        let there = Some(pool).filter(is_own).or_else(|| (0..current.pools.len()).map(PoolIx).find(is_own));
+        let (by, pool) = there.map_or((held, pool), |ix| (&**current, ix));
+        let sessions = &by.config.sessions;
+        // Most calls are of active sessions; what there is room for costs a look at every replica.
+        !sessions.admission
+            || own.intake.is_active(asking.session, sessions.active, now)
+            || own.intake.admits(asking, by.admission_bound(pool, now), now)
     }
 
     /// Says that the edge is about to end.

@@ -18,6 +18,8 @@ pub(crate) mod cache;
 pub(crate) mod cli;
 pub(crate) mod dialogue;
 pub(crate) mod engine;
+#[path = "../../shared/one_pool.rs"]
+pub(crate) mod one_pool;
 pub(crate) mod policies;
 pub(crate) mod prompts;
 pub(crate) mod report;

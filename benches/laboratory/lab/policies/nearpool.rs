@@ -106,12 +106,14 @@ impl<'w> Nearpool<'w> {
     fn is_admitted(&self, asking: Option<Asking>, now: Instant) -> bool {
         let Some(asking) = asking else { return true };
         let pool = self.pools[0].pool;
-        let (bound, intake) = (self.snapshot.admission_bound(pool, now), &self.snapshot.pool(pool).intake);
+        let (intake, active) = (&self.snapshot.pool(pool).intake, self.snapshot.config.sessions.active);
+        if intake.is_active(asking.session, active, now) {
+            return true;
+        }
+        let bound = self.snapshot.admission_bound(pool, now);
         // Who stands at the entrance is known here, since here a waiter is a number.
-        intake.admits(asking, bound, now)
-            && (bound.tokens.is_none()
-                || intake.is_active(asking.session)
-                || self.entrance.is_next(asking.session, asking.turn))
+        let is_next = bound.tokens.is_none() || self.entrance.is_next(asking.session, asking.turn);
+        intake.admits(asking, bound, now) && is_next
     }
 
     /// Waits at the entrance.
