@@ -9,6 +9,10 @@ use crate::support::{Answer, Edge, EdgeConfig, Exchange, Http1, Pool, Scripted, 
 
 const CHAT: &str = "/v1/chat/completions";
 
+/// Who takes the place that an answer frees may be faster than the answer's connection is given back, and then opens another:
+/// so each call has one of its own.
+const CLOSE: &str = "connection: close\r\n";
+
 /// One replica that takes one call at a time, and a line of so many.
 async fn edge_of(replica: &Scripted, queue: usize, timeout: &str) -> Edge {
     let pool = Pool::new("near", "here", "m")
@@ -49,31 +53,25 @@ async fn calls_of_sessions_under_way_come_before_first_calls_and_each_in_its_tur
     let mut replica = Scripted::start().await;
     let edge = edge_of(&replica, 8, "60s").await;
     // Two sessions begin.
-    let mut exchange = None;
     for session in ["begun-1", "begun-2"] {
         let mut client = send(&edge, session).await;
-        let mut at: Exchange = match exchange.take() {
-            None => replica.next().await,
-            Some(before) => Exchange::next(before).await,
-        };
-        at.answer(200, "", "{}").await;
+        replica.next().await.answer(200, CLOSE, "{}").await;
         assert_eq!(client.answer().await.status, 200);
-        exchange = Some(at);
     }
     // The only place is taken, and the line fills: new ones and others.
     let mut first = send(&edge, "busy").await;
-    let mut at = exchange.unwrap().next().await;
+    let mut at = replica.next().await;
     assert_eq!(session_of(&at), "busy");
     let mut waiting = Vec::new();
     for (n, session) in ["new-1", "begun-1", "new-2", "begun-2"].into_iter().enumerate() {
         waiting.push((session, queue_up(&edge, session, n + 1).await));
     }
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(first.answer().await.status, 200);
     for session in ["begun-1", "begun-2", "new-1", "new-2"] {
-        at = at.next().await;
+        at = replica.next().await;
         assert_eq!(session_of(&at), session);
-        at.answer(200, "", "{}").await;
+        at.answer(200, CLOSE, "{}").await;
         let client = &mut waiting.iter_mut().find(|(name, _)| *name == session).unwrap().1;
         assert_eq!(client.answer().await.status, 200);
     }
@@ -93,19 +91,19 @@ async fn beyond_the_line_and_its_time_calls_are_shed_with_retry_after() {
     check_shed(&send(&edge, "c").await.answer().await);
     // And so is the time of the one in it.
     check_shed(&second.answer().await);
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(first.answer().await.status, 200);
     // A session under way takes the place in line of one that is new.
     let mut busy = send(&edge, "b").await;
-    let mut at = at.next().await;
+    let mut at = replica.next().await;
     let mut new = queue_up(&edge, "d", 1).await;
     let mut under_way = send(&edge, "a").await;
     check_shed(&new.answer().await);
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(busy.answer().await.status, 200);
-    let mut at = at.next().await;
+    let mut at = replica.next().await;
     assert_eq!(session_of(&at), "a");
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(under_way.answer().await.status, 200);
 }
 
@@ -119,11 +117,11 @@ async fn one_that_leaves_the_line_hands_its_turn_on() {
     let mut third = queue_up(&edge, "c", 2).await;
     gone.reset();
     edge.wait_for_metric("nearpool_queued{pool=\"near\"}", |n| n == 1.0).await;
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(first.answer().await.status, 200);
-    let mut at = at.next().await;
+    let mut at = replica.next().await;
     assert_eq!(session_of(&at), "c");
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(third.answer().await.status, 200);
 }
 
@@ -141,7 +139,7 @@ async fn a_pool_may_have_a_cap_of_its_own() {
     for session in ["y", "z"] {
         check_shed(&send(&edge, session).await.answer().await);
     }
-    at.answer(200, "", "{}").await;
+    at.answer(200, CLOSE, "{}").await;
     assert_eq!(first.answer().await.status, 200);
 }
 
