@@ -25,6 +25,20 @@ fn the_table_is_the_same_every_time_and_has_a_line_for_each_policy() {
 }
 
 #[test]
+fn the_head_tells_what_both_admit_by() {
+    let line = "--sessions 2 --hours 0.1 --orders 1 --replicas 2 --policies random";
+    let ours = table(&format!("{line} --edge=active=\"2m\"")).unwrap();
+    assert!(
+        ours.contains("nearpool: sessions told by names;") && ours.contains("active for 120 s, a wait ≤ 30 s"),
+        "{ours}"
+    );
+    assert_eq!(ours.matches("active for 120 s").count(), 2, "the oracle's is Nearpool's: {ours}");
+    let other = table(&format!("{line} --active 60 --wait 10 --edge=admission=false --identity messages")).unwrap();
+    assert!(other.contains("told by messages;") && other.contains("no admission"), "{other}");
+    assert!(other.contains("active for 60 s, a wait ≤ 10 s"), "{other}");
+}
+
+#[test]
 fn what_cannot_be_run_is_told() {
     let check = |line: &str, wanted: &str| {
         let error = format!("{:#}", table(line).unwrap_err());
@@ -37,6 +51,13 @@ fn what_cannot_be_run_is_told() {
     check("--hours -1", "unexpected argument");
     check("--hours=-1", "--hours is not between");
     check("--itl=nan", "--itl is not between");
+    check("--check", "--check needs a trace");
+    let trace = concat!(env!("CARGO_TARGET_TMPDIR"), "/laboratory-trace.csv");
+    let columns = "session,agent,seq,t_ms,in_tok,out_tok,nblk,ref,lcp,think_ms,api_ms,tool_sys_tok";
+    std::fs::write(trace, format!("{columns}\n1,0,0,0,200,5,3,-1,0,0,10,70\n")).unwrap();
+    check(&format!("--check --trace {trace}"), "stated for 300 and 600 sessions, not 1");
+    check(&format!("--check --trace {trace} --policies oracle"), "--check needs all policies");
+    check(&format!("--check --trace {trace} --orders 4"), "--check needs 5 orders");
     check("--sessions 1 --policies nearpool --edge=active=1", "must be a duration with its unit");
     check("--policies best", "invalid value 'best'");
 }

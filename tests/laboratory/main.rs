@@ -13,5 +13,6 @@ mod generator;
 mod quantiles;
 mod read;
 mod report;
+mod verdicts;
 mod workload;
 mod world;

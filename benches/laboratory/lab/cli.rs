@@ -130,9 +130,10 @@ fn judge(args: &Args, table: Table, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-/// What must hold of what is played. Something is stated for 300 sessions, which fit the caches, for 600, which do not, and
-/// for arrivals.
+/// What must hold of what is played. Something is stated for 300 recorded sessions, which fit the caches, for 600, which do
+/// not, and for recorded arrivals.
 fn kind(args: &Args, workload: &Workload) -> Result<Kind> {
+    ensure!(args.trace.is_some(), "--check needs a trace: what must hold is stated of recorded ones");
     ensure!(args.policies.is_empty(), "--check needs all policies");
     ensure!(args.orders >= ORDERS_JUDGED, "--check needs {ORDERS_JUDGED} orders at least");
     match (&workload.pacing, workload.sessions) {

@@ -154,11 +154,17 @@ pub(crate) fn body(told: &Told<'_>, dialogue: &Dialogue, block_tokens: u32) -> V
 /// last whole block is its tail's own, whatever the prompt that repeats it has there.
 fn write(out: &mut Vec<u8>, blocks: &[Block], block_tokens: u32, (from, to): (u32, u32), tail: u64) {
     let whole = to - to % block_tokens;
-    for at in from..to {
+    let mut at = from;
+    while at < to {
+        let ends = to.min(at - at % block_tokens + block_tokens);
         let block = if at < whole { blocks.get((at / block_tokens) as usize).copied() } else { None };
         let seed = block.map_or(tail, |block| mix(1, u64::from(block)));
-        let letters = (mix(seed, u64::from(at)) as u32 & 0x0f0f_0f0f) + 0x6161_6161;
-        out.extend_from_slice(&letters.to_le_bytes());
+        for at in at..ends {
+            let mixed = (seed ^ u64::from(at)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
+            let letters = (mixed as u32 & 0x0f0f_0f0f) + 0x6161_6161;
+            out.extend_from_slice(&letters.to_le_bytes());
+        }
+        at = ends;
     }
 }
 
