@@ -32,17 +32,20 @@ use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
 use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
+use crate::domain::ids::ModelIx;
 use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
 use crate::domain::prompt::{Prompt, estimated_tokens};
 use crate::observe::metrics::GeoResult;
-use crate::policy::{pool, resolve};
-use crate::roster::{Identity, Snapshot};
+use crate::policy::pool::{self, PoolCandidate};
+use crate::policy::resolve;
+use crate::roster::{Identity, Session, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::include_usage;
 use crate::wire::late_error::late_error_event;
 use crate::wire::prompt;
 use crate::wire::reply::{Failure, error_event, models};
+use crate::wire::scan::Model;
 
 /// How a request ended that was not answered to its end here.
 enum Ended {
@@ -156,43 +159,12 @@ impl Serving<'_, '_> {
 
     /// Stations 3 to 8: the request is here whole.
     async fn forward(&mut self, endpoint: Endpoint, caller: &Caller, received: Received<'_>) -> Result<(), Ended> {
-        let (config, topology) = (&self.snapshot.config, &self.snapshot.config.topology);
+        let config = &self.snapshot.config;
         let total = tokio::time::Instant::now() + config.timeouts.total;
-
-        // 3 resolve.
-        let Some(model) = &received.scan.model else {
-            let message = "the body names no model; send {\"model\": \"…\"}";
-            return Err(Refusal::new(Outcome::MissingModel, message).param("model").into());
-        };
-        self.account.model_asked = Some(model.name.clone());
-        self.account.stream = received.scan.stream.unwrap_or(false);
-        let resolved = resolve::resolve(topology, &model.name, caller.step.as_deref())
-            .map_err(|unknown| route::unknown_model(&model.name, &unknown))?;
-        self.account.model = Some(resolved.model);
-        self.account.step = Some(resolved.step.to_owned());
-
-        // 4 choose pools: geography decides where a session starts, the cache where it stays.
-        let place = self.place();
-        let pools = pool::order(topology, resolved.model, endpoint.dialect(), place)
-            .map_err(|no| route::no_pool(no, &model.name, endpoint))?;
+        let (model, served) = self.resolve(caller, &received)?;
         let chain = Chain::of(self.edge, self.snapshot, caller.client, endpoint, &received);
-        let pools = match &chain {
-            Some(chain) => chain.narrow(self.snapshot, pools)?,
-            None => pools,
-        };
-        let names = caller.names.with(&received.scan.fields);
-        let prompt = match endpoint.generates() {
-            true => prompt::read(&received.scan, &received.body, endpoint),
-            false => Prompt { tokens: estimated_tokens(received.body.len()), ..Prompt::default() },
-        };
-        let model_name = &topology.model(resolved.model).name;
-        let identity = || Identity::of(&caller.scope, &names, &prompt, model_name);
-        let identity = endpoint.generates().then(identity).flatten();
-        let sessions = &self.edge.roster.sessions;
-        let session = identity.and_then(|identity| sessions.find(&identity, config.sessions.idle, Instant::now()));
-        // One name is one session, however many models serve it.
-        let named = names.session.filter(|_| endpoint.generates()).map(|name| caller.session(&name));
-        self.account.session = named.or(session.map(|session| session.key));
+        let pools = self.pools(endpoint, &model.name, served, chain.as_ref())?;
+        let (prompt, session) = self.read(endpoint, caller, &received, served);
 
         // 5 choose a replica, 6 send, 7 retry.
         self.earn(caller);
@@ -257,6 +229,62 @@ impl Serving<'_, '_> {
             resumes: 0,
         };
         self.relay(reached, stream).await
+    }
+
+    /// Station 3: the model as the body names it, and the one that is meant.
+    fn resolve<'r>(&mut self, caller: &Caller, received: &'r Received<'_>) -> Result<(&'r Model, ModelIx), Refusal> {
+        let Some(model) = &received.scan.model else {
+            let message = "the body names no model; send {\"model\": \"…\"}";
+            return Err(Refusal::new(Outcome::MissingModel, message).param("model"));
+        };
+        self.account.model_asked = Some(model.name.clone());
+        self.account.stream = received.scan.stream.unwrap_or(false);
+        let resolved = resolve::resolve(&self.snapshot.config.topology, &model.name, caller.step.as_deref())
+            .map_err(|unknown| route::unknown_model(&model.name, &unknown))?;
+        self.account.model = Some(resolved.model);
+        self.account.step = Some(resolved.step.to_owned());
+        Ok((model, resolved.model))
+    }
+
+    /// Station 4: the pools that may serve the call. Geography decides where a session starts, the cache where it stays.
+    fn pools(
+        &mut self,
+        endpoint: Endpoint,
+        asked: &str,
+        model: ModelIx,
+        chain: Option<&Chain>,
+    ) -> Result<Vec<PoolCandidate>, Refusal> {
+        let place = self.place();
+        let pools = pool::order(&self.snapshot.config.topology, model, endpoint.dialect(), place)
+            .map_err(|no| route::no_pool(no, asked, endpoint))?;
+        match chain {
+            Some(chain) => chain.narrow(self.snapshot, pools),
+            None => Ok(pools),
+        }
+    }
+
+    /// What the choice of a replica needs of the call's words: its prompt, and its session where it tells one. What
+    /// generates nothing has neither a cache nor a session to come back to, and of its prompt only the length counts.
+    fn read(
+        &mut self,
+        endpoint: Endpoint,
+        caller: &Caller,
+        received: &Received<'_>,
+        model: ModelIx,
+    ) -> (Prompt, Option<Session>) {
+        if !endpoint.generates() {
+            return (Prompt { tokens: estimated_tokens(received.body.len()), ..Prompt::default() }, None);
+        }
+        let config = &self.snapshot.config;
+        let names = caller.names.with(&received.scan.fields);
+        let prompt = prompt::read(&received.scan, &received.body, endpoint);
+        let identity = Identity::of(&caller.scope, &names, &prompt, &config.topology.model(model).name);
+        let find = |identity| self.edge.roster.sessions.find(&identity, config.sessions.idle, Instant::now());
+        let session = identity.and_then(find);
+        // One name is one session, however many models serve it.
+        let named = names.session.map(|name| caller.session(&name));
+        self.account.session = named.or(session.map(|session| session.key));
+        (prompt, session)
     }
 
     /// Stations 5 to 7, while the client is watched and its stream kept alive.
