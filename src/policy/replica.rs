@@ -1,10 +1,11 @@
 //! Station 5: which replica of a pool? Filter → score → pick.
 //!
-//! The score is what a replica [costs](super::cost) the call, in milliseconds to its first event: what waits there, and what
-//! its cache does not hold. Of those that cost about the same the session's home is taken, else the one where rendezvous
+//! The score is what a replica [costs](super::cost) the call, in milliseconds: what waits there, what its cache does not
+//! hold, and what runs there. Of those that cost about the same the session's home is taken, else the one where rendezvous
 //! hashing puts the session, so that edges agree without talking; without a session the less loaded of two.
 //!
-//! What it costs: a session's first call, and one whose home has a queue, looks at every replica of the pool.
+//! What it costs: a session's first call, and one whose home has a queue or more streams than its context is worth, looks at
+//! every replica of the pool.
 
 use std::time::Instant;
 
@@ -152,7 +153,7 @@ pub enum NoReplica {
 pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
     let refusal = || if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable };
     let open = || view.iter().filter(|candidate| candidate.takes_more());
-    let costs: Vec<(&Candidate, f64)> = open().map(|open| (open, cost::of(open, call.tokens).ms())).collect();
+    let costs: Vec<(&Candidate, f64)> = open().map(|open| (open, cost::of(open, call).ms())).collect();
     let most_ms = cost::band(costs.iter().map(|(_, ms)| *ms).reduce(f64::min).ok_or_else(refusal)?);
     let equal: Vec<&Candidate> = costs.iter().filter(|(_, ms)| *ms <= most_ms).map(|(equal, _)| *equal).collect();
     let Some(session) = call.session else {
@@ -199,6 +200,11 @@ impl SessionView {
 }
 
 impl Call {
+    /// Whether its session starts with it.
+    pub fn starts(&self) -> bool {
+        self.session.is_some_and(|session| !session.begun)
+    }
+
     /// Whether this replica served the call's session last.
     pub fn is_home(&self, candidate: &Candidate) -> bool {
         self.session.is_some_and(|session| session.home == Some(candidate.key))
@@ -221,7 +227,7 @@ impl Candidate {
             replica: self.replica,
             affinity,
             probe: self.standing == Standing::Probe,
-            cost: cost::of(self, call.tokens),
+            cost: cost::of(self, call),
             uncached_tokens: call.tokens.saturating_sub(self.cached_tokens),
             paced: self.tokens_per_s.is_some(),
         }
@@ -322,6 +328,55 @@ mod tests {
         // Without a cache there it stays for as long as makes no difference.
         check_move(|two| two.queued_tokens = 1_000, Some(2), Some(2));
         check_move(|two| two.queued_tokens = 8_000, Some(2), None);
+    }
+
+    #[test]
+    fn short_calls_leave_the_streams_at_home_and_long_contexts_stay_with_them() {
+        // Home holds a prompt of so many tokens, and maybe the others do. It stays with so many streams, and not with more.
+        for (tokens, others_hold, most) in [
+            (0, false, 5),
+            (10, false, 5),
+            (10_000, true, 5),
+            (100, false, 8),
+            (1_000, false, 35),
+            (20_000, false, 617),
+        ] {
+            for (in_flight, moves) in [(most, false), (most + 1, true)] {
+                let mut view = pool().map(|one| Candidate { cap: 100_000, ..one });
+                (view[2].cached_tokens, view[2].in_flight) = (tokens, in_flight);
+                if others_hold {
+                    view.iter_mut().for_each(|one| one.shared_tokens = tokens);
+                }
+                let choice = choose(&view, Call { tokens, ..session(1, Some(2)) }, &mut rng(0)).unwrap();
+                assert_eq!(choice.replica != ReplicaIx(2), moves, "{tokens} tokens, {in_flight} streams");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_call_again_and_again_goes_to_the_replica_with_the_fewest_streams() {
+        // Of a session each call makes a home for the next.
+        for home in [Some(2), None] {
+            let mut view = pool().map(|one| Candidate { cap: 128, ..one });
+            let mut call = home.map_or(Call::default(), |home| session(1, Some(home)));
+            for n in 0..64 {
+                let chosen = choose(&view, call, &mut rng(n)).unwrap().replica.0;
+                view[chosen].in_flight += 1;
+                call = home.map_or(call, |_| session(1, Some(chosen)));
+            }
+            let streams = view.map(|one| one.in_flight);
+            assert!(streams.iter().all(|streams| (12..=20).contains(streams)), "{streams:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_session_starts_where_its_hash_says_whatever_streams_there_are() {
+        for n in 0..100 {
+            let start = choose(&pool(), session(n, None), &mut rng(0)).unwrap().replica;
+            let mut view = pool().map(|one| Candidate { cap: 128, ..one });
+            view[start.0].in_flight = 20;
+            check(&view, session(n, None), start.0, Affinity::New);
+        }
     }
 
     #[test]

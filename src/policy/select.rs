@@ -27,7 +27,7 @@ pub enum Reason {
     New,
     /// The session was kept at its warm replica.
     Session,
-    /// The session's replica was unusable or at its cap, or its queue outweighed its cache.
+    /// The session's replica was unusable or at its cap, or its queue or its streams outweighed its cache.
     Moved,
     /// The nearest region is full, or busier than another is far.
     Spill,
@@ -221,10 +221,14 @@ fn at_home(
     Some((Selection::of(pool, &choice, reason), home.candidate))
 }
 
-/// Whether nothing can be better than home by as much as counts: it holds nearly all, and nothing waits there.
+/// Whether nothing can be better than home by as much as counts: it holds nearly all, nothing waits there, and those that
+/// run there cost no more than to read the prompt anew. That another replica holds it as well is not seen so.
 fn is_warm_and_free(home: &Candidate, call: Call) -> bool {
     let uncached = call.tokens.saturating_sub(home.cached_tokens);
-    uncached <= call.tokens / WARM_ONE_IN && cost::is_free(cost::of(home, call.tokens).wait_ms)
+    let here = cost::of(home, call);
+    uncached <= call.tokens / WARM_ONE_IN
+        && cost::is_free(here.wait_ms)
+        && here.streams_ms <= cost::band(cost::anew(home, call).read_ms)
 }
 
 #[cfg(test)]
@@ -401,6 +405,24 @@ mod tests {
         let lost = home(0, 0);
         assert_eq!((lost.reason, lost.uncached_tokens), (Reason::Session, 20_000), "as near as makes no difference");
         assert_eq!(home(0, 10_000).reason, Reason::Moved);
+    }
+
+    #[test]
+    fn a_session_leaves_the_streams_at_home_when_its_context_is_short_or_everywhere() {
+        let check = |tokens, shared, streams, reason| {
+            let world = World { tokens, ..World::new() }.with(&[0], |replica| {
+                (replica.cap, replica.shared_tokens) = (128, shared);
+            });
+            let world = world.one(0, |home| (home.cached_tokens, home.in_flight) = (tokens, streams));
+            assert_eq!(world.select(Some(Some(0))).unwrap().reason, reason, "{tokens} tokens, {streams} streams");
+        };
+        check(10, 0, 5, Reason::Session);
+        check(10, 0, 6, Reason::Moved);
+        check(1_000, 0, 30, Reason::Session);
+        check(1_000, 0, 40, Reason::Moved);
+        check(20_000, 0, 100, Reason::Session);
+        check(20_000, 20_000, 6, Reason::Moved);
+        check(20_000, 19_000, 25, Reason::Session);
     }
 
     #[test]

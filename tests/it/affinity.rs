@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use nearpool::sim::server::ReplicaHandle;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Edge, EdgeConfig, H2, Http1, chat, post_with, sim};
+use crate::support::{Answer, Edge, EdgeConfig, H2, Http1, chat, post, post_with, sim, with};
 
 const SESSIONS: usize = 40;
 
@@ -168,4 +168,23 @@ async fn agents_are_known_by_their_own_headers_and_bodies_and_never_by_a_request
     ] {
         assert_eq!(client.call(&call).await.header("x-nearpool-reason"), Some(expected));
     }
+}
+
+#[tokio::test]
+async fn the_same_short_call_over_and_over_spreads_by_the_streams_under_way() {
+    let sims = four().await;
+    let edge = Edge::start(config(&sims)).await;
+    let endless = json!({"stream": true, "sim": {"tokens": 10_000, "itl_ms": 1_000}});
+    let endless = post("/v1/chat/completions", &with(chat("What is the weather?", 1), endless));
+    let (mut streams, mut at) = (Vec::new(), HashMap::<String, usize>::new());
+    for _ in 0..64 {
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&endless).await;
+        let head = client.head().await;
+        assert_eq!(head.status, 200, "{head:?}");
+        *at.entry(head.header("x-nearpool-replica").unwrap().to_owned()).or_default() += 1;
+        streams.push(client);
+    }
+    // 1.3 times the mean.
+    assert!(at.len() == 4 && at.values().all(|streams| *streams <= 20), "{at:?}");
 }

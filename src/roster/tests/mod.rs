@@ -7,4 +7,5 @@ mod apart;
 mod edge;
 mod loss;
 mod restart;
+mod streams;
 mod world;
