@@ -10,9 +10,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nearpool::domain::code::Code;
 use nearpool::domain::place::Place;
 use nearpool::sim::world::PLACES;
-use nearpool::wire::geoip::{Code, GeoDb};
+use nearpool::wire::geoip::GeoDb;
 
 /// Far above what it takes, so that only a demo that hangs is caught by it.
 const END_TIMEOUT: Duration = Duration::from_secs(60);

@@ -3,6 +3,7 @@
 //! Std only: no I/O, no clock, no lock, no serialisation.
 
 pub mod ask;
+pub mod code;
 pub mod engine_load;
 pub mod health_check;
 pub mod ids;
@@ -10,3 +11,4 @@ pub mod outcome;
 pub mod place;
 pub mod prompt;
 pub mod topology;
+pub mod whereabouts;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::reply::{Receipt, Route};
 use crate::domain::ask::{Dialect, Endpoint};
+use crate::domain::code::Code;
 use crate::domain::ids::{ModelIx, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
@@ -17,7 +18,7 @@ use crate::observe::timestamp::Timestamp;
 use crate::policy::resolve::NO_STEP;
 use crate::policy::select::{Reason, Selection};
 use crate::roster::Snapshot;
-use crate::wire::geoip::Code;
+
 use crate::wire::usage::Usage;
 
 /// A prompt counts as warm from this share of cached tokens on: an agent's next call repeats nearly all of its last one,

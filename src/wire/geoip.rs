@@ -15,7 +15,9 @@ use maxminddb::{MaxMindDbError, Reader, WithinOptions};
 use serde::Deserialize;
 
 use super::centroids;
+use crate::domain::code::Code;
 use crate::domain::place::Place;
+use crate::domain::whereabouts::Unions;
 
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -48,35 +50,6 @@ pub enum GeoError {
     Record(#[source] MaxMindDbError),
 }
 
-/// A two-letter code in upper case: a country (ISO 3166-1) or a continent.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Code([u8; 2]);
-
-impl Code {
-    /// The code, if it is two ASCII letters; case does not matter.
-    pub fn new(text: &str) -> Option<Code> {
-        let code: [u8; 2] = text.as_bytes().try_into().ok()?;
-        code.iter().all(u8::is_ascii_alphabetic).then(|| Code(code.map(|letter| letter.to_ascii_uppercase())))
-    }
-
-    /// The two letters.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Display for Code {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 /// What is known of an address.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Located {
@@ -86,6 +59,8 @@ pub struct Located {
     pub country: Option<Code>,
     /// On which continent.
     pub continent: Option<Code>,
+    /// The unions of states that the country is in.
+    pub unions: Unions,
     /// How far off the place may be; a large one (1,000 km) means that only the country is known.
     pub accuracy_radius_km: Option<u16>,
 }
@@ -225,13 +200,14 @@ impl Record<'_> {
     fn located(&self) -> Located {
         let codes = [self.country.iso_code, self.country_code, self.registered_country.iso_code];
         let country = codes.into_iter().flatten().find_map(Code::new);
-        let centroid = country.and_then(|country| centroids::of(country.0));
+        let centroid = country.and_then(|country| centroids::of(country));
         let exact = place(self.location.latitude, self.location.longitude).or(place(self.latitude, self.longitude));
         let continent = [self.continent.code, self.continent_code].into_iter().flatten().find_map(Code::new);
         Located {
             place: exact.or(centroid.map(|centroid| centroid.place)),
             country,
-            continent: continent.or(centroid.map(|centroid| Code(centroid.continent))),
+            continent: continent.or(centroid.map(|centroid| centroid.continent)),
+            unions: centroid.map_or(Unions::default(), |centroid| centroid.unions),
             accuracy_radius_km: match exact {
                 Some(_) => self.location.accuracy_radius.or(self.accuracy_radius),
                 None => centroid.map(|centroid| centroid.radius_km),
