@@ -37,7 +37,7 @@ fn made(source: &str) -> BTreeSet<String> {
     let calls = source.split("new.").skip(1).filter_map(|call| {
         let (kind, rest) = call.split_once('(')?;
         let arguments = rest.split_once(")?")?.0;
-        ["counter", "gauge", "ratio", "histogram"].contains(&kind.trim_end_matches('s')).then_some(arguments)
+        ["counter", "gauge", "float_gauge", "histogram"].contains(&kind.trim_end_matches('s')).then_some(arguments)
     });
     calls
         .map(|arguments| {

@@ -7,6 +7,7 @@ use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ModelIx, PoolIx, ReplicaIx, SessionKey};
 use nearpool::domain::prompt::{Cut, Prompt};
 use nearpool::policy::affinity;
+use nearpool::policy::client_rule::Asker;
 use nearpool::policy::pool::{self, PoolCandidate};
 use nearpool::policy::replica::{Call, SessionView};
 use nearpool::policy::select::{Selection, select};
@@ -48,7 +49,9 @@ impl Full {
         let (now, home) = (Instant::now(), ReplicaIx(REPLICAS / 2));
         let roster = Roster::new(snapshot(), now);
         let snapshot = roster.snapshot();
-        let pools = pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, None).unwrap_or_default();
+        let pools =
+            pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, &snapshot.standings(Asker::NOBODY))
+                .unwrap_or_default();
         let mut rng = SmallRng::seed_from_u64(1);
         let instructions = prompt(&[], SHARED_TOKENS, &mut rng);
         let cache = &snapshot.pool(PoolIx(0)).cache;

@@ -20,6 +20,9 @@ use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use nearpool::domain::place::Place;
 use nearpool::domain::topology::{Credential, Engine, Model, Pool, Region, Topology};
+use nearpool::domain::whereabouts::Whereabouts;
+use nearpool::policy::client_rule::Asker;
+use nearpool::policy::region::{NearestTo, Rules};
 use nearpool::policy::replica::{Call, Candidate, SessionView, Standing};
 use nearpool::policy::ttft::Typical;
 use nearpool::policy::{affinity, pool, select};
@@ -53,7 +56,7 @@ fn topology(regions: usize) -> Topology {
     Topology {
         edge: "edge".into(),
         home: RegionIx(0),
-        regions: (0..regions).map(|n| Region { name: format!("region-{n}"), place: place(n) }).collect(),
+        regions: (0..regions).map(|n| Region { name: format!("region-{n}"), place: place(n), bias: 0 }).collect(),
         models: vec![Model {
             name: "model".into(),
             served_as: "model".into(),
@@ -94,7 +97,8 @@ fn replicas(count: usize) -> Vec<Candidate> {
 /// `policy::select` whole: the walk over four regions, the nearest of which serves.
 fn choose(c: &mut Criterion) {
     let topology = topology(4);
-    let pools = pool::order(&topology, ModelIx(0), Dialect::Chat, None).unwrap_or_default();
+    let standings = rules(&topology).standings(&topology, Asker::NOBODY, |_| None);
+    let pools = pool::order(&topology, ModelIx(0), Dialect::Chat, &standings).unwrap_or_default();
     let mut group = c.benchmark_group("select");
     for count in [10, 100, 1_000] {
         let live = replicas(count);
@@ -130,15 +134,28 @@ fn choose(c: &mut Criterion) {
     group.finish();
 }
 
-/// Station 4: all pools by distance from a client.
+/// Distance is all that counts.
+fn rules(topology: &Topology) -> Rules {
+    Rules { points: topology.regions.iter().map(|region| region.place.point()).collect(), ..Rules::default() }
+}
+
+/// Station 4: how the regions stand to a client, and all pools in their order.
 fn order(c: &mut Criterion) {
     let mut group = c.benchmark_group("order");
-    let from = Some(Place { latitude: 52.5, longitude: 13.4 });
+    let place = Some(Place { latitude: 52.5, longitude: 13.4 });
+    let whereabouts = Whereabouts { place, ..Whereabouts::NOWHERE };
+    let asker = Asker { whereabouts: &whereabouts, key_sha256: "" };
     for regions in [4, 32] {
         let topology = topology(regions);
-        group.bench_function(BenchmarkId::new("regions", regions), |b| {
-            b.iter(|| pool::order(black_box(&topology), ModelIx(0), Dialect::Chat, black_box(from)));
-        });
+        for (name, nearest_to) in [("client", NearestTo::Client), ("edge", NearestTo::Edge)] {
+            let rules = Rules { nearest_to, ..rules(&topology) };
+            group.bench_function(BenchmarkId::new(name, regions), |b| {
+                b.iter(|| {
+                    let standings = rules.standings(&topology, black_box(asker), |region| Some(region.0 as f64));
+                    pool::order(black_box(&topology), ModelIx(0), Dialect::Chat, &standings)
+                });
+            });
+        }
     }
     group.finish();
 }

@@ -1,24 +1,34 @@
 //! `nearpool explain`: where would this call go, and why? The same policy code as the data plane, on the same config.
 
+mod regions;
+mod replay;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, bail};
 use nearpool::control::reload::{self, Env};
 use nearpool::domain::ask::{Dialect, Endpoint};
 use nearpool::domain::topology::Topology;
-use nearpool::policy::pool::PoolCandidate;
+use nearpool::domain::whereabouts::{Source, Whereabouts};
+use nearpool::policy::affinity;
+use nearpool::policy::client_rule::Asker;
+use nearpool::policy::pool::{self, NoPool, PoolCandidate};
+use nearpool::policy::region::Standings;
 use nearpool::policy::replica::{Call, Candidate, SessionView};
+use nearpool::policy::resolve::{self, Resolved};
 use nearpool::policy::select::{Selection, select};
-use nearpool::policy::{affinity, pool, resolve};
 use nearpool::roster::Snapshot;
-use nearpool::wire::geoip::Located;
+use nearpool::wire::key_hash::key_sha256;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
+
+use self::regions::Row;
+use self::replay::{Goes, Replay};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ExplainArgs {
@@ -26,8 +36,11 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// The client's address.
-    #[arg(long, value_name = "ADDR")]
-    ip: IpAddr,
+    #[arg(long, value_name = "ADDR", required_unless_present = "from_log")]
+    ip: Option<IpAddr>,
+    /// Instead of one address a file of them, one a line, or an access log: how many would go where?
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["ip", "session"])]
+    from_log: Option<PathBuf>,
     /// The model, alias or step as the client writes it.
     #[arg(long, value_name = "NAME")]
     model: String,
@@ -58,7 +71,9 @@ struct Explanation<'a> {
     topology: &'a Topology,
     model: &'a str,
     step: &'a str,
-    located: Option<Located>,
+    ip: IpAddr,
+    whereabouts: Whereabouts,
+    regions: Vec<Row<'a>>,
     pools: Vec<PoolCandidate>,
     candidates: Vec<Vec<Candidate>>,
     selection: Option<Selection>,
@@ -74,29 +89,68 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let snapshot = Snapshot::new(Arc::clone(&loaded.config), Arc::clone(&loaded.geo), None);
-    let explanation = explain(args, &snapshot)?;
-    if args.json {
-        println!("{:#}", explanation.json());
-    } else {
-        explanation.print(args);
+    match (args.ip, &args.from_log) {
+        (_, Some(file)) => {
+            let replay = Replay::of(file, |ip| goes(args, &snapshot, ip))?;
+            if args.json { println!("{:#}", replay.json()) } else { replay.print() }
+        }
+        (Some(ip), None) => {
+            let explanation = explain(args, &snapshot, ip)?;
+            if args.json { println!("{:#}", explanation.json()) } else { explanation.print(args) }
+        }
+        (None, None) => bail!("give an address with --ip, or a file of them with --from-log"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot) -> anyhow::Result<Explanation<'a>> {
+/// Stations 3 and 4: the model, where the client is, how the regions stand to it, and the pools that may serve it.
+fn stations<'a>(args: &ExplainArgs, snapshot: &'a Snapshot, ip: IpAddr) -> anyhow::Result<Stations<'a>> {
     let topology = &snapshot.config.topology;
     let resolved = resolve::resolve(topology, &args.model, args.step.as_deref())
         .map_err(|unknown| anyhow!("no model '{}' here; known names: {}", args.model, unknown.known.join(", ")))?;
-    let located = snapshot.geo.lookup(args.ip)?;
+    let unplaced = Whereabouts::unknown(Some(ip.to_canonical()), Source::Peer);
+    let whereabouts = snapshot.geo.lookup(ip)?.map_or(unplaced, |located| located.whereabouts(unplaced));
+    let key_sha256 = args.key.as_ref().map_or(String::new(), |key| key_sha256(key.as_bytes()));
+    let standings = snapshot.standings(Asker { whereabouts: &whereabouts, key_sha256: &key_sha256 });
+    let pools = pool::order(topology, resolved.model, args.dialect, &standings);
+    Ok(Stations { resolved, whereabouts, standings, pools })
+}
+
+struct Stations<'a> {
+    resolved: Resolved<'a>,
+    whereabouts: Whereabouts,
+    standings: Standings,
+    pools: Result<Vec<PoolCandidate>, NoPool>,
+}
+
+fn goes(args: &ExplainArgs, snapshot: &Snapshot, ip: IpAddr) -> anyhow::Result<(Goes, bool)> {
+    let Stations { whereabouts, pools, .. } = stations(args, snapshot, ip)?;
+    let goes = match pools {
+        Ok(pools) => {
+            let first = pools.first().context("no pool")?;
+            Goes::To(snapshot.config.topology.region(first.region).name.clone(), first.distance_km)
+        }
+        Err(NoPool::Residency) => Goes::Refused,
+        Err(_) => bail!("no pool of '{}' serves {}", args.model, args.dialect.name()),
+    };
+    Ok((goes, whereabouts.place.is_some()))
+}
+
+fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot, ip: IpAddr) -> anyhow::Result<Explanation<'a>> {
+    let topology = &snapshot.config.topology;
+    let Stations { resolved, whereabouts, standings, pools } = stations(args, snapshot, ip)?;
     let model = topology.model(resolved.model);
-    let place = located.and_then(|located| located.place);
-    let pools = pool::order(topology, resolved.model, args.dialect, place)
-        .map_err(|_| anyhow!("no pool of '{}' serves {}", model.name, args.dialect.name()))?;
+    let pools = match pools {
+        Ok(pools) => pools,
+        Err(NoPool::Residency) => Vec::new(),
+        Err(_) => bail!("no pool of '{}' serves {}", model.name, args.dialect.name()),
+    };
+    let regions = regions::rows(topology, &standings, &pools);
     let generates = Endpoint::ALL.iter().any(|endpoint| endpoint.dialect() == args.dialect && endpoint.generates());
     let session = args.session.as_ref().filter(|_| generates).map(|name| {
         let scope = affinity::scope(
             args.key.as_ref().map(|key| format!("Bearer {key}")).as_deref().map(str::as_bytes),
-            Some(args.ip),
+            Some(ip),
         );
         let placement = affinity::for_model(affinity::session_key(&scope, name.as_bytes()), &model.name);
         SessionView { placement, home: None, begun: false }
@@ -122,13 +176,25 @@ fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot) -> anyhow::Result<Exp
         &mut SmallRng::seed_from_u64(0),
     )
     .ok();
-    Ok(Explanation { topology, model: &model.name, step: resolved.step, located, pools, candidates, selection })
+    Ok(Explanation {
+        topology,
+        model: &model.name,
+        step: resolved.step,
+        ip,
+        whereabouts,
+        regions,
+        pools,
+        candidates,
+        selection,
+    })
 }
 
 impl Explanation<'_> {
     fn print(&self, args: &ExplainArgs) {
-        println!("client   {}: {}", args.ip, self.place());
+        println!("client   {}: {}", self.ip, self.place());
         println!("model    {} → {} (step {})", args.model, self.model, self.step);
+        println!("regions  in the order of choosing; ways as a fresh edge estimates them");
+        self.regions.iter().for_each(Row::print);
         println!("pools    nearest first");
         for (pool, candidates) in self.pools.iter().zip(&self.candidates) {
             let configured = self.topology.pool(pool.pool);
@@ -158,16 +224,13 @@ impl Explanation<'_> {
     }
 
     fn place(&self) -> String {
-        match &self.located {
-            None => format!("no place known; stands at the edge ({})", self.topology.region(self.topology.home).name),
-            Some(located) => {
-                let country = located.country.map_or_else(|| "??".to_owned(), |code| code.as_str().to_owned());
-                match located.place {
-                    Some(place) => format!("{country} at {:.2}, {:.2}", place.latitude, place.longitude),
-                    None => format!("{country}, no place known; stands at the edge"),
-                }
-            }
-        }
+        let Whereabouts { place, country, accuracy_radius_km, source, .. } = self.whereabouts;
+        let country = country.map_or_else(|| "no country known".to_owned(), |code| code.to_string());
+        let Some(place) = place else {
+            return format!("{country}; stands at the edge ({})", self.topology.region(self.topology.home).name);
+        };
+        let radius = accuracy_radius_km.map_or_else(String::new, |km| format!(" within {km} km"));
+        format!("{country} at {:.2}, {:.2}{radius} (address: {})", place.latitude, place.longitude, source.name())
     }
 
     fn json(&self) -> Value {
@@ -188,10 +251,13 @@ impl Explanation<'_> {
                 })
             })
             .collect();
-        let located = self.located;
+        let Whereabouts { place, country, accuracy_radius_km, source, .. } = self.whereabouts;
         json!({
-            "country": located.and_then(|located| located.country).map(|code| code.as_str().to_owned()),
-            "place": located.and_then(|located| located.place).map(|place| [place.latitude, place.longitude]),
+            "country": country.map(|code| code.to_string()),
+            "place": place.map(|place| [place.latitude, place.longitude]),
+            "accuracy_radius_km": accuracy_radius_km,
+            "source": source.name(),
+            "regions": self.regions.iter().map(Row::json).collect::<Vec<_>>(),
             "model": self.model,
             "step": self.step,
             "pools": pools,

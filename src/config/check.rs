@@ -3,11 +3,13 @@
 //! A check that fails goes on with a stand-in value, so that one run finds all errors; what is made of stand-ins never
 //! leaves, since a single error refuses the whole.
 
+mod client_rules;
 mod edge;
 mod geo;
 mod knobs;
 mod models;
 mod names;
+mod networks;
 mod outside;
 mod pools;
 mod replicas;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::topology::Topology;
-use crate::policy::{breaker, budget, health, limits, retry};
+use crate::policy::{breaker, budget, health, limits, region, retry};
 
 /// A checked configuration: plain values, nothing left to look up or to fail.
 #[derive(Clone, Debug)]
@@ -77,11 +77,13 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// How a client's place is found.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// How a client's place is found, and what follows from it.
+#[derive(Clone, PartialEq, Debug)]
 pub struct Geo {
     /// A MaxMind database; `None` for the one that comes with the binary.
     pub database: Option<PathBuf>,
+    /// Which regions may serve a client, and in which order.
+    pub rules: region::Rules,
 }
 
 /// How sessions are named and remembered.

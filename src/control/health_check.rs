@@ -88,23 +88,28 @@ impl Check {
         }
     }
 
-    /// Makes the check. Each of its questions takes at most `health.timeout`.
-    pub(super) async fn run(&self, connections: &Connections, at: SocketAddr) -> Result<(), Failure> {
+    /// Makes the check, and tells how soon it was answered. Each of its questions takes at most `health.timeout`.
+    pub(super) async fn run(&self, connections: &Connections, at: SocketAddr) -> Result<Duration, Failure> {
         let mut line = Line::new(connections, &self.address, at, Purpose::HealthCheck);
+        let mut soonest = Duration::MAX;
         if let Some(path) = &self.path {
             let question = Question { path, body: None, key: self.key_for(path), answer_bytes_max: HEALTH_BYTES_MAX };
             let reply = line.ask(question, self.timeout).await?;
             if !self.is_closed_to_us(&reply) {
                 good_status(&reply)?;
             }
+            soonest = reply.took;
         }
         if self.models == Models::NotAsked {
-            return Ok(());
+            return Ok(soonest);
         }
         let key = self.key_for(MODELS_PATH);
         let question = Question { path: MODELS_PATH, body: None, key, answer_bytes_max: ANSWER_BYTES_MAX };
         let reply = line.ask(question, self.timeout).await?;
-        if self.is_closed_to_us(&reply) { Ok(()) } else { self.models.judge(&reply) }
+        if !self.is_closed_to_us(&reply) {
+            self.models.judge(&reply)?;
+        }
+        Ok(soonest.min(reply.took))
     }
 
     /// Whether [`Check::generate`] can be made: not without a key of the edge's own.

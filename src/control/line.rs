@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pingora::ErrorType;
@@ -87,6 +87,8 @@ pub(super) struct Question<'a> {
 
 /// What is answered.
 pub(super) struct Reply {
+    /// From the question's last byte to the answer's head.
+    pub(super) took: Duration,
     pub(super) status: u16,
     /// The body, as far as it was read and kept.
     pub(super) body: Vec<u8>,
@@ -167,6 +169,7 @@ impl Line<'_> {
     async fn exchange(&mut self, question: Question<'_>, sink: &mut Sink<'_>) -> Result<Reply, Failure> {
         let mut session = self.open().await.map_err(|error| failure(&error))?;
         send(&mut session, self.request(&question), question.body).await.map_err(|error| failure(&error))?;
+        let sent = Instant::now();
         let status = loop {
             session.read_response_header().await.map_err(|error| failure(&error))?;
             match session.response_header().map(|header| header.status) {
@@ -176,6 +179,7 @@ impl Line<'_> {
                 Some(status) => break status.as_u16(),
             }
         };
+        let took = sent.elapsed();
         let mut body_bytes = 0;
         let ended = loop {
             match session.read_response_body().await {
@@ -193,7 +197,7 @@ impl Line<'_> {
         if ended.is_ok() {
             self.keep(session).await;
         }
-        Ok(Reply { status, body: Vec::new(), ended })
+        Ok(Reply { status, took, body: Vec::new(), ended })
     }
 
     async fn open(&mut self) -> pingora::Result<HttpSession> {

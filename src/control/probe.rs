@@ -86,6 +86,9 @@ impl BackgroundService for Probe {
                 () = tokio::time::sleep_until(wake.into()), if checks.len() < CHECKS_MAX => continue,
             };
             judged.report();
+            if let Some(took) = judged.round_trip {
+                snapshot.round_trip(judged.round.live.key(), took);
+            }
             schedule.done(&snapshot, &judged, Instant::now());
         }
     }

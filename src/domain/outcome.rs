@@ -104,6 +104,8 @@ outcomes! {
     Overloaded: "overloaded", 503, "overloaded_error", "overloaded_error", Edge, Never;
     /// Every usable replica is at `max_in_flight`.
     AtCapacity: "at_capacity", 429, "rate_limit_error", "rate_limit_error", Edge, Never;
+    /// No pool of the regions that residency allows to the client can serve.
+    ResidencyUnavailable: "residency_unavailable", 503, "overloaded_error", "overloaded_error", Edge, Never;
     /// No replica of the model is usable.
     NoReplica: "no_replica", 503, "overloaded_error", "overloaded_error", Edge, Never;
     /// The replica that holds the response which the call goes on with cannot serve.

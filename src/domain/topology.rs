@@ -35,6 +35,16 @@ pub struct Region {
     pub name: String,
     /// Where it lies.
     pub place: Place,
+    /// By how many percent it counts as nearer (or, below 0, farther) than it is, −99 to 99.
+    pub bias: i8,
+}
+
+impl Region {
+    /// What its distance counts times: 1 without a bias, 0.5 at 50, 2 at −50.
+    pub fn bias_factor(&self) -> f64 {
+        let part = 1.0 - f64::from(self.bias.unsigned_abs().min(99)) / 100.0;
+        if self.bias < 0 { 1.0 / part } else { part }
+    }
 }
 
 /// A model as clients ask for it.

@@ -62,14 +62,17 @@ impl Source {
 }
 
 impl Whereabouts {
+    /// A client of which nothing is known at all.
+    pub const NOWHERE: Whereabouts = Whereabouts::unknown(None, Source::Peer);
+
     /// A client of which nothing is known but its address.
-    pub fn unknown(address: Option<IpAddr>, source: Source) -> Whereabouts {
+    pub const fn unknown(address: Option<IpAddr>, source: Source) -> Whereabouts {
         Whereabouts {
             address,
             place: None,
             country: None,
             continent: None,
-            unions: Unions::default(),
+            unions: Unions { eu: false, eea: false },
             accuracy_radius_km: None,
             source,
         }

@@ -5,7 +5,7 @@
 
 mod pools;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -64,6 +64,14 @@ labels! {
         Private = "private",
         /// The database could not be read there.
         Error = "error",
+    }
+
+    /// What residency made of a call that a rule speaks of.
+    ResidencyResult {
+        /// Some regions were left out.
+        Kept = "kept",
+        /// None was left, or none that is left could serve.
+        Refused = "refused",
     }
 
     /// What became of a session that no pool took on at once.
@@ -149,6 +157,8 @@ pub struct Metrics {
     prompt_tokens: IntCounterVec,
     completion_tokens: IntCounterVec,
     geo_lookups: IntCounterVec,
+    residency: IntCounterVec,
+    region_rtt: GaugeVec,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
     sessions: IntGauge,
@@ -170,6 +180,7 @@ pub struct Metrics {
 struct Series {
     replicas: HashSet<(String, String)>,
     pools: HashSet<String>,
+    regions: HashSet<String>,
     config: Option<String>,
 }
 
@@ -195,6 +206,8 @@ impl Metrics {
             prompt_tokens: new.counters("nearpool_prompt_tokens_total", "Prompt tokens as replicas report them; kind: cached, computed.", &["pool", "kind"])?,
             completion_tokens: new.counters("nearpool_completion_tokens_total", "Completion tokens as replicas report them.", &["pool"])?,
             geo_lookups: new.counters("nearpool_geo_lookups_total", "Look-ups of clients' addresses.", &["result"])?,
+            residency: new.counters("nearpool_residency_total", "Calls that residency keeps in some regions.", &["result"])?,
+            region_rtt: new.float_gauges("nearpool_region_rtt_seconds", "Measured round trip to a region.", &["region"])?,
             reloads: new.counters("nearpool_config_reloads_total", "Verdicts on new configurations, databases and certificates; result: ok, refused.", &["source", "result"])?,
             config_info: new.gauges("nearpool_config_info", "1 for the configuration in force, by the SHA-256 of its file.", &["hash"])?,
             sessions: new.gauge("nearpool_sessions", "Sessions that the edge remembers.")?,
@@ -204,7 +217,7 @@ impl Metrics {
             breaker_state: new.gauges("nearpool_breaker_state", "Circuit breaker: 0 closed, 1 half-open (a probe is due or under way), 2 open.", &["pool", "replica"])?,
             replica_running: new.gauges("nearpool_replica_running", "Requests in the engine's batch, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
             replica_waiting: new.gauges("nearpool_replica_waiting", "Requests in the engine's queue, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
-            replica_kv_usage: new.ratios("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
+            replica_kv_usage: new.float_gauges("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
             pools: Pools::new(&new)?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
@@ -223,6 +236,9 @@ impl Metrics {
         }
         for result in GeoResult::ALL {
             self.geo_lookups.with_label_values(&[result.name()]);
+        }
+        for result in ResidencyResult::ALL {
+            self.residency.with_label_values(&[result.name()]);
         }
         for result in Resumed::ALL {
             self.resumes.with_label_values(&[result.name()]);
@@ -289,6 +305,11 @@ impl Metrics {
     /// Counts a look-up of a client's address.
     pub fn geo_lookup(&self, result: GeoResult) {
         self.geo_lookups.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Counts a call that residency keeps in some regions, or out of all.
+    pub fn residency(&self, result: ResidencyResult) {
+        self.residency.with_label_values(&[result.name()]).inc();
     }
 
     /// What one stream notes of itself.
@@ -365,9 +386,22 @@ impl Metrics {
         }
         series.pools = pools;
         self.pools.set(snapshot, now);
+        series.regions = self.refresh_regions(snapshot, &series.regions);
         let sessions = roster.sessions.sweep(snapshot.config.sessions.idle, now);
         self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
         self.draining.set(roster.is_draining().into());
+    }
+
+    /// Reads off the round trips to regions that have one; those that are gone leave no series.
+    fn refresh_regions(&self, snapshot: &Snapshot, before: &HashSet<String>) -> HashSet<String> {
+        let measured: HashMap<&str, f64> = snapshot.round_trips().collect();
+        for gone in before.iter().filter(|region| !measured.contains_key(region.as_str())) {
+            let _gone = self.region_rtt.remove_label_values(&[gone]);
+        }
+        for (region, ms) in &measured {
+            self.region_rtt.with_label_values(&[*region]).set(ms / 1_000.0);
+        }
+        measured.into_keys().map(str::to_owned).collect()
     }
 
     /// Reads off what an engine says of itself. Without a word of it there is no series: 0 would be a claim.
@@ -439,7 +473,7 @@ impl Maker<'_> {
         self.register(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn ratios(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
+    fn float_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
         self.register(GaugeVec::new(Opts::new(name, help), labels)?)
     }
 

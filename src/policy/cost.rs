@@ -54,10 +54,11 @@ const BAND_MS: f64 = 25.0;
 /// The same as a share of the cost: what is estimated is not known better.
 const BAND_SHARE: f64 = 0.02;
 
-/// One round trip more, in ms for each km, and what any trip between regions takes besides (fitted over 1,199 pairs of
-/// cloud regions, r = 0.88).
+/// One round trip more, in ms for each km (fitted over 1,199 pairs of cloud regions, r = 0.88).
 const MS_PER_KM: f64 = 0.0143;
-const REGION_MS: f64 = 26.0;
+
+/// What any round trip between regions takes besides, in ms (of the same fit).
+pub const REGION_MS: f64 = 26.0;
 
 /// Distances below are within a region, in km.
 const WITHIN_KM: f64 = 100.0;

@@ -1,13 +1,13 @@
 //! Station 4: in which pools may this call be served, nearest first?
 //!
-//! Geography decides where a session starts. The order is by distance from the client's place (or from the edge, when
-//! the place is unknown), then by the file's order; it does not look at health, so that it is the same at every edge.
+//! Geography decides where a session starts. The order is the regions' ([`region`](super::region)), then the file's; it does
+//! not look at health, so that it is the same at every edge.
 //! Which of the pools can serve right now, and where a session's cache is, is seen by whoever walks the order
 //! ([`select`](super::select::select)).
 
+use super::region::Standings;
 use crate::domain::ask::Dialect;
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx};
-use crate::domain::place::Place;
 use crate::domain::topology::Topology;
 
 /// A pool that may serve a call.
@@ -19,8 +19,10 @@ pub struct PoolCandidate {
     pub region: RegionIx,
     /// The model it serves: the one asked for, or a fallback.
     pub model: ModelIx,
-    /// From the client's place (or the edge's) to the region, in km.
+    /// From where distances are measured to the region, in km.
     pub distance_km: f64,
+    /// What the way there counts, in ms; never less than that of the pool before it of the same model.
+    pub way_ms: f64,
     /// Whether the model is another than the one asked for.
     pub fallback: bool,
 }
@@ -32,20 +34,21 @@ pub enum NoPool {
     NotServed,
     /// No engine of the model's pools speaks the dialect.
     Dialect,
+    /// None of those pools is in a region where the client's calls may be served.
+    Residency,
 }
 
-/// The pools that may serve `model` in `dialect` to a client at `from` (`None`: its place is unknown): those of the model
-/// nearest first, then those of its fallbacks, model by model. Fallbacks of fallbacks are not followed: the list in the
-/// config is the whole list.
+/// The pools that may serve `model` in `dialect` to a client to whom the regions stand so: those of the model nearest first,
+/// then those of its fallbacks, model by model. Fallbacks of fallbacks are not followed: the list in the config is the whole
+/// list.
 pub fn order(
     topology: &Topology,
     model: ModelIx,
     dialect: Dialect,
-    from: Option<Place>,
+    standings: &Standings,
 ) -> Result<Vec<PoolCandidate>, NoPool> {
-    let from = from.unwrap_or(topology.region(topology.home).place);
     let mut candidates = Vec::new();
-    let mut any_pool = false;
+    let (mut any_pool, mut any_speaks) = (false, false);
     let fallbacks = &topology.model(model).fallbacks;
     for (position, candidate_model) in std::iter::once(model).chain(fallbacks.iter().copied()).enumerate() {
         // A model that is named twice, or falls back to itself, is walked once.
@@ -55,24 +58,28 @@ pub fn order(
         let start = candidates.len();
         for &pool in &topology.model(candidate_model).pools {
             any_pool = true;
-            if topology.pool(pool).dialects.contains(dialect) {
-                let region = topology.pool(pool).region;
+            let region = topology.pool(pool).region;
+            let speaks = topology.pool(pool).dialects.contains(dialect);
+            any_speaks |= speaks;
+            if speaks && standings.of(region).allowed {
+                let fallback = candidate_model != model;
                 candidates.push(PoolCandidate {
                     pool,
                     region,
                     model: candidate_model,
-                    distance_km: from.distance_km(topology.region(region).place),
-                    fallback: candidate_model != model,
+                    distance_km: 0.0,
+                    way_ms: 0.0,
+                    fallback,
                 });
             }
         }
-        // Stable, so that pools of one region keep the file's order.
-        candidates[start..].sort_by(|a, b| a.distance_km.total_cmp(&b.distance_km));
+        standings.sort(topology, &mut candidates[start..]);
     }
-    match (candidates.is_empty(), any_pool) {
-        (false, _) => Ok(candidates),
-        (true, true) => Err(NoPool::Dialect),
-        (true, false) => Err(NoPool::NotServed),
+    match (candidates.is_empty(), any_pool, any_speaks) {
+        (false, ..) => Ok(candidates),
+        (true, _, true) => Err(NoPool::Residency),
+        (true, true, false) => Err(NoPool::Dialect),
+        (true, false, false) => Err(NoPool::NotServed),
     }
 }
 
@@ -81,7 +88,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::place::Place;
     use crate::policy::testing::Fleet;
+    use crate::policy::testing::standings;
 
     const BERLIN: Option<Place> = Some(Place { latitude: 52.5, longitude: 13.4 });
     const TOKYO: Option<Place> = Some(Place { latitude: 35.7, longitude: 139.7 });
@@ -100,7 +109,8 @@ mod tests {
     #[track_caller]
     fn check(fleet: Fleet, model: &str, from: Option<Place>, expected: &[&str]) {
         let topology = fleet.build();
-        let candidates = order(&topology, topology.model_names[model], Dialect::Chat, from).unwrap();
+        let candidates =
+            order(&topology, topology.model_names[model], Dialect::Chat, &standings(&topology, from)).unwrap();
         let star = |candidate: &PoolCandidate| if candidate.fallback { "*" } else { "" };
         let names: Vec<_> = candidates.iter().map(|c| format!("{}{}", topology.pool(c.pool).name, star(c))).collect();
         assert_eq!(names, expected);
@@ -165,7 +175,9 @@ mod tests {
     #[test]
     fn to_have_no_pool_is_an_answer_that_says_why() {
         let topology = fleet().pool("us-8b", "us", "8b", 1).speaking(&[Dialect::Chat]).build();
-        let refusal = |model: &str| order(&topology, topology.model_names[model], Dialect::Messages, None).unwrap_err();
+        let refusal = |model: &str| {
+            order(&topology, topology.model_names[model], Dialect::Messages, &standings(&topology, None)).unwrap_err()
+        };
         assert_eq!(refusal("8b"), NoPool::Dialect);
         assert_eq!(refusal("70b"), NoPool::NotServed);
     }
@@ -177,7 +189,7 @@ mod tests {
         ) {
             let topology = three_regions().pool("eu-8b-2", "eu", "8b", 1).build();
             let place = Some(Place { latitude, longitude });
-            let candidates = order(&topology, topology.model_names["8b"], Dialect::Chat, place).unwrap();
+            let candidates = order(&topology, topology.model_names["8b"], Dialect::Chat, &standings(&topology, place)).unwrap();
             prop_assert_eq!(candidates.len(), 4);
             prop_assert!(candidates.is_sorted_by(|a, b| a.distance_km <= b.distance_km));
             let regions: Vec<_> = candidates.iter().map(|candidate| candidate.region).collect();

@@ -151,7 +151,7 @@ fn walk(
     let mut best: Option<(Selection, f64)> = None;
     let mut candidates = Vec::new();
     for pool in pools.iter().filter(|pool| !exhausted(pool.pool)) {
-        let way_ms = cost::distance_ms(pool.distance_km);
+        let way_ms = pool.way_ms;
         if best.is_some_and(|(best, best_ms)| best.pool.model != pool.model || best_ms <= cost::band(way_ms)) {
             break;
         }
@@ -199,7 +199,7 @@ impl Selection {
             probe: choice.probe,
             last_resort: false,
             uncached_tokens: choice.uncached_tokens,
-            cost_ms: choice.cost.ms() + cost::distance_ms(pool.distance_km),
+            cost_ms: choice.cost.ms() + pool.way_ms,
         }
     }
 }
@@ -287,6 +287,7 @@ mod tests {
                 region: RegionIx(region),
                 model: ModelIx(pool / 4),
                 distance_km: region as f64 * 1_000.0,
+                way_ms: cost::distance_ms(region as f64 * 1_000.0),
                 fallback: pool == 4,
             });
             let home = session.flatten().and_then(|n| self.replicas.get(n).map(|replica| (n, *replica)));

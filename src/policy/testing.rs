@@ -5,6 +5,8 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::client_rule::Asker;
+use super::region::{Rules, Standings};
 use super::replica::{Candidate, Standing};
 use super::ttft::Typical;
 use super::{affinity, breaker};
@@ -12,6 +14,7 @@ use crate::domain::ask::{Dialect, DialectSet};
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::place::Place;
 use crate::domain::topology::{Credential, Engine, Model, Pool, Region, Replica, ReplicaAddress, Topology};
+use crate::domain::whereabouts::Whereabouts;
 
 /// The breakers' defaults.
 pub(crate) const BREAKER: breaker::Params = breaker::Params {
@@ -22,6 +25,18 @@ pub(crate) const BREAKER: breaker::Params = breaker::Params {
     reset_timeout: Duration::from_secs(60),
     slow_start: Duration::from_secs(30),
 };
+
+/// How regions stand to a client at this place (`None`: at the edge), where distance is all that counts.
+pub(crate) fn standings(topology: &Topology, from: Option<Place>) -> Standings {
+    let whereabouts = Whereabouts { place: from, ..Whereabouts::NOWHERE };
+    let asker = Asker { whereabouts: &whereabouts, key_sha256: "" };
+    rules(topology).standings(topology, asker, |_| None)
+}
+
+/// The rules of a topology that has none.
+pub(crate) fn rules(topology: &Topology) -> Rules {
+    Rules { points: topology.regions.iter().map(|region| region.place.point()).collect(), ..Rules::default() }
+}
 
 /// A topology under construction; what is named must have been added before.
 pub(super) struct Fleet(Topology);
@@ -42,7 +57,7 @@ impl Fleet {
     }
 
     pub(super) fn region(mut self, name: &str, latitude: f64, longitude: f64) -> Fleet {
-        self.0.regions.push(Region { name: name.into(), place: Place { latitude, longitude } });
+        self.0.regions.push(Region { name: name.into(), place: Place { latitude, longitude }, bias: 0 });
         self
     }
 

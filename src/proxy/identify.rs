@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::domain::ids::{ClientKey, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::policy::affinity;
+use crate::wire::key_hash::key_sha256;
 use crate::wire::names::{HeadNames, Name, Unusable, visible};
 
 /// Names the step that a call is.
@@ -43,6 +44,8 @@ pub(super) struct Caller {
     pub(super) client: ClientKey,
     /// Whether the client's SDK says that it has sent this request before.
     pub(super) sdk_retry: bool,
+    /// SHA-256 of the client's API key in hexadecimal digits, where a rule of `[geo]` names one; else empty.
+    pub(super) key_sha256: String,
     /// What names belong to: nobody reaches a session that another client named.
     pub(super) scope: Vec<u8>,
     /// What the head says of the session.
@@ -64,7 +67,9 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let step = visible(headers, STEP.as_str()).map_err(bad_header)?.map(str::to_owned);
     let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
     let (client, sdk_retry) = (affinity::client_key(&scope), is_sdk_retry(headers));
-    Ok(Caller { address, client, sdk_retry, scope, names, step, patience })
+    let named = credential.filter(|_| config.geo.rules.names_keys());
+    let key_sha256 = named.map_or(String::new(), |value| key_sha256(value.as_bytes()));
+    Ok(Caller { address, client, sdk_retry, key_sha256, scope, names, step, patience })
 }
 
 impl Caller {

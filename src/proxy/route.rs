@@ -76,6 +76,10 @@ pub(super) fn no_pool(no: NoPool, asked: &str, endpoint: Endpoint) -> Refusal {
     let asked = printable(asked);
     match no {
         NoPool::NotServed => Refusal::new(Outcome::NoReplica, format!("no pool serves the model '{asked}'")),
+        NoPool::Residency => {
+            let message = format!("the model '{asked}' is served in no region where this client's calls may go");
+            Refusal::new(Outcome::ResidencyUnavailable, message).param("model")
+        }
         NoPool::Dialect => {
             let message = format!("no engine of the model '{asked}' serves {}", endpoint.path());
             Refusal::new(Outcome::DialectNotServed, message).param("model")

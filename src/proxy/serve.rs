@@ -33,11 +33,13 @@ use super::route::{self, Target};
 use super::waiting::{self, KeepAlive, Unserved};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::ids::ModelIx;
-use crate::domain::outcome::Outcome;
-use crate::domain::place::Place;
+use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::prompt::{Prompt, estimated_tokens};
-use crate::observe::metrics::GeoResult;
+use crate::domain::whereabouts::{Source, Whereabouts};
+use crate::observe::metrics::{GeoResult, ResidencyResult};
+use crate::policy::client_rule::Asker;
 use crate::policy::pool::{self, PoolCandidate};
+use crate::policy::region::Standings;
 use crate::policy::resolve;
 use crate::roster::{Identity, Session, Snapshot};
 use crate::wire::body::Edit;
@@ -72,6 +74,8 @@ struct Serving<'a, 's> {
     account: &'s mut Account<'a>,
     /// Whether the client's stream was opened before there was an answer: no status can follow then.
     opened: bool,
+    /// Whether residency leaves out some regions.
+    kept_in: bool,
 }
 
 impl Edge {
@@ -86,8 +90,14 @@ impl Edge {
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
         let mut account = Account::open(&self.metrics, &self.log, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
-        let mut serving =
-            Serving { edge: self, snapshot: &snapshot, session: &mut session, account: &mut account, opened: false };
+        let mut serving = Serving {
+            edge: self,
+            snapshot: &snapshot,
+            session: &mut session,
+            account: &mut account,
+            opened: false,
+            kept_in: false,
+        };
         let mut result = serving.answer().await;
         if let Err(Ended::Refused(refusal)) = result {
             result = serving.refuse(&refusal).await;
@@ -163,7 +173,7 @@ impl Serving<'_, '_> {
         let total = tokio::time::Instant::now() + config.timeouts.total;
         let (model, served) = self.resolve(caller, &received)?;
         let chain = Chain::of(self.edge, self.snapshot, caller.client, endpoint, &received);
-        let pools = self.pools(endpoint, &model.name, served, chain.as_ref())?;
+        let pools = self.pools(endpoint, caller, &model.name, served, chain.as_ref())?;
         let (prompt, session) = self.read(endpoint, caller, &received, served);
 
         // 5 choose a replica, 6 send, 7 retry.
@@ -193,7 +203,7 @@ impl Serving<'_, '_> {
         };
         let mut reached = match self.walk(dispatch, endpoint).await? {
             Ok(reached) => reached,
-            Err(Stopped::Refused(refusal)) => return Err(refusal.into()),
+            Err(Stopped::Refused(refusal)) => return Err(self.within_residency(refusal).into()),
             Err(Stopped::Answered(outcome, answer)) => {
                 return self.pass_on(outcome, answer, endpoint.dialect(), total).await;
             }
@@ -250,13 +260,14 @@ impl Serving<'_, '_> {
     fn pools(
         &mut self,
         endpoint: Endpoint,
+        caller: &Caller,
         asked: &str,
         model: ModelIx,
         chain: Option<&Chain>,
     ) -> Result<Vec<PoolCandidate>, Refusal> {
-        let place = self.place();
-        let pools = pool::order(&self.snapshot.config.topology, model, endpoint.dialect(), place)
-            .map_err(|no| route::no_pool(no, asked, endpoint))?;
+        let standings = self.standings(caller);
+        let pools = pool::order(&self.snapshot.config.topology, model, endpoint.dialect(), &standings)
+            .map_err(|no| self.within_residency(route::no_pool(no, asked, endpoint)))?;
         match chain {
             Some(chain) => chain.narrow(self.snapshot, pools),
             None => Ok(pools),
@@ -382,20 +393,50 @@ impl Serving<'_, '_> {
         Err(Ended::Broken(if outcome == Outcome::Ok { Outcome::Garbage } else { outcome }))
     }
 
-    /// The client's place, as far as the database knows it.
-    fn place(&mut self) -> Option<Place> {
-        let address = self.account.client?;
-        let (place, result) = match self.snapshot.geo.lookup(address) {
+    /// How the regions stand to this client.
+    fn standings(&mut self, caller: &Caller) -> Standings {
+        let whereabouts = self.whereabouts();
+        let standings = self.snapshot.standings(Asker { whereabouts: &whereabouts, key_sha256: &caller.key_sha256 });
+        self.kept_in = standings.leave_out();
+        if self.kept_in {
+            self.edge.metrics.residency(ResidencyResult::Kept);
+        }
+        standings
+    }
+
+    /// A client whose calls may go to some regions only is told so when nobody there can serve: other regions might, and
+    /// never will.
+    fn within_residency(&self, refusal: Refusal) -> Refusal {
+        let facts = refusal.outcome.facts();
+        let failed = refusal.outcome == Outcome::NoReplica || facts.blame == Blame::Upstream && facts.status >= 500;
+        let refusal = match self.kept_in && failed {
+            true => {
+                let message = format!("{}, in the regions where this client's calls may go", refusal.message);
+                Refusal { outcome: Outcome::ResidencyUnavailable, message, ..refusal }
+            }
+            false => refusal,
+        };
+        if refusal.outcome == Outcome::ResidencyUnavailable {
+            self.edge.metrics.residency(ResidencyResult::Refused);
+        }
+        refusal
+    }
+
+    /// Where the client is, as far as the database knows.
+    fn whereabouts(&mut self) -> Whereabouts {
+        let unknown = Whereabouts::unknown(self.account.client, Source::Peer);
+        let Some(address) = unknown.address else { return unknown };
+        let (whereabouts, result) = match self.snapshot.geo.lookup(address) {
             Ok(Some(located)) => {
                 self.account.country = located.country;
-                (located.place, located.place.map_or(GeoResult::Unknown, |_| GeoResult::Found))
+                (located.whereabouts(unknown), located.place.map_or(GeoResult::Unknown, |_| GeoResult::Found))
             }
-            Ok(None) if !identify::is_public(address) => (None, GeoResult::Private),
-            Ok(None) => (None, GeoResult::Unknown),
-            Err(_) => (None, GeoResult::Error),
+            Ok(None) if !identify::is_public(address) => (unknown, GeoResult::Private),
+            Ok(None) => (unknown, GeoResult::Unknown),
+            Err(_) => (unknown, GeoResult::Error),
         };
         self.edge.metrics.geo_lookup(result);
-        place
+        whereabouts
     }
 
     /// Sends an answer of the edge's own.

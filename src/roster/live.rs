@@ -20,6 +20,7 @@ use crate::policy::engine_load::LoadReport;
 use crate::policy::health::{self, Health};
 use crate::policy::record::Record;
 use crate::policy::replica::Standing;
+use crate::policy::rtt::Window;
 
 /// What is known of one replica. It outlives reloads that keep the replica's name and address.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ pub struct Live {
     failing: ArcSwapOption<Failure>,
     in_flight: AtomicU32,
     unread: Unread,
+    round_trips: Mutex<Window>,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
     record: Mutex<Record>,
 }
@@ -51,8 +53,17 @@ impl Live {
     pub fn new(key: ReplicaKey, address: ReplicaAddress, pool: Arc<PoolLive>) -> Live {
         let literal: Option<IpAddr> = address.host.parse().ok();
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
-        let (failing, in_flight) = (ArcSwapOption::empty(), AtomicU32::new(0));
-        Live { key, address, pool, resolved, failing, in_flight, unread: Unread::default(), record: Mutex::default() }
+        Live {
+            key,
+            address,
+            pool,
+            resolved,
+            failing: ArcSwapOption::empty(),
+            in_flight: AtomicU32::new(0),
+            unread: Unread::default(),
+            round_trips: Mutex::default(),
+            record: Mutex::default(),
+        }
     }
 
     /// The same for a replica that comes to others that serve: it is used from its first passed check on.
@@ -65,6 +76,16 @@ impl Live {
     /// Its stable key.
     pub fn key(&self) -> ReplicaKey {
         self.key
+    }
+
+    /// A health check was answered after so long.
+    pub(super) fn round_trip(&self, took: Duration) {
+        self.round_trips.lock().unwrap_or_else(PoisonError::into_inner).note(took);
+    }
+
+    /// The shortest of the last few, in ms.
+    pub(super) fn shortest_ms(&self) -> Option<f64> {
+        self.round_trips.lock().unwrap_or_else(PoisonError::into_inner).shortest_ms()
     }
 
     /// Its pool.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -12,13 +12,16 @@ use super::cache::Slot;
 use super::intake::Asking;
 use super::live::Live;
 use super::pool::PoolLive;
+use super::regions::RegionLive;
 use super::responses::ResponseTable;
 use super::sessions::SessionTable;
 use crate::config::Config;
-use crate::domain::ids::{PoolIx, ReplicaIx, ReplicaKey};
+use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::prompt::Cut;
 use crate::domain::topology::{Pool, Replica};
 use crate::policy::admission::Bound;
+use crate::policy::client_rule::Asker;
+use crate::policy::region::Standings;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
 use crate::policy::{cost, weight};
@@ -37,6 +40,8 @@ pub struct Snapshot {
     pools: Vec<Arc<PoolLive>>,
     /// Places in their pools' caches, by [`ReplicaIx`].
     slots: Vec<Slot>,
+    /// Live records, by [`RegionIx`].
+    regions: Vec<Arc<RegionLive>>,
     by_key: HashMap<ReplicaKey, ReplicaIx>,
 }
 
@@ -69,7 +74,38 @@ impl Snapshot {
             .flat_map(|(live, pool)| live.cache.slots(keys(pool).into_iter()))
             .collect();
         let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
-        Snapshot { config, geo, live, pools, slots, by_key }
+        let regions = topology.regions.iter().map(|region| region_live(&region.name, before)).collect();
+        Snapshot { config, geo, live, pools, slots, regions, by_key }
+    }
+
+    /// The live record of a region.
+    pub fn region(&self, region: RegionIx) -> &RegionLive {
+        &self.regions[region.0]
+    }
+
+    /// The regions to which the round trip is measured, by name, in ms.
+    pub fn round_trips(&self) -> impl Iterator<Item = (&str, f64)> {
+        let regions = self.config.topology.regions.iter().zip(&self.regions);
+        regions.filter_map(|(region, live)| Some((region.name.as_str(), live.rtt_ms()?)))
+    }
+
+    /// How all regions stand to a client.
+    pub fn standings(&self, asker: Asker<'_>) -> Standings {
+        let rules = &self.config.geo.rules;
+        rules.standings(&self.config.topology, asker, |region| self.region(region).rtt_ms())
+    }
+
+    /// A health check of a replica was answered after so long.
+    pub fn round_trip(&self, key: ReplicaKey, took: Duration) {
+        let Some(replica) = self.by_key(key) else { return };
+        self.live(replica).round_trip(took);
+        let topology = &self.config.topology;
+        let region = topology.pool(topology.replica(replica).pool).region;
+        let pools = topology.pools.iter().filter(|pool| pool.region == region);
+        let shortest_ms = pools.flat_map(|pool| &pool.replicas).filter_map(|ix| self.live(*ix).shortest_ms());
+        if let Some(shortest_ms) = shortest_ms.reduce(f64::min) {
+            self.region(region).measured(shortest_ms);
+        }
     }
 
     /// The live record of a replica.
@@ -206,6 +242,14 @@ fn kept<'a>(replica: &Replica, before: Option<&'a Snapshot>) -> Option<&'a Arc<L
     let before = before?;
     let live = before.live(before.by_key(replica.key)?);
     (*live.address() == replica.address).then_some(live)
+}
+
+fn region_live(name: &str, before: Option<&Snapshot>) -> Arc<RegionLive> {
+    let known = before.and_then(|before| {
+        let at = before.config.topology.regions.iter().position(|region| region.name == name)?;
+        before.regions.get(at).cloned()
+    });
+    known.unwrap_or_default()
 }
 
 /// The live record of this pool, with the cap as it is configured now.

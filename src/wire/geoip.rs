@@ -14,10 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use maxminddb::{MaxMindDbError, Reader, WithinOptions};
 use serde::Deserialize;
 
-use super::centroids;
 use crate::domain::code::Code;
 use crate::domain::place::Place;
-use crate::domain::whereabouts::Unions;
+use crate::domain::whereabouts::{Unions, Whereabouts};
+use crate::policy::countries;
 
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -63,6 +63,14 @@ pub struct Located {
     pub unions: Unions,
     /// How far off the place may be; a large one (1,000 km) means that only the country is known.
     pub accuracy_radius_km: Option<u16>,
+}
+
+impl Located {
+    /// The whereabouts of a client at this address.
+    pub fn whereabouts(self, unplaced: Whereabouts) -> Whereabouts {
+        let Located { place, country, continent, unions, accuracy_radius_km } = self;
+        Whereabouts { place, country, continent, unions, accuracy_radius_km, ..unplaced }
+    }
 }
 
 /// What a database says of itself.
@@ -200,17 +208,17 @@ impl Record<'_> {
     fn located(&self) -> Located {
         let codes = [self.country.iso_code, self.country_code, self.registered_country.iso_code];
         let country = codes.into_iter().flatten().find_map(Code::new);
-        let centroid = country.and_then(|country| centroids::of(country));
+        let known = country.and_then(countries::of);
         let exact = place(self.location.latitude, self.location.longitude).or(place(self.latitude, self.longitude));
         let continent = [self.continent.code, self.continent_code].into_iter().flatten().find_map(Code::new);
         Located {
-            place: exact.or(centroid.map(|centroid| centroid.place)),
+            place: exact.or(known.map(|country| country.centroid)),
             country,
-            continent: continent.or(centroid.map(|centroid| centroid.continent)),
-            unions: centroid.map_or(Unions::default(), |centroid| centroid.unions),
+            continent: continent.or(known.map(|country| country.continent)),
+            unions: known.map_or(Unions::default(), |country| country.unions),
             accuracy_radius_km: match exact {
                 Some(_) => self.location.accuracy_radius.or(self.accuracy_radius),
-                None => centroid.map(|centroid| centroid.radius_km),
+                None => known.map(|country| country.radius_km),
             },
         }
     }

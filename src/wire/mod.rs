@@ -19,5 +19,6 @@ pub mod late_error;
 mod openai;
 pub mod reply;
 // Where a client stands.
-mod centroids;
+pub mod access_line;
 pub mod geoip;
+pub mod key_hash;

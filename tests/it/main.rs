@@ -28,6 +28,7 @@ mod queue;
 mod regions;
 mod reload;
 mod replay;
+mod residency;
 mod resume;
 mod robust;
 mod slow;

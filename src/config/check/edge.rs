@@ -1,11 +1,12 @@
 //! `[edge]` and `[edge.tls]`: who this edge is and where it listens.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
 use super::names::{self, Names};
+use super::networks;
 use super::outside::Outside;
 use super::tls;
 use crate::config::diagnostic::quoted;
@@ -49,7 +50,7 @@ pub(super) fn check(root: &Table<'_>, regions: &Names, outside: &Outside<'_>) ->
         home: RegionIx(regions.find(&region, report).unwrap_or_default()),
         listen,
         tls,
-        trusted_proxies: networks(&edge),
+        trusted_proxies: trusted(&edge),
         admin,
         admin_token: token.map(Secret),
     }
@@ -96,24 +97,13 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
 }
 
-fn networks(edge: &Table<'_>) -> Vec<IpNet> {
+fn trusted(edge: &Table<'_>) -> Vec<IpNet> {
     let report = edge.report();
-    let network = |text: &At<&str>| {
-        let hint = "write a network or an address, as \"10.0.0.0/8\", \"192.0.2.7\" or \"fd00::/8\"".to_owned();
-        let network = match (IpNet::from_str(text.value), text.value.parse::<IpAddr>().map(IpNet::from)) {
-            (Ok(network), _) | (_, Ok(network)) => network,
-            _ => {
-                report.error(&text.span, format!("{} is no network", quoted(text.value)), hint);
-                return None;
-            }
-        };
-        if network != network.trunc() {
-            let message = format!("{} has bits set beyond its prefix", quoted(text.value));
-            report.error(&text.span, message, format!("write \"{}\", if that is meant", network.trunc()));
-        }
-        Some(network)
-    };
-    edge.texts("trusted_proxies").unwrap_or_default().iter().filter_map(network).collect()
+    edge.texts("trusted_proxies")
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|text| networks::network(text, report))
+        .collect()
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 use super::names::{self, Names};
 use super::outside::Outside;
+use super::{client_rules, knobs};
 use crate::config::diagnostic::quoted;
-use crate::config::raw::{Table, Value, planned_value};
+use crate::config::raw::{At, Table, Value};
 use crate::config::values::Geo;
 use crate::domain::place::Place;
 use crate::domain::topology::Region;
+use crate::policy::region::{NearestTo, REGIONS_MAX, Rules};
 
 const EXAMPLE: &str = "[regions] with at least one, as us-west = { latitude = 45.84, longitude = -119.70 }";
 
@@ -23,13 +25,24 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
     for (name, value) in entries {
         names::plain("a region", &name, report);
         declared.declare(&name, regions.len(), report);
-        regions.push(Region { name: name.value.to_owned(), place: place(&value) });
+        regions.push(region(&name, &value));
+    }
+    if regions.len() > REGIONS_MAX {
+        let message = format!("there are {} regions, more than {REGIONS_MAX}", regions.len());
+        report.error(section.span(), message, "regions in one metro can be one");
     }
     (regions, declared)
 }
 
-fn place(region: &Value<'_>) -> Place {
-    let Some(region) = region.table() else { return Place { latitude: 0.0, longitude: 0.0 } };
+fn region(name: &At<&str>, value: &Value<'_>) -> Region {
+    let nowhere = Place { latitude: 0.0, longitude: 0.0 };
+    let name = name.value.to_owned();
+    let Some(region) = value.table() else { return Region { name, place: nowhere, bias: 0 } };
+    let bias = region.get("bias").and_then(|bias| bias.number(-99.0..=99.0, "percent"));
+    Region { name, place: place(&region), bias: bias.unwrap_or_default().round() as i8 }
+}
+
+fn place(region: &Table<'_>) -> Place {
     let degrees = |key, example, max: f64| {
         let value = region.required(key, example);
         value.and_then(|value| value.number(-max..=max, "degrees")).unwrap_or_default()
@@ -41,25 +54,32 @@ fn place(region: &Value<'_>) -> Place {
 }
 
 /// Checks `[geo]`.
-pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>) -> Geo {
+pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>, regions: &[Region], names: &Names) -> Geo {
     let report = root.report();
     let section = root.section("geo");
     let database = section.text("database");
-    if let Some(nearest_to) = section.text("nearest_to") {
-        match (nearest_to.value, planned_value("geo.nearest_to", nearest_to.value)) {
-            ("client", _) => {}
-            (value, Some(why)) => {
-                let message =
-                    format!("`geo.nearest_to = {}` is not available in this version of nearpool", quoted(value));
-                report.error(&nearest_to.span, message, why);
-            }
-            (value, None) => {
-                let message = format!("`geo.nearest_to` cannot be {}", quoted(value));
-                report.error(&nearest_to.span, message, "write \"client\"");
-            }
-        }
-    }
+    let rules = Rules {
+        nearest_to: nearest_to(&section),
+        overrides: client_rules::overrides(&section, names),
+        residency: client_rules::residency(&section, names),
+        residency_unknown: client_rules::residency_unknown(&section, names),
+        cheaper_within_ms: knobs::cheaper_within(&section).as_secs_f64() * 1_000.0,
+        points: regions.iter().map(|region| region.place.point()).collect(),
+    };
     // What is in the database is seen by whoever reads it; here it is only seen that it can be read.
     let database = database.and_then(|path| outside.open("geo.database", &path, report));
-    Geo { database: database.map(|(path, _)| path) }
+    Geo { database: database.map(|(path, _)| path), rules }
+}
+
+fn nearest_to(section: &Table<'_>) -> NearestTo {
+    let Some(text) = section.text("nearest_to") else { return NearestTo::default() };
+    match text.value {
+        "client" => NearestTo::Client,
+        "edge" => NearestTo::Edge,
+        value => {
+            let message = format!("`geo.nearest_to` cannot be {}", quoted(value));
+            section.report().error(&text.span, message, "write \"client\" or \"edge\"");
+            NearestTo::default()
+        }
+    }
 }

@@ -60,6 +60,9 @@ knobs! {
     ENGINE_METRICS_TIMEOUT: Duration = "timeout", SECOND, ms(10), engine_load::STALE,
         "what comes later is old when it comes";
 
+    CHEAPER_WITHIN: Duration = "cheaper_within", Duration::ZERO, Duration::ZERO, SECOND,
+        "ways that differ by less are equally near, and then the price decides; 0s: it never does";
+
     FAILURE_THRESHOLD: u32 = "failure_threshold", 5, 1, 1_000,
         "failures in a row; more than a thousand is no protection";
     SUCCESS_RATE: f64 = "success_rate", 0.5, 0.0, 1.0,
@@ -154,6 +157,11 @@ const ENGINE_METRICS_INTERVAL_MIN: Duration = ms(100);
 
 /// Most session headers: each is looked for in every request.
 const SESSION_HEADERS_MAX: usize = 32;
+
+/// Up to which difference of their ways regions are equally near.
+pub(super) fn cheaper_within(geo: &Table<'_>) -> Duration {
+    geo.knob(&CHEAPER_WITHIN).value
+}
 
 /// Checks `[sessions]`.
 pub(super) fn sessions(root: &Table<'_>) -> Sessions {

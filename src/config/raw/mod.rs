@@ -13,7 +13,6 @@ mod value;
 
 pub(super) use knob::{Bytes, Knob, Set};
 pub(super) use nearest::{hint_among, list};
-pub(super) use planned::planned_value;
 pub(super) use report::{At, Report, Span};
 pub(super) use table::{Document, Table};
 pub(super) use value::Value;

@@ -41,6 +41,8 @@ pub(super) struct Judged {
     pub(super) resolved: bool,
     /// Whether a token was generated.
     pub(super) generated: bool,
+    /// How soon a passed check was answered.
+    pub(super) round_trip: Option<Duration>,
     verdict: Result<(), Failure>,
 }
 
@@ -49,6 +51,7 @@ pub(super) struct Judged {
 pub(super) struct Call {
     round: Round,
     resolved: bool,
+    round_trip: Option<Duration>,
     purpose: Purpose,
 }
 
@@ -79,8 +82,9 @@ impl Round {
         self.judged(resolved, verdict)
     }
 
-    pub(super) fn judged(self, resolved: bool, verdict: Result<(), Failure>) -> Judged {
-        Judged { round: self, resolved, generated: false, verdict }
+    pub(super) fn judged(self, resolved: bool, verdict: Result<Duration, Failure>) -> Judged {
+        let (round_trip, verdict) = (verdict.as_ref().ok().copied(), verdict.map(|_| ()));
+        Judged { round: self, resolved, generated: false, round_trip, verdict }
     }
 
     /// What a passed check is to be followed by. Who would come into use by it is cold.
@@ -117,7 +121,8 @@ impl Judged {
     pub(super) fn next(self) -> Next {
         match self.round.call() {
             Some(purpose) if self.verdict.is_ok() => {
-                Next::Call(Call { round: self.round, resolved: self.resolved, purpose })
+                let Judged { round, resolved, round_trip, .. } = self;
+                Next::Call(Call { round, resolved, round_trip, purpose })
             }
             _ => Next::Report(self),
         }
@@ -152,7 +157,7 @@ impl Judged {
 impl Call {
     /// Has a token generated.
     pub(super) async fn make(self, connections: &Connections) -> Judged {
-        let Call { round, resolved, purpose } = self;
+        let Call { round, resolved, round_trip, purpose } = self;
         let verdict = match round.live.resolved() {
             Some(at) => round.check.generate(connections, at).await,
             None => Err(Failure::Unresolved),
@@ -161,7 +166,7 @@ impl Call {
             Purpose::WarmUp => Failure::WarmUp(Box::new(failure)),
             Purpose::Generation => Failure::Generation(Box::new(failure)),
         });
-        Judged { round, resolved, generated: verdict.is_ok(), verdict }
+        Judged { round, resolved, generated: verdict.is_ok(), round_trip, verdict }
     }
 }
 

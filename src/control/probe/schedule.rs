@@ -115,7 +115,7 @@ mod tests {
             schedule.follow(&snapshot, now);
             let round = schedule.due(&snapshot, 1, now).remove(0);
             let asked = round.generate;
-            let mut judged = round.judged(false, Ok(()));
+            let mut judged = round.judged(false, Ok(Duration::ZERO));
             judged.generated = asked && generated;
             schedule.done(&snapshot, &judged, now);
             asked

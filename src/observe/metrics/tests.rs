@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::domain::engine_load::EngineLoad;
+use crate::domain::ids::ReplicaIx;
 use crate::observe::testing;
 
 fn end<'a>(model: &'a str, outcome: Outcome, reason: Option<Reason>) -> RequestEnd<'a> {
@@ -71,7 +72,9 @@ fn names_and_labels_are_the_contracts() {
     metrics.config("abc");
     let roster = testing::roster(testing::config(&[1]));
     tell(&roster, Some(0.5), Instant::now());
-    metrics.refresh(&roster.snapshot(), &roster, Instant::now());
+    let snapshot = roster.snapshot();
+    snapshot.round_trip(snapshot.live(ReplicaIx(0)).key(), Duration::from_millis(9));
+    metrics.refresh(&snapshot, &roster, Instant::now());
     let found: BTreeSet<String> = registry
         .gather()
         .iter()
@@ -97,12 +100,14 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_overhead_seconds{}",
         "nearpool_prompt_tokens_total{kind,pool}",
         "nearpool_queued{pool}",
+        "nearpool_region_rtt_seconds{region}",
         "nearpool_replica_in_flight{pool,replica}",
         "nearpool_replica_kv_usage_ratio{pool,replica}",
         "nearpool_replica_running{pool,replica}",
         "nearpool_replica_up{pool,replica}",
         "nearpool_replica_waiting{pool,replica}",
         "nearpool_requests_total{model,outcome,pool,region}",
+        "nearpool_residency_total{result}",
         "nearpool_resumes_total{result}",
         "nearpool_retries_denied_total{}",
         "nearpool_retries_total{reason}",

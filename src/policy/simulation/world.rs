@@ -19,7 +19,7 @@ use crate::policy::record::Record;
 use crate::policy::replica::{Call, Candidate, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
-use crate::policy::testing::{BREAKER, rng, session_key};
+use crate::policy::testing::{BREAKER, rng, session_key, standings};
 use crate::policy::{affinity, weight};
 
 pub(super) const RETRY: retry::Params = retry::Params {
@@ -242,7 +242,7 @@ impl World {
         session.calls_left -= 1;
         session.credit = session.credit.after_request(false, BUDGET, now);
         let from = self.topology.region(session.region).place;
-        let pools = pool::order(&self.topology, model, Dialect::Chat, Some(from)).unwrap();
+        let pools = pool::order(&self.topology, model, Dialect::Chat, &standings(&self.topology, Some(from))).unwrap();
         let (tried, doubts) = (Vec::new(), Vec::new());
         let request = Request { session: n, model, pools, tried, doubts, running: None, attempts: 0, ended: false };
         self.requests.push(request);

@@ -12,6 +12,7 @@ use crate::domain::ids::{ModelIx, ReplicaIx, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
 use crate::observe::testing;
+use crate::policy::client_rule::Asker;
 use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::replica;
 use crate::policy::select::{Selection, select};
@@ -92,7 +93,9 @@ impl Edge {
     pub(super) fn start(replicas: u16, seed: u64, now: Instant) -> Edge {
         let ports: Vec<u16> = (0..replicas).map(|n| 20_000 + n).collect();
         let snapshot = Snapshot::new(Arc::new(testing::config(&ports)), Arc::new(testing::geo()), None);
-        let pools = pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, None).unwrap();
+        let pools =
+            pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, &snapshot.standings(Asker::NOBODY))
+                .unwrap();
         let roster = Roster::new(snapshot, now);
         Edge { snapshot: roster.snapshot(), roster, pools, rng: SmallRng::seed_from_u64(seed) }
     }

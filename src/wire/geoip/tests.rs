@@ -16,7 +16,7 @@ fn check(address: &str, place: (f64, f64), country: &str, continent: &str, accur
         place: Some(Place { latitude: place.0, longitude: place.1 }),
         country: Code::new(country),
         continent: Code::new(continent),
-        unions: Code::new(country).and_then(centroids::of).map_or(Unions::default(), |centroid| centroid.unions),
+        unions: Code::new(country).and_then(countries::of).map_or(Unions::default(), |country| country.unions),
         accuracy_radius_km: Some(accuracy_radius_km),
     };
     assert_eq!(lookup(address), Some(expected), "{address}");

@@ -10,6 +10,7 @@ use nearpool::domain::ask::Dialect;
 use nearpool::domain::ids::{ClientKey, ModelIx, SessionKey};
 use nearpool::domain::outcome::Outcome;
 use nearpool::domain::prompt::Prompt;
+use nearpool::policy::client_rule::Asker;
 use nearpool::policy::entrance::{COME_AGAIN_S_MAX, Entrance, Left};
 use nearpool::policy::pool::{self, PoolCandidate};
 use nearpool::policy::queue::{Line, Place, RETRY_AFTER_S_MAX, Turn, retry_after_s};
@@ -66,7 +67,8 @@ impl<'w> Nearpool<'w> {
     pub(crate) fn new(reading: &'w Reading, engines: usize, besides: &Besides, seed: u64) -> Result<Nearpool<'w>> {
         let start = Instant::now();
         let snapshot = setting::snapshot(engines, besides)?;
-        let pools = pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, None).ok();
+        let pools =
+            pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, &snapshot.standings(Asker::NOBODY)).ok();
         let roster = Roster::new(snapshot, start);
         Ok(Nearpool {
             reading,

@@ -1,4 +1,4 @@
-//! Where a country's people are: for databases that know the country and nothing finer.
+//! The countries: where their people are, for databases that know the country and nothing finer, and which unions they are in.
 //!
 //! `geoip/country_centroids.csv`: population-weighted centroids, from GeoNames (CC BY 4.0).
 
@@ -12,24 +12,32 @@ use crate::domain::whereabouts::Unions;
 
 /// What is known of a country.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub(super) struct Centroid {
-    pub(super) place: Place,
-    pub(super) continent: Code,
-    pub(super) unions: Unions,
-    /// Nine tenths of the people live within so many km.
-    pub(super) radius_km: u16,
+pub struct Country {
+    /// The population-weighted centroid.
+    pub centroid: Place,
+    /// Its continent.
+    pub continent: Code,
+    /// The unions whose law holds there.
+    pub unions: Unions,
+    /// Nine tenths of the people live within so many km of the centroid.
+    pub radius_km: u16,
 }
 
-/// The centroid of a country by its ISO code.
-pub(super) fn of(country: Code) -> Option<Centroid> {
-    static TABLE: Lazy<HashMap<Code, Centroid>> =
+/// The country of an ISO code.
+pub fn of(country: Code) -> Option<Country> {
+    static TABLE: Lazy<HashMap<Code, Country>> =
         Lazy::new(|| include_str!("../../geoip/country_centroids.csv").lines().skip(1).filter_map(row).collect());
     TABLE.get(&country).copied()
 }
 
+/// Whether there is a continent of this code.
+pub fn is_continent(code: Code) -> bool {
+    ["AF", "AN", "AS", "EU", "NA", "OC", "SA"].contains(&code.as_str())
+}
+
 /// `country,continent,lat,lon,radius_p50_km,radius_p90_km,is_eu_member,in_eu_gdpr_territory,in_eea,…`; what does not read so
 /// is left out (a test counts the rows).
-fn row(line: &str) -> Option<(Code, Centroid)> {
+fn row(line: &str) -> Option<(Code, Country)> {
     let mut fields = line.split(',');
     let mut code = || Code::new(fields.next()?);
     let (country, continent) = (code()?, code()?);
@@ -38,7 +46,7 @@ fn row(line: &str) -> Option<(Code, Centroid)> {
     let (_p50, radius_km, _member) = (number()?, number()? as u16, number()?);
     // Where the union's law holds, overseas parts of its members included, counts more than membership.
     let unions = Unions { eu: number()? != 0.0, eea: number()? != 0.0 };
-    Some((country, Centroid { place, continent, unions, radius_km }))
+    Some((country, Country { centroid: place, continent, unions, radius_km }))
 }
 
 #[cfg(test)]
@@ -50,14 +58,15 @@ mod tests {
         let text = include_str!("../../geoip/country_centroids.csv");
         let rows: Vec<_> = text.lines().skip(1).map(|line| row(line).unwrap_or_else(|| panic!("{line}"))).collect();
         assert_eq!(rows.len(), 246);
-        for (country, centroid) in rows {
-            assert_eq!(of(country), Some(centroid));
-            assert!(!centroid.unions.eu || centroid.unions.eea, "{country}: the union is part of the area");
-            assert!(centroid.place.latitude.abs() <= 90.0 && centroid.place.longitude.abs() <= 180.0);
-            assert_eq!(of(country), Some(centroid));
+        for (code, country) in rows {
+            assert_eq!(of(code), Some(country));
+            assert!(is_continent(country.continent), "{code}");
+            assert!(!country.unions.eu || country.unions.eea, "{code}: the union is part of the area");
+            assert!(country.centroid.latitude.abs() <= 90.0 && country.centroid.longitude.abs() <= 180.0);
+            assert_eq!(of(code), Some(country));
+            assert!(is_continent(country.continent), "{code}");
         }
-        let found =
-            |country: &str| Code::new(country).and_then(of).map(|centroid| (centroid.continent, centroid.unions));
+        let found = |country: &str| Code::new(country).and_then(of).map(|country| (country.continent, country.unions));
         let (europe, none) = (Code::new("EU").unwrap(), Unions::default());
         assert_eq!(found("DE"), Some((europe, Unions { eu: true, eea: true })));
         assert_eq!(found("NO"), Some((europe, Unions { eu: false, eea: true })));
