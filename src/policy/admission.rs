@@ -32,14 +32,18 @@ const SCARCE: f64 = 0.8;
 const NEWEST_SHARE: f64 = 1.0 / 32.0;
 
 /// The most sessions that are counted in one pool: more than any pool holds, so that the table is bounded. Each takes
-/// about 100 bytes.
+/// about 130 bytes.
 const ACTIVE_MAX: usize = 1 << 17;
 
 /// The active sessions of one pool.
 #[derive(Debug)]
 pub struct Admission {
-    /// The one that called last first.
-    active: LruCache<SessionKey, Active>,
+    /// Those with a call in flight.
+    in_flight: HashMap<SessionKey, Active>,
+    /// The others; the one that ended a call last first.
+    idle: LruCache<SessionKey, Active>,
+    /// How many stays there were.
+    stays: u64,
     /// The contexts together of those that went on.
     chains: u64,
     /// The contexts together of those that have made one call.
@@ -50,6 +54,11 @@ pub struct Admission {
     by_client: HashMap<ClientKey, u64>,
 }
 
+/// From when a session became active to when it ceased to be or left: a call that ends later than its stay is none of the
+/// calls of the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stay(u64);
+
 #[derive(Clone, Copy, Debug)]
 struct Active {
     client: ClientKey,
@@ -57,6 +66,7 @@ struct Active {
     /// Whether it has made more than one call.
     chain: bool,
     in_flight: u32,
+    stay: Stay,
     /// When it began or ended a call last.
     last: Instant,
 }
@@ -72,7 +82,15 @@ pub struct Bound {
 
 impl Default for Admission {
     fn default() -> Admission {
-        Admission { active: LruCache::unbounded(), chains: 0, firsts: 0, goes_on: 0.0, by_client: HashMap::new() }
+        Admission {
+            in_flight: HashMap::new(),
+            idle: LruCache::unbounded(),
+            stays: 0,
+            chains: 0,
+            firsts: 0,
+            goes_on: 0.0,
+            by_client: HashMap::new(),
+        }
     }
 }
 
@@ -83,7 +101,7 @@ impl Admission {
         let Some(held) = bound.tokens else { return true };
         let taken = self.tokens();
         // A context larger than all caches is served alone.
-        if self.active.contains(&session) || taken == 0 {
+        if self.is_active(session) || taken == 0 {
             return true;
         }
         let (bound, after) = (held as f64 * FILL, taken as f64 + f64::from(tokens));
@@ -99,29 +117,34 @@ impl Admission {
 
     /// Whether the session counts as active.
     pub fn is_active(&self, session: SessionKey) -> bool {
-        self.active.contains(&session)
+        self.in_flight.contains_key(&session) || self.idle.contains(&session)
     }
 
-    /// A call of this session is sent; `begun` if it is not the session's first.
-    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, begun: bool, now: Instant) {
+    /// A call of this session is sent; `begun` if it is not the session's first. What is returned is to be told when it ends.
+    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, begun: bool, now: Instant) -> Stay {
         let before = self.take(session);
         let chain = begun || before.is_some_and(|before| before.chain);
         if chain && before.is_some_and(|before| !before.chain) {
             self.goes_on += (1.0 - self.goes_on) * NEWEST_SHARE;
         }
         let in_flight = before.map_or(0, |before| before.in_flight) + 1;
-        self.put(session, Active { client, tokens, chain, in_flight, last: now });
-        while self.active.len() > ACTIVE_MAX {
-            self.forget_oldest();
+        let stay = before.map_or(Stay(self.stays), |before| before.stay);
+        self.stays += u64::from(before.is_none());
+        self.put(session, Active { client, tokens, chain, in_flight, stay, last: now });
+        while self.sessions() > ACTIVE_MAX && self.forget_oldest() {}
+        if self.sessions() > ACTIVE_MAX {
+            self.take(session);
         }
+        stay
     }
 
     /// A call of it ended.
-    pub fn ended(&mut self, session: SessionKey, now: Instant) {
-        if let Some(mut active) = self.take(session) {
-            active.in_flight = active.in_flight.saturating_sub(1);
-            active.last = now;
-            self.put(session, active);
+    pub fn ended(&mut self, session: SessionKey, stay: Stay, now: Instant) {
+        if self.in_flight.get(&session).is_none_or(|active| active.stay != stay) {
+            return;
+        }
+        if let Some(active) = self.take(session) {
+            self.put(session, Active { in_flight: active.in_flight.saturating_sub(1), last: now, ..active });
         }
     }
 
@@ -132,13 +155,13 @@ impl Admission {
 
     /// When the next session ceases to be active, if none of them calls.
     pub fn next_change(&self, active: Duration) -> Option<Instant> {
-        let idle = self.active.iter().rev().map(|(_, active)| active).find(|active| active.in_flight == 0)?;
-        Some(idle.last + active)
+        let (_, first) = self.idle.peek_lru()?;
+        Some(first.last + active)
     }
 
     /// How many are active, as far as is known.
     pub fn sessions(&self) -> usize {
-        self.active.len()
+        self.in_flight.len() + self.idle.len()
     }
 
     /// Their contexts together, in tokens, as they count.
@@ -148,33 +171,24 @@ impl Admission {
 
     /// Forgets those whose last call was too long ago.
     pub fn expire(&mut self, active: Duration, now: Instant) {
-        // Each one in flight that stands last is looked at once and steps to the front.
-        for _ in 0..self.active.len() {
-            match self.active.peek_lru() {
-                Some((session, last)) if last.in_flight > 0 && now.saturating_duration_since(last.last) > active => {
-                    let session = *session;
-                    self.active.promote(&session);
-                }
-                Some((_, last)) if last.in_flight == 0 && now.saturating_duration_since(last.last) > active => {
-                    if !last.chain {
-                        self.goes_on -= self.goes_on * NEWEST_SHARE;
-                    }
-                    self.forget_oldest();
-                }
-                _ => return,
+        while let Some((_, oldest)) = self.idle.peek_lru()
+            && now.saturating_duration_since(oldest.last) > active
+        {
+            if !oldest.chain {
+                self.goes_on -= self.goes_on * NEWEST_SHARE;
             }
+            self.forget_oldest();
         }
     }
 
-    fn forget_oldest(&mut self) {
-        if let Some((session, _)) = self.active.peek_lru() {
-            let session = *session;
-            self.take(session);
-        }
+    /// `false` when all have a call in flight.
+    fn forget_oldest(&mut self) -> bool {
+        let oldest = self.idle.peek_lru().map(|(session, _)| *session);
+        oldest.and_then(|session| self.take(session)).is_some()
     }
 
     fn take(&mut self, session: SessionKey) -> Option<Active> {
-        let active = self.active.pop(&session)?;
+        let active = self.in_flight.remove(&session).or_else(|| self.idle.pop(&session))?;
         if !active.chain {
             self.firsts -= u64::from(active.tokens);
             return Some(active);
@@ -196,7 +210,11 @@ impl Admission {
             self.chains += u64::from(active.tokens);
             *self.by_client.entry(active.client).or_default() += u64::from(active.tokens);
         }
-        self.active.push(session, active);
+        if active.in_flight > 0 {
+            self.in_flight.insert(session, active);
+        } else {
+            self.idle.push(session, active);
+        }
     }
 }
 
@@ -243,13 +261,13 @@ mod tests {
     fn sessions_under_way_go_on_and_make_room_minutes_after_their_last_call() {
         let (mut admission, start, client) = (Admission::default(), Instant::now(), ClientKey(1));
         let minute = Duration::from_secs(60);
-        admission.began(session_key(1), client, 900, true, start);
+        let stay = admission.began(session_key(1), client, 900, true, start);
         assert!(admission.admits(session_key(1), client, 5_000, bound(1_000), start));
         assert!(
             !admission.admits(session_key(2), client, 300, bound(1_000), start + 60 * minute),
             "a call is in flight"
         );
-        admission.ended(session_key(1), start + minute);
+        admission.ended(session_key(1), stay, start + minute);
         assert_eq!(admission.next_change(FIVE_MIN), Some(start + 6 * minute));
         assert!(!admission.admits(session_key(2), client, 300, bound(1_000), start + 6 * minute));
         assert!(admission.admits(session_key(2), client, 300, bound(1_000), start + 7 * minute));
@@ -262,11 +280,11 @@ mod tests {
         let at = |n: usize| start + Duration::from_secs(n as u64);
         let goes_on = |n: usize| (n as f64 * go_on).fract() + go_on >= 1.0;
         for n in 0..sessions {
-            admission.began(session_key(n), ClientKey(1), 100, false, at(n));
-            admission.ended(session_key(n), at(n));
+            let stay = admission.began(session_key(n), ClientKey(1), 100, false, at(n));
+            admission.ended(session_key(n), stay, at(n));
             if let Some(before) = n.checked_sub(10).filter(|before| goes_on(*before)) {
-                admission.began(session_key(before), ClientKey(1), 100, true, at(n));
-                admission.ended(session_key(before), at(n));
+                let stay = admission.began(session_key(before), ClientKey(1), 100, true, at(n));
+                admission.ended(session_key(before), stay, at(n));
             }
             admission.expire(FIVE_MIN, at(n));
         }
@@ -285,10 +303,44 @@ mod tests {
     #[test]
     fn a_session_that_went_elsewhere_makes_room_at_once() {
         let (mut admission, now) = (Admission::default(), Instant::now());
-        admission.began(session_key(1), ClientKey(1), 900, true, now);
+        let stay = admission.began(session_key(1), ClientKey(1), 900, true, now);
         admission.left(session_key(1));
-        admission.ended(session_key(1), now);
+        admission.ended(session_key(1), stay, now);
         assert!(admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
+    }
+
+    #[test]
+    fn a_call_from_before_a_session_left_is_none_of_those_after_it_came_back() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let begin = |admission: &mut Admission| admission.began(session_key(1), ClientKey(1), 900, true, now);
+        let before = begin(&mut admission);
+        admission.left(session_key(1));
+        let (after, second) = (begin(&mut admission), begin(&mut admission));
+        assert!(before != after && after == second, "calls at the same time are of one stay");
+        for (ended, still_in_flight) in [(before, true), (after, true), (before, true), (second, false)] {
+            admission.ended(session_key(1), ended, now);
+            assert_eq!(admission.next_change(FIVE_MIN).is_none(), still_in_flight, "{ended:?}");
+        }
+        assert!(!admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
+    }
+
+    #[test]
+    fn the_next_to_cease_is_found_behind_any_number_in_flight_and_the_table_is_bounded() {
+        let (mut admission, start) = (Admission::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        for n in 0..ACTIVE_MAX {
+            admission.began(session_key(n), ClientKey(1), 1, true, start);
+        }
+        let more = admission.began(session_key(ACTIVE_MAX), ClientKey(1), 1, true, start);
+        assert!(!admission.is_active(session_key(ACTIVE_MAX)), "all have a call in flight");
+        admission.ended(session_key(ACTIVE_MAX), more, start);
+        assert_eq!((admission.sessions(), admission.next_change(FIVE_MIN)), (ACTIVE_MAX, None));
+        admission.ended(session_key(7), Stay(7), start + second);
+        for looks in 0..10_000 {
+            assert_eq!(admission.next_change(FIVE_MIN), Some(start + second + FIVE_MIN), "{looks}");
+        }
+        admission.began(session_key(ACTIVE_MAX), ClientKey(1), 1, true, start + second);
+        assert!(admission.is_active(session_key(ACTIVE_MAX)) && !admission.is_active(session_key(7)));
     }
 
     #[test]
@@ -306,6 +358,7 @@ mod tests {
             steps in prop::collection::vec((0u8..4, 0usize..12, 0u32..1_000, 0u64..200), 1..200),
         ) {
             let (mut admission, mut now) = (Admission::default(), Instant::now());
+            let mut stays: HashMap<usize, Stay> = HashMap::new();
             // (tokens, in flight, last, chain)
             let mut model: HashMap<usize, (u32, u32, Instant, bool)> = HashMap::new();
             let chains = |model: &HashMap<usize, (u32, u32, Instant, bool)>, chain: bool| -> u64 {
@@ -323,22 +376,22 @@ mod tests {
                         let fits = admission.tokens() + u64::from(tokens) <= 2_200;
                         prop_assert!(!admitted || model.contains_key(&n) || admission.tokens() == 0 || fits);
                         if admitted {
-                            admission.began(session, client, tokens, step == 0, now);
+                            stays.insert(n, admission.began(session, client, tokens, step == 0, now));
                             let (_, in_flight, _, chain) = model.remove(&n).unwrap_or((0, 0, now, false));
                             model.insert(n, (tokens, in_flight + 1, now, chain || step == 0));
                         }
                     }
                     2 => if let Some((_, in_flight, last, _)) = model.get_mut(&n) {
-                        admission.ended(session, now);
-                        (*in_flight, *last) = (in_flight.saturating_sub(1), now);
+                        admission.ended(session, stays[&n], now);
+                        // None can end that is not in flight.
+                        *last = if *in_flight > 0 { now } else { *last };
+                        *in_flight = in_flight.saturating_sub(1);
                     },
                     _ => {
                         admission.left(session);
                         model.remove(&n);
                     }
                 }
-                // One in flight for long steps aside for those behind it only when it is looked at.
-                admission.expire(FIVE_MIN, now);
                 prop_assert_eq!(admission.sessions(), model.len());
                 prop_assert_eq!((admission.chains, admission.firsts), (chains(&model, true), chains(&model, false)));
                 prop_assert_eq!(admission.by_client.values().sum::<u64>(), admission.chains);

@@ -9,6 +9,7 @@ use super::live::Live;
 use crate::domain::ids::SessionKey;
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
+use crate::policy::admission::Stay;
 use crate::policy::blame::Fault;
 use crate::policy::breaker;
 use crate::policy::prefix_index::Holding;
@@ -22,7 +23,7 @@ pub struct InFlight {
     /// When it was booked. `None` until the breaker let the request through, and again after its end was reported.
     sent: Option<Instant>,
     /// The session that has a call in flight with it.
-    session: Option<SessionKey>,
+    session: Option<(SessionKey, Stay)>,
     reading: Option<Reading>,
 }
 
@@ -46,8 +47,8 @@ impl InFlight {
     /// The call belongs to a session, which is active in the pool while it is in flight and for a while after.
     #[must_use]
     pub fn of_session(mut self, asking: Asking, now: Instant) -> InFlight {
-        self.live.pool().intake.began(asking, now);
-        self.session = Some(asking.session);
+        let stay = self.live.pool().intake.began(asking, now);
+        self.session = Some((asking.session, stay));
         self
     }
 
@@ -82,8 +83,8 @@ impl InFlight {
         if let Some(sent) = self.sent.take() {
             self.live.report(outcome, sent, self.params, now);
         }
-        if let Some(session) = self.session.take() {
-            self.live.pool().intake.ended(session, now);
+        if let Some((session, stay)) = self.session.take() {
+            self.live.pool().intake.ended(session, stay, now);
         }
     }
 
@@ -125,8 +126,8 @@ impl Drop for Doubt {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        if let Some(session) = self.session {
-            self.live.pool().intake.ended(session, Instant::now());
+        if let Some((session, stay)) = self.session {
+            self.live.pool().intake.ended(session, stay, Instant::now());
         }
         if let Some(sent) = self.sent.take() {
             self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());

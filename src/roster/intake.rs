@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use super::pool::PoolLive;
 use crate::domain::ids::{ClientKey, SessionKey};
-use crate::policy::admission::{Admission, Bound};
+use crate::policy::admission::{Admission, Bound, Stay};
 use crate::policy::entrance::{Entrance, Left};
 use crate::policy::queue::{Place, Turn};
 
@@ -53,22 +53,23 @@ impl Intake {
         admission.is_active(session)
     }
 
-    /// A call is sent.
-    pub fn began(&self, asking: Asking, now: Instant) {
+    /// A call is sent. What is returned is to be told when it ends.
+    pub fn began(&self, asking: Asking, now: Instant) -> Stay {
         let mut inner = self.lock();
         let (begun, before) = (asking.turn == Turn::UnderWay, inner.admission.tokens());
-        inner.admission.began(asking.session, asking.client, asking.tokens, begun, now);
+        let stay = inner.admission.began(asking.session, asking.client, asking.tokens, begun, now);
         inner.entrance.of(asking.session).for_each(|caller| caller.notify_one());
         // A session whose context was cut down makes room.
         if inner.admission.tokens() < before {
             inner.call_first();
         }
+        stay
     }
 
     /// A call of the session ended. Whoever is first is to look: from now on it can be told when the session makes room.
-    pub fn ended(&self, session: SessionKey, now: Instant) {
+    pub fn ended(&self, session: SessionKey, stay: Stay, now: Instant) {
         let mut inner = self.lock();
-        inner.admission.ended(session, now);
+        inner.admission.ended(session, stay, now);
         inner.call_first();
     }
 
@@ -208,8 +209,8 @@ mod tests {
     /// A pool that is full with session 1, which ended its call at the time that is returned.
     fn full() -> (Arc<PoolLive>, Instant) {
         let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
-        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
-        pool.intake.ended(SessionKey(1), now);
+        let stay = pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
+        pool.intake.ended(SessionKey(1), stay, now);
         (pool, now)
     }
 
@@ -247,10 +248,10 @@ mod tests {
     #[tokio::test]
     async fn a_call_that_ends_and_a_context_that_was_cut_down_call_the_first() {
         let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
-        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
+        let stay = pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
         let first = enter(&pool, 2);
         assert_eq!(first.next_change(ACTIVE), None, "nobody knows when the call under way ends");
-        pool.intake.ended(SessionKey(1), now);
+        pool.intake.ended(SessionKey(1), stay, now);
         assert!(is_called(&first).await && first.next_change(ACTIVE) == Some(now + ACTIVE));
         pool.intake.began(asking(1, 1_000), now);
         assert!(!is_called(&first).await, "it makes no room");

@@ -192,9 +192,10 @@ impl<'w> Nearpool<'w> {
         let booking = live.begin(cap, config.circuit_breaker, selection.last_resort, now)?;
         let begins = session.is_none_or(|session| !session.view.begun);
         let booking = booking.reading(self.snapshot.slot(selection.replica), prompt, begins);
-        if let Some(asking) = self.asking(session, prompt) {
-            self.snapshot.pool(selection.pool.pool).intake.began(asking, now);
-        }
+        let booking = match self.asking(session, prompt) {
+            Some(asking) => booking.of_session(asking, now),
+            None => booking,
+        };
         self.leave_entrance(number, Left::ForGood);
         let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens), now));
         let sent = Sent { booking, prefilling, selection, session, at: now, ttft: Duration::ZERO, cached: 0 };
@@ -309,9 +310,6 @@ impl Router for Nearpool<'_> {
         sent.booking.cached(f64::from(sent.cached) / f64::from(call.input));
         pool.pace().prefilled(u64::from(call.input - sent.cached), sent.ttft);
         sent.booking.end(Outcome::Ok, now);
-        if let Some(session) = sent.session {
-            pool.intake.ended(session.key, now);
-        }
         // While nobody waits the line learns no pace.
         if !self.line.is_empty() {
             self.freed = self.line.freed(now).copied();
