@@ -8,8 +8,13 @@
 //! A session is *active* while a call of it is in flight, and for a while after the last one. Its context is the prompt that
 //! it sent last. Many calls are no agents' and stay alone: what they leave in the caches is of no use to anybody, and
 //! nothing is gained by keeping others out for it. So a session that has made one call counts with the share of such
-//! sessions that went on lately, which is nearly all of agents' and none of a batch job's. The bound is what the caches hold ([`CacheSize`](super::cache_size::CacheSize)) and a
-//! tenth more, since sessions share their beginnings; while it is not known what they hold, nothing is refused.
+//! sessions that went on lately, which is nearly all of agents' and none of a batch job's. No session counts with more than
+//! one replica's cache, since it is in no other. The bound is what the caches hold
+//! ([`CacheSize`](super::cache_size::CacheSize)) and a tenth more, since sessions share their beginnings; while it is not known
+//! what they hold, nothing is refused.
+//!
+//! Where it gets scarce a client is held to its share, the bound divided by the clients that have sessions here or wait for
+//! them. Whose first session is larger than that waits for the [entrance](super::entrance) to give it a turn.
 //!
 //! What it costs: new sessions wait in overload, where without it all would. When it errs: a session that paused for longer
 //! than an active one may has to ask again; and an edge that has just started takes on a first burst of sessions whole, until
@@ -20,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
+use super::queue::Turn;
 use crate::domain::ids::{ClientKey, SessionKey};
 
 /// What active contexts may take, beside what the caches hold.
@@ -44,14 +50,56 @@ pub struct Admission {
     idle: LruCache<SessionKey, Active>,
     /// How many stays there were.
     stays: u64,
-    /// The contexts together of those that went on.
-    chains: u64,
-    /// The contexts together of those that have made one call.
-    firsts: u64,
+    /// Of those that went on.
+    chains: Contexts,
+    /// Of those that have made one call.
+    firsts: Contexts,
     /// The share of sessions that went on after their first call, lately.
     goes_on: f64,
-    /// As `chains`.
+}
+
+/// Contexts together, in tokens.
+#[derive(Default, Debug)]
+struct Contexts {
+    all: u64,
+    /// Clients without any are left out.
     by_client: HashMap<ClientKey, u64>,
+}
+
+impl Contexts {
+    fn of(&self, client: ClientKey) -> u64 {
+        self.by_client.get(&client).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, client: ClientKey, tokens: u32) {
+        if tokens > 0 {
+            self.all += u64::from(tokens);
+            *self.by_client.entry(client).or_default() += u64::from(tokens);
+        }
+    }
+
+    fn remove(&mut self, client: ClientKey, tokens: u32) {
+        self.all -= u64::from(tokens);
+        if let Some(left) = self.by_client.get_mut(&client) {
+            *left -= u64::from(tokens);
+            if *left == 0 {
+                self.by_client.remove(&client);
+            }
+        }
+    }
+}
+
+/// A call of a session that asks to be taken on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asking {
+    /// The session.
+    pub session: SessionKey,
+    /// Whose it is.
+    pub client: ClientKey,
+    /// Tokens of the call's prompt.
+    pub tokens: u32,
+    /// Whether it has begun.
+    pub turn: Turn,
 }
 
 /// From when a session became active to when it ceased to be or left: a call that ends later than its stay is none of the
@@ -74,10 +122,73 @@ struct Active {
 /// What the pool may take on.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Bound {
-    /// Tokens that its caches hold for this edge; `None` while that is not known.
-    pub tokens: Option<u64>,
+    /// What its caches hold; `None` while that is not known.
+    pub caches: Option<Caches>,
     /// How long a session stays active after its last call.
     pub active: Duration,
+}
+
+/// What the caches of a pool hold, in tokens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caches {
+    /// All of them, for the sessions of this edge.
+    pub all: u64,
+    /// That of one replica: with more no session counts.
+    pub one: u64,
+}
+
+/// How a session would stand to its client's share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// Within it.
+    Within,
+    /// The client has nothing yet, and this alone is more than its share.
+    First,
+    /// Beyond it.
+    Beyond,
+}
+
+/// What there is room for, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    admission: &'a Admission,
+    caches: Caches,
+    /// Whom it is divided among.
+    clients: usize,
+}
+
+impl Room<'_> {
+    /// Whether a context of so many tokens fits beside those of the active sessions.
+    pub fn fits(&self, tokens: u32) -> bool {
+        self.after(tokens) <= self.bound()
+    }
+
+    /// Whether it fits where there is enough for all.
+    pub fn is_plenty(&self, tokens: u32) -> bool {
+        self.after(tokens) <= self.bound() * SCARCE
+    }
+
+    /// What it is of this client's share.
+    pub fn claim(&self, client: ClientKey, tokens: u32) -> Claim {
+        let own = self.admission.tokens_of(client);
+        if own + self.counts(tokens) <= self.bound() / self.clients as f64 {
+            return Claim::Within;
+        }
+        if own > 0.0 { Claim::Beyond } else { Claim::First }
+    }
+
+    fn after(&self, tokens: u32) -> f64 {
+        self.admission.tokens() as f64 + self.counts(tokens)
+    }
+
+    /// Never more than all that there is, so that in an empty pool there is room for any context.
+    fn counts(&self, tokens: u32) -> f64 {
+        u64::from(tokens).min(self.caches.one).min(self.caches.all) as f64
+    }
+
+    fn bound(&self) -> f64 {
+        self.caches.all as f64 * FILL
+    }
 }
 
 impl Default for Admission {
@@ -86,33 +197,18 @@ impl Default for Admission {
             in_flight: HashMap::new(),
             idle: LruCache::unbounded(),
             stays: 0,
-            chains: 0,
-            firsts: 0,
+            chains: Contexts::default(),
+            firsts: Contexts::default(),
             goes_on: 0.0,
-            by_client: HashMap::new(),
         }
     }
 }
 
 impl Admission {
-    /// Whether a call of this session, with a prompt of so many tokens, may be sent now.
-    pub fn admits(&mut self, session: SessionKey, client: ClientKey, tokens: u32, bound: Bound, now: Instant) -> bool {
-        self.expire(bound.active, now);
-        let Some(held) = bound.tokens else { return true };
-        let taken = self.tokens();
-        // A context larger than all caches is served alone.
-        if self.is_active(session) || taken == 0 {
-            return true;
-        }
-        let (bound, after) = (held as f64 * FILL, taken as f64 + f64::from(tokens));
-        after <= bound && (after <= bound * SCARCE || self.is_within_share(client, tokens, bound))
-    }
-
-    /// Where it gets scarce no client takes more than its share: one that has much waits while others have little.
-    fn is_within_share(&self, client: ClientKey, tokens: u32, bound: f64) -> bool {
-        let own = self.by_client.get(&client).copied().unwrap_or(0);
-        let clients = self.by_client.len() + usize::from(own == 0);
-        clients == 1 || own == 0 || (own + u64::from(tokens)) as f64 <= bound / clients as f64
+    /// What there is room for, divided among the clients with sessions here and these others, each named once.
+    pub fn room(&self, caches: Caches, others: impl Iterator<Item = ClientKey>) -> Room<'_> {
+        let others = others.filter(|other| !self.chains.by_client.contains_key(other)).count();
+        Room { admission: self, caches, clients: (self.chains.by_client.len() + others).max(1) }
     }
 
     /// Whether the session counts as active.
@@ -120,10 +216,11 @@ impl Admission {
         self.in_flight.contains_key(&session) || self.idle.contains(&session)
     }
 
-    /// A call of this session is sent; `begun` if it is not the session's first. What is returned is to be told when it ends.
-    pub fn began(&mut self, session: SessionKey, client: ClientKey, tokens: u32, begun: bool, now: Instant) -> Stay {
+    /// A call of a session is sent. What is returned is to be told when it ends.
+    pub fn began(&mut self, asking: Asking, now: Instant) -> Stay {
+        let Asking { session, client, tokens, turn } = asking;
         let before = self.take(session);
-        let chain = begun || before.is_some_and(|before| before.chain);
+        let chain = turn == Turn::UnderWay || before.is_some_and(|before| before.chain);
         if chain && before.is_some_and(|before| !before.chain) {
             self.goes_on += (1.0 - self.goes_on) * NEWEST_SHARE;
         }
@@ -166,7 +263,11 @@ impl Admission {
 
     /// Their contexts together, in tokens, as they count.
     pub fn tokens(&self) -> u64 {
-        self.chains + (self.firsts as f64 * self.goes_on) as u64
+        self.chains.all + (self.firsts.all as f64 * self.goes_on) as u64
+    }
+
+    fn tokens_of(&self, client: ClientKey) -> f64 {
+        self.chains.of(client) as f64 + self.firsts.of(client) as f64 * self.goes_on
     }
 
     /// Forgets those whose last call was too long ago.
@@ -189,32 +290,21 @@ impl Admission {
 
     fn take(&mut self, session: SessionKey) -> Option<Active> {
         let active = self.in_flight.remove(&session).or_else(|| self.idle.pop(&session))?;
-        if !active.chain {
-            self.firsts -= u64::from(active.tokens);
-            return Some(active);
-        }
-        self.chains -= u64::from(active.tokens);
-        if let Some(tokens) = self.by_client.get_mut(&active.client) {
-            *tokens -= u64::from(active.tokens);
-            if *tokens == 0 {
-                self.by_client.remove(&active.client);
-            }
-        }
+        self.contexts(&active).remove(active.client, active.tokens);
         Some(active)
     }
 
     fn put(&mut self, session: SessionKey, active: Active) {
-        if !active.chain {
-            self.firsts += u64::from(active.tokens);
-        } else if active.tokens > 0 {
-            self.chains += u64::from(active.tokens);
-            *self.by_client.entry(active.client).or_default() += u64::from(active.tokens);
-        }
+        self.contexts(&active).add(active.client, active.tokens);
         if active.in_flight > 0 {
             self.in_flight.insert(session, active);
         } else {
             self.idle.push(session, active);
         }
+    }
+
+    fn contexts(&mut self, active: &Active) -> &mut Contexts {
+        if active.chain { &mut self.chains } else { &mut self.firsts }
     }
 }
 
@@ -227,19 +317,31 @@ mod tests {
 
     const FIVE_MIN: Duration = Duration::from_secs(300);
 
-    fn bound(tokens: u64) -> Bound {
-        Bound { tokens: Some(tokens), active: FIVE_MIN }
+    fn asking(n: usize, client: u128, tokens: u32) -> Asking {
+        Asking { session: session_key(n), client: ClientKey(client), tokens, turn: Turn::UnderWay }
     }
 
-    /// Sessions of one client each hold this many tokens; who of `ask` (client, tokens) is admitted then?
+    fn room(admission: &Admission, caches: u64, client: u128) -> Room<'_> {
+        admission.room(Caches { all: caches, one: caches }, [ClientKey(client)].into_iter())
+    }
+
+    /// Whether the session would be taken on at `now` if nobody else waited.
+    fn admits(admission: &mut Admission, asking: Asking, caches: u64, now: Instant) -> bool {
+        admission.expire(FIVE_MIN, now);
+        let room = room(admission, caches, asking.client.0);
+        let scarce = room.fits(asking.tokens) && !room.is_plenty(asking.tokens);
+        let may = !scarce || room.claim(asking.client, asking.tokens) == Claim::Within;
+        admission.is_active(asking.session) || room.fits(asking.tokens) && may
+    }
+
+    /// Sessions of these clients each hold so many tokens: is one more of `client` taken on then?
     #[track_caller]
     fn check(held: &[(u128, u32)], caches: u64, client: u128, tokens: u32, admitted: bool) {
         let (mut admission, now) = (Admission::default(), Instant::now());
         for (n, (client, tokens)) in held.iter().enumerate() {
-            admission.began(session_key(n), ClientKey(*client), *tokens, true, now);
+            admission.began(asking(n, *client, *tokens), now);
         }
-        let found = admission.admits(session_key(999), ClientKey(client), tokens, bound(caches), now);
-        assert_eq!(found, admitted, "{held:?}");
+        assert_eq!(admits(&mut admission, asking(999, client, tokens), caches, now), admitted, "{held:?}");
     }
 
     #[test]
@@ -258,20 +360,69 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_has_nothing_gets_no_more_than_its_share_either() {
+        check(&[(1, 300), (2, 300)], 1_000, 3, 360, true);
+        check(&[(1, 300), (2, 300)], 1_000, 3, 370, false);
+        check(&[(1, 100), (2, 100)], 1_000, 3, 600, true);
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        admission.began(asking(1, 1, 300), now);
+        admission.began(asking(2, 2, 300), now);
+        let claims = [(3, 360), (3, 370), (2, 60), (2, 70)];
+        let claims = claims.map(|(client, tokens)| room(&admission, 1_000, 3).claim(ClientKey(client), tokens));
+        assert_eq!(claims, [Claim::Within, Claim::First, Claim::Within, Claim::Beyond]);
+    }
+
+    #[test]
+    fn sessions_that_made_one_call_are_of_their_clients_share_as_far_as_they_count() {
+        let (mut admission, now) = traffic(2_000, 1.0);
+        admission.began(asking(9_000, 2, 300), now);
+        let tokens = admission.tokens_of(ClientKey(1));
+        let first = Asking { turn: Turn::New, ..asking(9_001, 3, 500) };
+        admission.began(first, now);
+        let counted = admission.tokens_of(ClientKey(3));
+        assert!((450.0..500.0).contains(&counted), "{counted}");
+        assert!((tokens + 300.0 + counted - admission.tokens() as f64).abs() <= 2.0, "all of it is somebody's");
+        assert_eq!(room(&admission, 2_000, 3).claim(ClientKey(3), 400), Claim::Beyond);
+    }
+
+    #[test]
+    fn a_session_counts_with_no_more_than_one_cache() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        admission.began(asking(1, 1, 800), now);
+        let room = admission.room(Caches { all: 1_000, one: 250 }, [ClientKey(2)].into_iter());
+        assert!(room.fits(u32::MAX) && !room.is_plenty(u32::MAX));
+        assert_eq!(room.claim(ClientKey(2), u32::MAX), Claim::Within);
+        let part = admission.room(Caches { all: 100, one: 250 }, [ClientKey(2)].into_iter());
+        assert!(!part.fits(1));
+        admission.left(session_key(1));
+        let empty = admission.room(Caches { all: 100, one: 250 }, [ClientKey(2)].into_iter());
+        assert!(empty.fits(u32::MAX), "what this edge may use is less than one cache");
+    }
+
+    #[test]
+    fn it_is_divided_among_those_too_who_wait() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        admission.began(asking(1, 1, 400), now);
+        for (waiting, claim) in
+            [(1..1, Claim::Within), (1..2, Claim::Within), (1..3, Claim::Within), (1..4, Claim::Beyond)]
+        {
+            let room = admission.room(Caches { all: 1_000, one: 1_000 }, waiting.clone().map(ClientKey));
+            assert_eq!(room.claim(ClientKey(1), 100), claim, "{waiting:?}");
+        }
+    }
+
+    #[test]
     fn sessions_under_way_go_on_and_make_room_minutes_after_their_last_call() {
-        let (mut admission, start, client) = (Admission::default(), Instant::now(), ClientKey(1));
+        let (mut admission, start) = (Admission::default(), Instant::now());
         let minute = Duration::from_secs(60);
-        let stay = admission.began(session_key(1), client, 900, true, start);
-        assert!(admission.admits(session_key(1), client, 5_000, bound(1_000), start));
-        assert!(
-            !admission.admits(session_key(2), client, 300, bound(1_000), start + 60 * minute),
-            "a call is in flight"
-        );
+        let stay = admission.began(asking(1, 1, 900), start);
+        assert!(admits(&mut admission, asking(1, 1, 5_000), 1_000, start));
+        assert!(!admits(&mut admission, asking(2, 1, 300), 1_000, start + 60 * minute), "a call is in flight");
         admission.ended(session_key(1), stay, start + minute);
         assert_eq!(admission.next_change(FIVE_MIN), Some(start + 6 * minute));
-        assert!(!admission.admits(session_key(2), client, 300, bound(1_000), start + 6 * minute));
-        assert!(admission.admits(session_key(2), client, 300, bound(1_000), start + 7 * minute));
-        assert_eq!((admission.sessions(), admission.tokens(), admission.by_client.len()), (0, 0, 0));
+        assert!(!admits(&mut admission, asking(2, 1, 300), 1_000, start + 6 * minute));
+        assert!(admits(&mut admission, asking(2, 1, 300), 1_000, start + 7 * minute));
+        assert_eq!((admission.sessions(), admission.tokens(), admission.chains.by_client.len()), (0, 0, 0));
     }
 
     /// So many sessions of 100 tokens come, one a second, and this share of them goes on after ten seconds.
@@ -280,10 +431,10 @@ mod tests {
         let at = |n: usize| start + Duration::from_secs(n as u64);
         let goes_on = |n: usize| (n as f64 * go_on).fract() + go_on >= 1.0;
         for n in 0..sessions {
-            let stay = admission.began(session_key(n), ClientKey(1), 100, false, at(n));
+            let stay = admission.began(Asking { turn: Turn::New, ..asking(n, 1, 100) }, at(n));
             admission.ended(session_key(n), stay, at(n));
             if let Some(before) = n.checked_sub(10).filter(|before| goes_on(*before)) {
-                let stay = admission.began(session_key(before), ClientKey(1), 100, true, at(n));
+                let stay = admission.began(asking(before, 1, 100), at(n));
                 admission.ended(session_key(before), stay, at(n));
             }
             admission.expire(FIVE_MIN, at(n));
@@ -295,7 +446,7 @@ mod tests {
     fn calls_that_stay_alone_keep_nobody_out_and_those_of_agents_do() {
         for (go_on, admitted) in [(0.0, true), (0.02, true), (0.9, false), (1.0, false)] {
             let (mut admission, now) = traffic(2_000, go_on);
-            let found = admission.admits(session_key(9_999), ClientKey(1), 100, bound(10_000), now);
+            let found = admits(&mut admission, asking(9_999, 1, 100), 10_000, now);
             assert_eq!(found, admitted, "{go_on}: {}", admission.tokens());
         }
     }
@@ -303,16 +454,16 @@ mod tests {
     #[test]
     fn a_session_that_went_elsewhere_makes_room_at_once() {
         let (mut admission, now) = (Admission::default(), Instant::now());
-        let stay = admission.began(session_key(1), ClientKey(1), 900, true, now);
+        let stay = admission.began(asking(1, 1, 900), now);
         admission.left(session_key(1));
         admission.ended(session_key(1), stay, now);
-        assert!(admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
+        assert!(admits(&mut admission, asking(2, 1, 900), 1_000, now));
     }
 
     #[test]
     fn a_call_from_before_a_session_left_is_none_of_those_after_it_came_back() {
         let (mut admission, now) = (Admission::default(), Instant::now());
-        let begin = |admission: &mut Admission| admission.began(session_key(1), ClientKey(1), 900, true, now);
+        let begin = |admission: &mut Admission| admission.began(asking(1, 1, 900), now);
         let before = begin(&mut admission);
         admission.left(session_key(1));
         let (after, second) = (begin(&mut admission), begin(&mut admission));
@@ -321,7 +472,7 @@ mod tests {
             admission.ended(session_key(1), ended, now);
             assert_eq!(admission.next_change(FIVE_MIN).is_none(), still_in_flight, "{ended:?}");
         }
-        assert!(!admission.admits(session_key(2), ClientKey(1), 900, bound(1_000), now));
+        assert!(!admits(&mut admission, asking(2, 1, 900), 1_000, now));
     }
 
     #[test]
@@ -329,9 +480,9 @@ mod tests {
         let (mut admission, start) = (Admission::default(), Instant::now());
         let second = Duration::from_secs(1);
         for n in 0..ACTIVE_MAX {
-            admission.began(session_key(n), ClientKey(1), 1, true, start);
+            admission.began(asking(n, 1, 1), start);
         }
-        let more = admission.began(session_key(ACTIVE_MAX), ClientKey(1), 1, true, start);
+        let more = admission.began(asking(ACTIVE_MAX, 1, 1), start);
         assert!(!admission.is_active(session_key(ACTIVE_MAX)), "all have a call in flight");
         admission.ended(session_key(ACTIVE_MAX), more, start);
         assert_eq!((admission.sessions(), admission.next_change(FIVE_MIN)), (ACTIVE_MAX, None));
@@ -339,16 +490,8 @@ mod tests {
         for looks in 0..10_000 {
             assert_eq!(admission.next_change(FIVE_MIN), Some(start + second + FIVE_MIN), "{looks}");
         }
-        admission.began(session_key(ACTIVE_MAX), ClientKey(1), 1, true, start + second);
+        admission.began(asking(ACTIVE_MAX, 1, 1), start + second);
         assert!(admission.is_active(session_key(ACTIVE_MAX)) && !admission.is_active(session_key(7)));
-    }
-
-    #[test]
-    fn nothing_is_refused_while_it_is_not_known_what_the_caches_hold() {
-        let (mut admission, now) = (Admission::default(), Instant::now());
-        admission.began(session_key(1), ClientKey(1), u32::MAX, true, now);
-        let unknown = Bound { tokens: None, active: FIVE_MIN };
-        assert!(admission.admits(session_key(2), ClientKey(1), u32::MAX, unknown, now));
     }
 
     proptest! {
@@ -366,35 +509,38 @@ mod tests {
             };
             for (step, n, tokens, seconds) in steps {
                 now += Duration::from_secs(seconds);
-                let (session, client) = (session_key(n), ClientKey(n as u128 % 3));
+                let turn = if step == 0 { Turn::UnderWay } else { Turn::New };
+                let asked = Asking { turn, ..asking(n, n as u128 % 3, tokens) };
                 admission.expire(FIVE_MIN, now);
                 model.retain(|_, (_, in_flight, last, _)| *in_flight > 0 || now - *last <= FIVE_MIN);
                 match step {
                     0 | 1 => {
-                        let admitted = admission.admits(session, client, tokens, bound(2_000), now);
+                        let admitted = admits(&mut admission, asked, 2_000, now);
                         prop_assert!(admitted || !model.contains_key(&n), "one under way goes on");
-                        let fits = admission.tokens() + u64::from(tokens) <= 2_200;
-                        prop_assert!(!admitted || model.contains_key(&n) || admission.tokens() == 0 || fits);
+                        let fits = admission.tokens() + u64::from(tokens.min(2_000)) <= 2_200;
+                        prop_assert!(!admitted || model.contains_key(&n) || fits);
                         if admitted {
-                            stays.insert(n, admission.began(session, client, tokens, step == 0, now));
+                            stays.insert(n, admission.began(asked, now));
                             let (_, in_flight, _, chain) = model.remove(&n).unwrap_or((0, 0, now, false));
                             model.insert(n, (tokens, in_flight + 1, now, chain || step == 0));
                         }
                     }
                     2 => if let Some((_, in_flight, last, _)) = model.get_mut(&n) {
-                        admission.ended(session, stays[&n], now);
+                        admission.ended(asked.session, stays[&n], now);
                         // None can end that is not in flight.
                         *last = if *in_flight > 0 { now } else { *last };
                         *in_flight = in_flight.saturating_sub(1);
                     },
                     _ => {
-                        admission.left(session);
+                        admission.left(asked.session);
                         model.remove(&n);
                     }
                 }
                 prop_assert_eq!(admission.sessions(), model.len());
-                prop_assert_eq!((admission.chains, admission.firsts), (chains(&model, true), chains(&model, false)));
-                prop_assert_eq!(admission.by_client.values().sum::<u64>(), admission.chains);
+                prop_assert_eq!((admission.chains.all, admission.firsts.all), (chains(&model, true), chains(&model, false)));
+                for contexts in [&admission.chains, &admission.firsts] {
+                    prop_assert_eq!(contexts.by_client.values().sum::<u64>(), contexts.all);
+                }
                 prop_assert!((0.0..=1.0).contains(&admission.goes_on));
             }
         }

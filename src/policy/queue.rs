@@ -35,6 +35,11 @@ pub fn retry_after_s(wait: Duration, most: u32) -> u32 {
 }
 
 impl Place {
+    /// How soon its turn comes.
+    pub fn turn(self) -> Turn {
+        self.turn
+    }
+
     /// What it is numbered by in its line.
     pub fn number(self) -> u64 {
         self.number
@@ -73,27 +78,27 @@ impl<T> Default for Line<T> {
 impl<T> Line<T> {
     /// Takes a place in a line of at most `max`. Whoever had to leave for it is returned, and must be told.
     pub fn enter(&mut self, turn: Turn, caller: T, max: usize) -> Result<(Place, Option<T>), LineFull> {
-        self.enter_again(turn, None, caller, max)
-    }
-
-    /// The same for one who stood here before: with the number that his place had he stands where he would stand now.
-    pub fn enter_again(
-        &mut self,
-        turn: Turn,
-        number: Option<u64>,
-        caller: T,
-        max: usize,
-    ) -> Result<(Place, Option<T>), LineFull> {
         let mut displaced = None;
         if self.waiting.len() >= max {
             let last = self.waiting.last_key_value().map(|(place, _)| *place).filter(|last| last.turn > turn);
-            displaced = Some(last.and_then(|last| self.waiting.remove(&last)).ok_or(LineFull)?.caller);
+            displaced = Some(last.and_then(|last| self.remove(last)).ok_or(LineFull)?);
         }
+        Ok((self.join(turn, None, caller), displaced))
+    }
+
+    /// The same for whoever bounds the line himself. With the number that his place had one who stood here before stands where
+    /// he would stand now.
+    pub fn join(&mut self, turn: Turn, number: Option<u64>, caller: T) -> Place {
         let before = number.map(|number| Place { turn, number }).filter(|place| !self.waiting.contains_key(place));
         let place = before.unwrap_or(Place { turn, number: self.next });
         self.next += u64::from(before.is_none());
         self.waiting.insert(place, Waiter { caller, called: false });
-        Ok((place, displaced))
+        place
+    }
+
+    /// Takes whoever stands there out of the line, as one who was not called.
+    pub fn remove(&mut self, place: Place) -> Option<T> {
+        self.waiting.remove(&place).map(|waiter| waiter.caller)
     }
 
     /// A place became free: whoever is first and was not called yet is to be called.
@@ -142,8 +147,8 @@ impl<T> Line<T> {
     }
 
     /// Everyone who waits, in order.
-    pub fn all(&self) -> impl Iterator<Item = &T> {
-        self.waiting.values().map(|waiter| &waiter.caller)
+    pub fn all(&self) -> impl DoubleEndedIterator<Item = (Place, &T)> {
+        self.waiting.iter().map(|(place, waiter)| (*place, &waiter.caller))
     }
 
     /// Whether one that comes now would overtake somebody.
@@ -234,9 +239,9 @@ mod tests {
         let (mut line, places) = line(&[New, New, New]);
         line.leave(places[0], false);
         assert_eq!(line.first(), Some(&1));
-        let (again, _) = line.enter_again(New, Some(places[0].number()), 0, MAX).unwrap();
+        let again = line.join(New, Some(places[0].number()), 0);
         assert_eq!((again, line.first()), (places[0], Some(&0)));
-        let (twice, _) = line.enter_again(New, Some(places[0].number()), 9, MAX).unwrap();
+        let twice = line.join(New, Some(places[0].number()), 9);
         assert!(twice > places[2], "one place is for one");
     }
 

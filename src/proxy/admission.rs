@@ -9,18 +9,31 @@ use super::dispatch::{Dispatch, Stopped};
 use super::due::Due;
 use super::place::{LINES_MAX, Manner, NoPlace, Placed};
 use super::reply::Refusal;
-use crate::domain::ids::{PoolIx, SessionKey};
+use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::AdmissionResult;
+use crate::policy::admission::Asking;
 use crate::policy::entrance::COME_AGAIN_S_MAX;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::queue::retry_after_s;
 use crate::policy::replica::{Candidate, NoReplica};
 use crate::policy::retry::Tried;
-use crate::roster::{Asking, Waiting};
+use crate::roster::Waiting;
 
 /// Sessions count up to and with the moment at which they cease to be active.
 const JUST_AFTER: Duration = Duration::from_millis(1);
+
+/// How a call came through the entrance of a pool.
+pub(super) enum Entered {
+    /// Nothing keeps its session out.
+    Freely,
+    /// To this place.
+    Placed(Placed),
+    /// It may, and has to wait for a place. It stands there until it has one, or is sent away.
+    Standing(Waiting),
+    /// It did not.
+    Not(NoPlace),
+}
 
 impl Dispatch<'_> {
     /// What is asked of the pools, by a call of a session. Calls without one are no part of a chain, and what they leave in
@@ -75,44 +88,43 @@ impl Dispatch<'_> {
         (selection, booking)
     }
 
-    /// Waits until a pool takes the session on, and gives a place there. `None` when none keeps it out: then it is for a
-    /// place that it has to wait.
-    pub(super) async fn enter(
-        &self,
-        tried: &[Tried],
-        rng: &mut SmallRng,
-        account: &mut Account<'_>,
-    ) -> Option<Result<Placed, NoPlace>> {
-        let session = self.session.filter(|_| self.is_kept_out(tried))?;
+    /// Waits until a pool takes the session on, and takes a place there if one is free.
+    pub(super) async fn enter(&self, tried: &[Tried], rng: &mut SmallRng, account: &mut Account<'_>) -> Entered {
+        let asking = self.asking().filter(|_| self.is_kept_out(tried));
+        let Some(asking) = asking else { return Entered::Freely };
         let began = Instant::now();
-        let placed = self.stand(session.key, tried, rng).await;
+        let entered = self.stand(Asking { turn: self.turn(tried), ..asking }, tried, rng).await;
         account.queued(began.elapsed());
         let pool = self.open_pools(tried).next().map_or("", |(_, pool)| pool.name.as_str());
-        match placed {
-            Some(Err(_)) => self.edge.metrics.admission(pool, AdmissionResult::SentAway),
-            Some(Ok(_)) | None => self.edge.metrics.admission(pool, AdmissionResult::Waited),
+        match entered {
+            Entered::Not(_) => self.edge.metrics.admission(pool, AdmissionResult::SentAway),
+            _ => self.edge.metrics.admission(pool, AdmissionResult::Waited),
         }
-        placed
+        entered
     }
 
-    async fn stand(&self, session: SessionKey, tried: &[Tried], rng: &mut SmallRng) -> Option<Result<Placed, NoPlace>> {
+    async fn stand(&self, asking: Asking, tried: &[Tried], rng: &mut SmallRng) -> Entered {
         let sessions = &self.snapshot.config.sessions;
         let open = self.open_pools(tried).take(LINES_MAX).map(|(pool, _)| self.snapshot.pool(pool));
-        let Some(mut waiting) = Waiting::enter(open, session, self.turn(tried)) else {
-            return Some(Err(NoPlace::KeptOut));
+        let Some(mut waiting) = Waiting::enter(open, asking) else {
+            return Entered::Not(NoPlace::KeptOut);
         };
         let until = tokio::time::Instant::now() + sessions.admission_wait;
         let due = self.limit.or_before(Some(Due::new(until, Outcome::AtCapacity)));
         loop {
             if !self.is_kept_out(tried) {
                 match self.choose(tried, rng, Manner::Comes) {
+                    Ok(placed) => return Entered::Placed(placed),
                     Err(NoReplica::Full) if self.is_kept_out(tried) => {}
-                    Err(NoReplica::Full) => return None,
-                    chosen => return Some(chosen.map_err(NoPlace::No)),
+                    Err(NoReplica::Full) => return Entered::Standing(waiting),
+                    Err(no) => {
+                        waiting.sent_away();
+                        return Entered::Not(NoPlace::No(no));
+                    }
                 }
             }
             if !waiting.stands() {
-                return Some(Err(NoPlace::KeptOut));
+                return Entered::Not(NoPlace::KeptOut);
             }
             // As the bounds, by what is configured now.
             let change = waiting.next_change(self.edge.roster.snapshot().config.sessions.active);
@@ -125,13 +137,10 @@ impl Dispatch<'_> {
                     None => waiting.called().await,
                 }
             };
-            match due.bound(look).await {
-                Ok(()) => {}
-                Err(Outcome::AtCapacity) => {
-                    waiting.sent_away();
-                    return Some(Err(NoPlace::KeptOut));
-                }
-                Err(late) => return Some(Err(NoPlace::Late(late))),
+            if let Err(late) = due.bound(look).await {
+                waiting.sent_away();
+                let kept_out = late == Outcome::AtCapacity;
+                return Entered::Not(if kept_out { NoPlace::KeptOut } else { NoPlace::Late(late) });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 
 use super::account::Account;
+use super::admission::Entered;
 use super::dispatch::{Dispatch, Stopped};
 use super::due::Due;
 use super::reply::Refusal;
@@ -61,13 +62,20 @@ impl Dispatch<'_> {
             Err(NoReplica::Full) => {}
             chosen => return chosen.map_err(NoPlace::No),
         }
-        if let Some(placed) = self.enter(tried, rng, account).await {
-            return placed;
-        }
-        match self.wait(tried, rng, account).await {
+        let standing = match self.enter(tried, rng, account).await {
+            Entered::Freely => None,
+            Entered::Standing(waiting) => Some(waiting),
+            Entered::Placed(placed) => return Ok(placed),
+            Entered::Not(no) => return Err(no),
+        };
+        let placed = match self.wait(tried, rng, account).await {
             Err(NoPlace::No(NoReplica::Full)) => self.choose(tried, rng, Manner::Leaves).map_err(NoPlace::No),
             placed => placed,
+        };
+        if let (Err(_), Some(waiting)) = (&placed, standing) {
+            waiting.sent_away();
         }
+        placed
     }
 
     /// Waits in line for a place.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::cache::Slot;
-use super::intake::Asking;
 use super::live::Live;
 use crate::domain::ids::SessionKey;
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
-use crate::policy::admission::Stay;
+use crate::policy::admission::{Asking, Stay};
 use crate::policy::blame::Fault;
 use crate::policy::breaker;
 use crate::policy::prefix_index::Holding;
@@ -47,7 +46,7 @@ impl InFlight {
     /// The call belongs to a session, which is active in the pool while it is in flight and for a while after.
     #[must_use]
     pub fn of_session(mut self, asking: Asking, now: Instant) -> InFlight {
-        let stay = self.live.pool().intake.began(asking, now);
+        let stay = self.live.pool().began(asking, now);
         self.session = Some((asking.session, stay));
         self
     }

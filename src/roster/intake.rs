@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::pool::PoolLive;
-use crate::domain::ids::{ClientKey, SessionKey};
-use crate::policy::admission::{Admission, Bound, Stay};
+use crate::domain::ids::SessionKey;
+use crate::policy::admission::{Admission, Asking, Bound, Caches, Stay};
 use crate::policy::entrance::{Entrance, Left};
-use crate::policy::queue::{Place, Turn};
+use crate::policy::queue::Place;
 
 /// The intake of one pool.
 #[derive(Debug, Default)]
@@ -22,47 +22,36 @@ pub struct Intake {
 struct Inner {
     admission: Admission,
     entrance: Entrance<Arc<Notify>>,
-}
-
-/// A call of a session that asks to be taken on.
-#[derive(Clone, Copy, Debug)]
-pub struct Asking {
-    /// The session.
-    pub session: SessionKey,
-    /// Whose it is.
-    pub client: ClientKey,
-    /// Tokens of the call's prompt.
-    pub tokens: u32,
-    /// Whether it has begun.
-    pub turn: Turn,
+    /// As they were when somebody asked last, which whoever waits has done.
+    caches: Option<Caches>,
 }
 
 impl Intake {
-    /// Whether a call may be sent now: its session is active, or there is room and nobody stands before it.
+    /// Whether a call may be sent now: its session is active, or there is room and nobody stands before it whom it must not
+    /// pass.
     pub fn admits(&self, asking: Asking, bound: Bound, now: Instant) -> bool {
-        let Inner { admission, entrance } = &mut *self.lock();
-        let Asking { session, client, tokens, turn } = asking;
-        admission.admits(session, client, tokens, bound, now)
-            && (bound.tokens.is_none() || admission.is_active(session) || entrance.is_next(session, turn))
+        let mut inner = self.lock();
+        inner.expire(bound.active, now);
+        inner.bounded_by(bound.caches);
+        let Inner { admission, entrance, .. } = &*inner;
+        let may = |caches| admission.is_active(asking.session) || entrance.admits(&asking, admission, caches);
+        bound.caches.is_none_or(may)
     }
 
     /// Whether the session is active in the pool at `now`, where sessions are so for so long: it need not ask.
     pub fn is_active(&self, session: SessionKey, active: Duration, now: Instant) -> bool {
-        let admission = &mut self.lock().admission;
-        admission.expire(active, now);
-        admission.is_active(session)
+        let mut inner = self.lock();
+        inner.expire(active, now);
+        inner.admission.is_active(session)
     }
 
     /// A call is sent. What is returned is to be told when it ends.
     pub fn began(&self, asking: Asking, now: Instant) -> Stay {
         let mut inner = self.lock();
-        let (begun, before) = (asking.turn == Turn::UnderWay, inner.admission.tokens());
-        let stay = inner.admission.began(asking.session, asking.client, asking.tokens, begun, now);
+        let stay = inner.admission.began(asking, now);
         inner.entrance.of(asking.session).for_each(|caller| caller.notify_one());
-        // A session whose context was cut down makes room.
-        if inner.admission.tokens() < before {
-            inner.call_first();
-        }
+        // A context that was cut down makes room, and a client that has its share from here on holds up nobody.
+        inner.call();
         stay
     }
 
@@ -75,13 +64,15 @@ impl Intake {
 
     /// The session goes on in another pool.
     pub fn left(&self, session: SessionKey) {
-        self.lock().admission.left(session);
-        self.changed();
+        let mut inner = self.lock();
+        inner.admission.left(session);
+        inner.call_first();
+        inner.call();
     }
 
-    /// There may be more room than there was: whoever is first is to look.
+    /// What there is room for may be another: everyone is to look.
     pub fn changed(&self) {
-        self.lock().call_first();
+        self.lock().entrance.all().for_each(|caller| caller.notify_one());
     }
 
     /// When there may be room next, if no session calls until then.
@@ -92,7 +83,7 @@ impl Intake {
     /// Active sessions at `now`, and the tokens of their contexts.
     pub fn taken_on(&self, active: Duration, now: Instant) -> (usize, u64) {
         let mut inner = self.lock();
-        inner.admission.expire(active, now);
+        inner.expire(active, now);
         (inner.admission.sessions(), inner.admission.tokens())
     }
 
@@ -108,6 +99,33 @@ impl Intake {
 }
 
 impl Inner {
+    fn expire(&mut self, active: Duration, now: Instant) {
+        let before = self.admission.tokens();
+        self.admission.expire(active, now);
+        if self.admission.tokens() < before {
+            self.call();
+        }
+    }
+
+    fn bounded_by(&mut self, caches: Option<Caches>) {
+        let before = std::mem::replace(&mut self.caches, caches);
+        if before.is_some_and(|before| caches.is_none_or(|caches| caches.all > before.all)) {
+            self.call();
+        }
+    }
+
+    /// Calls those for whom there is room.
+    fn call(&self) {
+        match self.caches {
+            _ if self.entrance.is_empty() => {}
+            Some(caches) => {
+                self.entrance.with_room(&self.admission, caches).into_iter().for_each(|caller| caller.notify_one());
+            }
+            None => self.entrance.all().for_each(|caller| caller.notify_one()),
+        }
+    }
+
+    /// Calls the first, who knows the time for all.
     fn call_first(&self) {
         if let Some(first) = self.entrance.first() {
             first.notify_one();
@@ -118,31 +136,27 @@ impl Inner {
 /// A call that waits at the entrances of its pools. Dropped, it leaves them all for good.
 #[derive(Debug)]
 pub struct Waiting {
-    session: SessionKey,
-    turn: Turn,
     caller: Arc<Notify>,
     stands: Vec<(Arc<PoolLive>, Place)>,
 }
 
 impl Waiting {
     /// Joins the entrance of each of these pools that takes one more; `None` when none does.
-    pub fn enter<'a>(
-        pools: impl Iterator<Item = &'a Arc<PoolLive>>,
-        session: SessionKey,
-        turn: Turn,
-    ) -> Option<Waiting> {
+    pub fn enter<'a>(pools: impl Iterator<Item = &'a Arc<PoolLive>>, asking: Asking) -> Option<Waiting> {
         let caller = Arc::new(Notify::new());
         let mut stands = Vec::new();
         for pool in pools {
-            let entered = pool.intake.lock().entrance.enter(session, turn, Arc::clone(&caller));
-            if let Ok((place, displaced)) = entered {
+            let mut inner = pool.intake.lock();
+            if let Ok((place, displaced)) = inner.entrance.enter(asking, Arc::clone(&caller)) {
                 if let Some(displaced) = displaced {
                     displaced.notify_one();
                 }
+                // With one client more a share is less, and who was within it may hold up others no more.
+                inner.call();
                 stands.push((Arc::clone(pool), place));
             }
         }
-        (!stands.is_empty()).then_some(Waiting { session, turn, caller, stands })
+        (!stands.is_empty()).then_some(Waiting { caller, stands })
     }
 
     /// Waits until it is to look for room, or had to leave an entrance.
@@ -156,11 +170,14 @@ impl Waiting {
         !self.stands.is_empty()
     }
 
-    /// When there may be room next where it is first; `None` when it has to wait for others, or for calls to end.
+    /// When there may be room next where it is first; `None` when it has to wait for others, or for calls to end. Who looks
+    /// then finds who has room.
     pub fn next_change(&self, active: Duration) -> Option<Instant> {
-        let first = |pool: &&Arc<PoolLive>| pool.intake.lock().entrance.is_next(self.session, self.turn);
-        let pools = self.stands.iter().map(|(pool, _)| pool).filter(first);
-        pools.filter_map(|pool| pool.intake.next_change(active)).min()
+        let change = |(pool, place): &(Arc<PoolLive>, Place)| {
+            let inner = pool.intake.lock();
+            inner.entrance.is_first(*place).then(|| inner.admission.next_change(active))?
+        };
+        self.stands.iter().filter_map(change).min()
     }
 
     /// It waited for as long as one waits. When it comes again it stands where it stood.
@@ -170,9 +187,10 @@ impl Waiting {
 
     fn leave(&mut self, why: Left) {
         for (pool, place) in self.stands.drain(..) {
-            if let Some(next) = pool.intake.lock().entrance.leave(self.session, place, why) {
-                next.notify_one();
-            }
+            let mut inner = pool.intake.lock();
+            inner.entrance.leave(place, why);
+            inner.call_first();
+            inner.call();
         }
     }
 }
@@ -186,16 +204,19 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::ids::ClientKey;
+    use crate::policy::queue::Turn;
 
     const ACTIVE: Duration = Duration::from_secs(60);
-    const BOUND: Bound = Bound { tokens: Some(1_000), active: ACTIVE };
+    const BOUND: Bound = Bound { caches: Some(Caches { all: 1_000, one: 1_000 }), active: ACTIVE };
 
     fn asking(n: u128, tokens: u32) -> Asking {
         Asking { session: SessionKey(n), client: ClientKey(1), tokens, turn: Turn::New }
     }
 
-    fn enter(pool: &Arc<PoolLive>, n: u128) -> Waiting {
-        Waiting::enter([pool].into_iter(), SessionKey(n), Turn::New).unwrap()
+    fn enter(pool: &Arc<PoolLive>, n: u128, tokens: u32) -> Waiting {
+        assert!(!pool.intake.admits(asking(n, tokens), BOUND, Instant::now()));
+        Waiting::enter([pool].into_iter(), asking(n, tokens)).unwrap()
     }
 
     async fn is_called(waiting: &Waiting) -> bool {
@@ -217,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_first_is_taken_on_first_and_calls_the_next() {
         let (pool, now) = full();
-        let (first, second) = (enter(&pool, 2), enter(&pool, 3));
+        let (first, second) = (enter(&pool, 2, 200), enter(&pool, 3, 200));
         assert_eq!(first.next_change(ACTIVE), Some(now + ACTIVE));
         assert_eq!(second.next_change(ACTIVE), None, "it waits for the first");
         let later = now + ACTIVE + Duration::from_millis(1);
@@ -231,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn calls_of_one_session_are_taken_on_together() {
         let (pool, now) = full();
-        let (_one, _two, other) = (enter(&pool, 2), enter(&pool, 3), enter(&pool, 2));
+        let (_one, _two, other) = (enter(&pool, 2, 200), enter(&pool, 3, 200), enter(&pool, 2, 200));
         pool.intake.began(asking(2, 100), now);
         assert!(is_called(&other).await && pool.intake.admits(asking(2, 100), BOUND, now));
     }
@@ -239,7 +260,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_that_goes_elsewhere_makes_room_at_once() {
         let (pool, _) = full();
-        let first = enter(&pool, 2);
+        let first = enter(&pool, 2, 200);
         pool.intake.left(SessionKey(1));
         assert!(is_called(&first).await);
         assert_eq!(pool.intake.taken_on(ACTIVE, Instant::now()), (0, 0));
@@ -249,7 +270,7 @@ mod tests {
     async fn a_call_that_ends_and_a_context_that_was_cut_down_call_the_first() {
         let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
         let stay = pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
-        let first = enter(&pool, 2);
+        let first = enter(&pool, 2, 900);
         assert_eq!(first.next_change(ACTIVE), None, "nobody knows when the call under way ends");
         pool.intake.ended(SessionKey(1), stay, now);
         assert!(is_called(&first).await && first.next_change(ACTIVE) == Some(now + ACTIVE));
@@ -262,10 +283,70 @@ mod tests {
     #[tokio::test]
     async fn whoever_is_sent_away_comes_again_before_those_who_stood_behind() {
         let (pool, now) = full();
-        let (first, second) = (enter(&pool, 2), enter(&pool, 3));
+        let (first, second) = (enter(&pool, 2, 200), enter(&pool, 3, 200));
         first.sent_away();
         assert!(is_called(&second).await && pool.intake.waiting() == 1);
-        let again = enter(&pool, 2);
+        let again = enter(&pool, 2, 200);
         assert_eq!((again.next_change(ACTIVE), second.next_change(ACTIVE)), (Some(now + ACTIVE), None));
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_that_sessions_ceased_calls_those_who_have_room() {
+        let (pool, now) = full();
+        let other = Asking { client: ClientKey(2), ..asking(4, 300) };
+        let (first, second) = (enter(&pool, 2, 200), Waiting::enter([&pool].into_iter(), other).unwrap());
+        let later = now + ACTIVE + Duration::from_millis(1);
+        assert!(!pool.intake.is_active(SessionKey(1), ACTIVE, later));
+        assert!(is_called(&first).await && !is_called(&second).await, "it stands behind one who has room");
+        drop(first);
+        assert!(is_called(&second).await);
+    }
+
+    #[tokio::test]
+    async fn a_client_within_its_share_is_called_past_one_who_has_more() {
+        let pool = Arc::new(PoolLive::new(9));
+        let now = Instant::now();
+        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
+        let other = Asking { client: ClientKey(2), ..asking(4, 200) };
+        let (_first, second) = (enter(&pool, 2, 200), Waiting::enter([&pool].into_iter(), other).unwrap());
+        assert!(!pool.intake.admits(other, BOUND, now), "there is no room");
+        pool.intake.began(asking(1, 900), now);
+        assert!(is_called(&second).await && pool.intake.admits(other, BOUND, now));
+        assert_eq!(second.next_change(ACTIVE), None, "one knows the time for all");
+    }
+
+    #[tokio::test]
+    async fn whoever_finds_that_caches_grew_calls_those_who_have_room() {
+        let (pool, now) = full();
+        let waiting = enter(&pool, 2, 200);
+        let larger = Bound { caches: Some(Caches { all: 2_000, one: 2_000 }), ..BOUND };
+        assert!(!is_called(&waiting).await);
+        assert!(!pool.intake.admits(asking(3, 5_000), larger, now));
+        assert!(is_called(&waiting).await && pool.intake.admits(asking(2, 200), larger, now));
+    }
+
+    #[tokio::test]
+    async fn a_call_counts_with_no_more_than_one_cache() {
+        let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
+        pool.cache.config_tells_size(Some(4_096));
+        pool.began(Asking { turn: Turn::UnderWay, ..asking(1, u32::MAX) }, now);
+        assert_eq!(pool.intake.taken_on(ACTIVE, now), (1, 4_096));
+    }
+
+    #[tokio::test]
+    async fn with_one_client_more_those_are_called_whom_the_first_holds_up_no_longer() {
+        let (pool, now) = (Arc::new(PoolLive::new(9)), Instant::now());
+        let of = |client: u128, n: u128, tokens: u32| Asking { client: ClientKey(client), ..asking(n, tokens) };
+        for (client, tokens) in [(1, 100), (2, 800)] {
+            pool.intake.began(Asking { turn: Turn::UnderWay, ..of(client, client, tokens) }, now);
+        }
+        let stand = |asking: Asking| {
+            assert!(!pool.intake.admits(asking, BOUND, now));
+            Waiting::enter([&pool].into_iter(), asking).unwrap()
+        };
+        let (_large, small) = (stand(of(1, 11, 250)), stand(of(3, 13, 100)));
+        assert!(!is_called(&small).await);
+        let _other = stand(of(4, 14, 1_000));
+        assert!(is_called(&small).await && pool.intake.admits(of(3, 13, 100), BOUND, now));
     }
 }

@@ -21,7 +21,7 @@ pub use budget::RetryBudget;
 pub use cache::{PoolCache, Slot};
 pub use identity::Identity;
 pub use inflight::{Doubt, InFlight};
-pub use intake::{Asking, Intake, Waiting};
+pub use intake::{Intake, Waiting};
 pub use live::{Live, Reading};
 pub use pool::{PoolLive, Ticket};
 pub use prefill::Prefilling;

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 
 use super::cache::PoolCache;
 use super::intake::Intake;
+use crate::policy::admission::{Asking, Stay};
 use crate::policy::cost;
 use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
@@ -57,6 +58,13 @@ impl PoolLive {
         self.in_flight.load(Ordering::Relaxed) >= self.cap.load(Ordering::Relaxed)
     }
 
+    /// A call of a session is sent to one of its replicas, and counts with no more than the cache of that holds. What is
+    /// returned is to be told when it ends.
+    pub fn began(&self, asking: Asking, now: Instant) -> Stay {
+        let most = self.cache.known_size().and_then(|size| u32::try_from(size).ok()).unwrap_or(u32::MAX);
+        self.intake.began(Asking { tokens: asking.tokens.min(most), ..asking }, now)
+    }
+
     /// Counts a request in, unless the cap is reached.
     pub(super) fn enter(&self) -> bool {
         let cap = self.cap.load(Ordering::Relaxed);
@@ -81,7 +89,7 @@ impl PoolLive {
     pub(super) fn call_all(&self) {
         self.intake.changed();
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.line().all().for_each(|caller| caller.notify_one());
+            self.line().all().for_each(|(_, caller)| caller.notify_one());
         }
     }
 

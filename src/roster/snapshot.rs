@@ -9,7 +9,6 @@ use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
 use super::cache::Slot;
-use super::intake::Asking;
 use super::live::Live;
 use super::pool::PoolLive;
 use super::regions::RegionLive;
@@ -19,7 +18,7 @@ use crate::config::Config;
 use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::prompt::Cut;
 use crate::domain::topology::{Pool, Replica};
-use crate::policy::admission::Bound;
+use crate::policy::admission::{Asking, Bound, Caches};
 use crate::policy::client_rule::Asker;
 use crate::policy::region::Standings;
 use crate::policy::replica::Candidate;
@@ -205,8 +204,8 @@ impl Snapshot {
     /// What a pool's caches hold for the sessions of this edge, and for how long a session counts.
     pub fn admission_bound(&self, pool: PoolIx, now: Instant) -> Bound {
         let size = self.pool(pool).cache.known_size();
-        let tokens = size.map(|size| self.cache_tokens(pool, size, now));
-        Bound { tokens, active: self.config.sessions.active }
+        let caches = size.map(|size| Caches { all: self.cache_tokens(pool, size, now), one: size });
+        Bound { caches, active: self.config.sessions.active }
     }
 
     /// What a pool's caches of this size hold for the sessions of this edge.

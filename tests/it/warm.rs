@@ -2,6 +2,7 @@
 
 mod admission;
 mod admission_ends;
+mod admission_fair;
 mod admission_reload;
 mod agent;
 mod branches;

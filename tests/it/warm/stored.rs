@@ -47,10 +47,10 @@ async fn it_is_gone_on_with_while_its_pool_takes_no_session_on_and_counts_for_no
     let edge = Edge::start(small(pool).set("sessions", "active", "\"10m\"")).await;
     let (owner, id) = stored(&edge, &sims).await;
     // Two caches are full, or as good as that.
-    for _ in 0..2 {
-        call(&edge, "a", &prompt(2 * ONE)).await;
+    for session in ["a", "a", "b", "b"] {
+        call(&edge, session, &prompt(ONE)).await;
     }
-    let _waits = send(&edge, "b", &prompt(ONE)).await;
+    let _waits = send(&edge, "c", &prompt(ONE)).await;
     until_waiting(&edge, 1).await;
     let context = edge.metric(&of_pool("sessions_context_tokens", "near")).await;
     for stream in [false, true] {

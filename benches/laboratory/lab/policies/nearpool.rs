@@ -1,22 +1,25 @@
 //! Nearpool's own: its configuration, roster and policies as they are, on the laboratory's clock. What is done here is
 //! what the proxy does with them around a call, less the sockets.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context as Polling, Waker};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nearpool::domain::ask::Dialect;
-use nearpool::domain::ids::{ClientKey, ModelIx, SessionKey};
+use nearpool::domain::ids::{ClientKey, ModelIx};
 use nearpool::domain::outcome::Outcome;
 use nearpool::domain::prompt::Prompt;
+use nearpool::policy::admission::Asking;
 use nearpool::policy::client_rule::Asker;
-use nearpool::policy::entrance::{COME_AGAIN_S_MAX, Entrance, Left};
+use nearpool::policy::entrance::COME_AGAIN_S_MAX;
 use nearpool::policy::pool::{self, PoolCandidate};
 use nearpool::policy::queue::{Line, Place, RETRY_AFTER_S_MAX, Turn, retry_after_s};
 use nearpool::policy::replica::{self, NoReplica};
 use nearpool::policy::select::{Reason, Selection, select};
-use nearpool::roster::{Asking, InFlight, Prefilling, Roster, Session, Snapshot};
+use nearpool::roster::{InFlight, Prefilling, Roster, Session, Snapshot, Waiting};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -38,12 +41,10 @@ pub(crate) struct Nearpool<'w> {
     rng: SmallRng,
     line: Line<usize>,
     places: HashMap<usize, Place>,
-    entrance: Entrance<usize>,
-    /// Those who stand at the entrance, and those who came there, oldest first.
-    entering: HashMap<usize, (SessionKey, Place)>,
-    came: VecDeque<(Micros, usize)>,
-    /// When the first at the entrance was found to have to wait on.
-    entrance_asked: Option<Micros>,
+    /// Those who stand at the entrance, and since when: those who came first come first.
+    entering: BTreeMap<(Micros, usize), Waiting>,
+    /// When one of them looked last: at each tick one does, since the world ticks only while somebody is told to wait.
+    looked: Option<Micros>,
     /// Those who had to leave the line and are yet to be told.
     displaced: Vec<usize>,
     /// Who was called when a place became free.
@@ -80,10 +81,8 @@ impl<'w> Nearpool<'w> {
             rng: SmallRng::seed_from_u64(seed),
             line: Line::default(),
             places: HashMap::new(),
-            entrance: Entrance::default(),
-            entering: HashMap::new(),
-            came: VecDeque::new(),
-            entrance_asked: None,
+            entering: BTreeMap::new(),
+            looked: None,
             displaced: Vec::new(),
             freed: None,
             sent: HashMap::new(),
@@ -112,42 +111,23 @@ impl<'w> Nearpool<'w> {
         if intake.is_active(asking.session, active, now) {
             return true;
         }
-        let bound = self.snapshot.admission_bound(pool, now);
-        // Who stands at the entrance is known here, since here a waiter is a number.
-        let is_next = bound.tokens.is_none() || self.entrance.is_next(asking.session, asking.turn);
-        intake.admits(asking, bound, now) && is_next
+        intake.admits(asking, self.snapshot.admission_bound(pool, now), now)
     }
 
     /// Waits at the entrance.
     fn stand(&mut self, ask: &Ask<'_>, asking: Asking, now: Micros) -> Decision {
         let Some(since) = ask.waits_since else {
-            return match self.entrance.enter(asking.session, asking.turn, ask.number) {
-                Ok((place, displaced)) => {
-                    self.entering.insert(ask.number, (asking.session, place));
-                    self.came.push_back((now, ask.number));
-                    if let Some(displaced) = displaced {
-                        self.entering.remove(&displaced);
-                        self.displaced.push(displaced);
-                    }
-                    Decision::Wait
-                }
-                Err(_) => self.come_again(now),
-            };
+            let pool = self.snapshot.pool(self.pools[0].pool);
+            let Some(waiting) = Waiting::enter([pool].into_iter(), asking) else { return self.come_again(now) };
+            self.entering.insert((now, ask.number), waiting);
+            return Decision::Wait;
         };
         let most = self.snapshot.config.sessions.admission_wait.as_micros() as Micros;
-        if now - since < most && self.entering.contains_key(&ask.number) {
+        if now - since < most && self.entering.get_mut(&(since, ask.number)).is_some_and(Waiting::stands) {
             return Decision::Wait;
         }
-        self.leave_entrance(ask.number, Left::SentAway);
+        self.entering.remove(&(since, ask.number)).into_iter().for_each(Waiting::sent_away);
         self.come_again(now)
-    }
-
-    fn leave_entrance(&mut self, number: usize, why: Left) {
-        if let Some((session, place)) = self.entering.remove(&number) {
-            self.entrance.leave(session, place, why);
-            // Whoever is first now looks at once.
-            self.entrance_asked = None;
-        }
     }
 
     fn come_again(&self, now: Micros) -> Decision {
@@ -196,14 +176,16 @@ impl<'w> Nearpool<'w> {
             Some(asking) => booking.of_session(asking, now),
             None => booking,
         };
-        self.leave_entrance(number, Left::ForGood);
         let prefilling = Some(Prefilling::begin(live, u64::from(selection.uncached_tokens), now));
         let sent = Sent { booking, prefilling, selection, session, at: now, ttft: Duration::ZERO, cached: 0 };
         self.sent.insert(number, sent);
         Some(selection.replica.0)
     }
 
-    fn refuse(&mut self, number: usize) -> Decision {
+    fn refuse(&mut self, number: usize, since: Option<Micros>) -> Decision {
+        // Who was let in keeps its number until it has a place.
+        let entering = since.and_then(|since| self.entering.remove(&(since, number)));
+        entering.into_iter().for_each(Waiting::sent_away);
         if let Some(place) = self.places.remove(&number) {
             self.line.leave(place, false);
         }
@@ -224,12 +206,21 @@ impl<'w> Nearpool<'w> {
                     }
                     Decision::Wait
                 }
-                Err(_) => self.refuse(ask.number),
+                Err(_) => self.refuse(ask.number, ask.waits_since),
             };
         };
         let late = now.saturating_duration_since(self.instant(since)) >= pool.queue_timeout;
-        if late || !self.places.contains_key(&ask.number) { self.refuse(ask.number) } else { Decision::Wait }
+        if late || !self.places.contains_key(&ask.number) {
+            self.refuse(ask.number, Some(since))
+        } else {
+            Decision::Wait
+        }
     }
+}
+
+/// Whether it is to look for room.
+fn was_called(waiting: &Waiting) -> bool {
+    pin!(waiting.called()).poll(&mut Polling::from_waker(Waker::noop())).is_ready()
 }
 
 impl Router for Nearpool<'_> {
@@ -257,29 +248,23 @@ impl Router for Nearpool<'_> {
             if let Some(place) = self.places.remove(&ask.number) {
                 self.line.leave(place, true);
             }
+            ask.waits_since.and_then(|since| self.entering.remove(&(since, ask.number)));
             return Decision::Go(replica);
         }
-        self.leave_entrance(ask.number, Left::ForGood);
         if joins { Decision::Wait } else { self.wait(ask, turn, now) }
     }
 
     fn next_in_line(&mut self, after: Option<usize>, now: Micros) -> Option<usize> {
-        if after.is_some_and(|after| self.entering.contains_key(&after)) {
-            self.entrance_asked = Some(now);
-        }
-        let most = self.snapshot.config.sessions.admission_wait.as_micros() as Micros;
-        while let Some((came, number)) = self.came.front().copied()
-            && (now - came >= most || !self.entering.contains_key(&number))
-        {
-            self.came.pop_front();
-            if self.entering.contains_key(&number) {
-                return Some(number);
-            }
-        }
-        if self.entrance_asked != Some(now)
-            && let Some(first) = self.entrance.first()
-        {
-            return Some(*first);
+        let sessions = &self.snapshot.config.sessions;
+        let (most, at) = (sessions.admission_wait.as_micros() as Micros, self.instant(now));
+        let late = self.entering.first_key_value().filter(|((since, _), _)| now - since >= most);
+        let is_due = |waiting: &Waiting| waiting.next_change(sessions.active).is_some_and(|change| change < at);
+        let called = |waiting: &Waiting| was_called(waiting) || is_due(waiting);
+        let called = || self.entering.iter().find(|(_, waiting)| called(waiting));
+        let one = || self.entering.first_key_value().filter(|_| self.looked != Some(now));
+        if let Some(((_, number), _)) = late.or_else(called).or_else(one) {
+            self.looked = Some(now);
+            return Some(*number);
         }
         if let Some(place) = after.and_then(|after| self.places.get(&after)) {
             return self.line.pass(*place).copied();
