@@ -25,6 +25,13 @@ pub struct Params {
     pub keepalive_timeout: Duration,
 }
 
+/// Of the bytes of bodies, sessions that wait to be taken on hold at most this part: they wait for long, and those under way
+/// must find room meanwhile.
+const WAITING_PART: usize = 4;
+
+/// Of that part, those of one client hold at most this one.
+const CLIENT_PART: usize = 2;
+
 /// What is over its bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
@@ -54,6 +61,12 @@ impl Params {
             return Err(Over::Buffered);
         }
         Ok(())
+    }
+
+    /// Whether a session may wait to be taken on, when all that wait would then hold so many bytes, and its client's so many.
+    pub const fn may_wait(&self, waiting_bytes: usize, client_bytes: usize) -> bool {
+        let most = self.buffered_bytes_max / WAITING_PART;
+        waiting_bytes <= most && client_bytes <= most / CLIENT_PART
     }
 }
 
@@ -86,6 +99,13 @@ mod tests {
             (1_001, 5_001, Err(Over::Body)),
         ] {
             assert_eq!(PARAMS.check_body(body, buffered), expected, "body of {body}, {buffered} held");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_to_be_taken_on_holds_a_quarter_at_most_and_one_client_half_of_that() {
+        for (all, own, expected) in [(1_250, 625, true), (1_251, 1, false), (626, 626, false), (625, 625, true)] {
+            assert_eq!(PARAMS.may_wait(all, own), expected, "{all}, {own}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 
 use super::account::Account;
+use super::body::Waits;
 use super::dispatch::{Dispatch, Stopped};
 use super::due::Due;
 use super::place::{LINES_MAX, Manner, NoPlace, Placed};
@@ -24,13 +25,13 @@ use crate::roster::Waiting;
 const JUST_AFTER: Duration = Duration::from_millis(1);
 
 /// How a call came through the entrance of a pool.
-pub(super) enum Entered {
+pub(super) enum Entered<'a> {
     /// Nothing keeps its session out.
     Freely,
     /// To this place.
     Placed(Placed),
     /// It may, and has to wait for a place. It stands there until it has one, or is sent away.
-    Standing(Waiting),
+    Standing(Waiting, Waits<'a>),
     /// It did not.
     Not(NoPlace),
 }
@@ -89,7 +90,7 @@ impl Dispatch<'_> {
     }
 
     /// Waits until a pool takes the session on, and takes a place there if one is free.
-    pub(super) async fn enter(&self, tried: &[Tried], rng: &mut SmallRng, account: &mut Account<'_>) -> Entered {
+    pub(super) async fn enter(&self, tried: &[Tried], rng: &mut SmallRng, account: &mut Account<'_>) -> Entered<'_> {
         let asking = self.asking().filter(|_| self.is_kept_out(tried));
         let Some(asking) = asking else { return Entered::Freely };
         let began = Instant::now();
@@ -103,20 +104,23 @@ impl Dispatch<'_> {
         entered
     }
 
-    async fn stand(&self, asking: Asking, tried: &[Tried], rng: &mut SmallRng) -> Entered {
-        let sessions = &self.snapshot.config.sessions;
+    async fn stand(&self, asking: Asking, tried: &[Tried], rng: &mut SmallRng) -> Entered<'_> {
+        let config = &self.snapshot.config;
+        let Some(waits) = self.edge.buffered.wait(self.client, self.body.len(), &config.limits) else {
+            return Entered::Not(NoPlace::KeptOut);
+        };
         let open = self.open_pools(tried).take(LINES_MAX).map(|(pool, _)| self.snapshot.pool(pool));
         let Some(mut waiting) = Waiting::enter(open, asking) else {
             return Entered::Not(NoPlace::KeptOut);
         };
-        let until = tokio::time::Instant::now() + sessions.admission_wait;
+        let until = tokio::time::Instant::now() + config.sessions.admission_wait;
         let due = self.limit.or_before(Some(Due::new(until, Outcome::AtCapacity)));
         loop {
             if !self.is_kept_out(tried) {
                 match self.choose(tried, rng, Manner::Comes) {
                     Ok(placed) => return Entered::Placed(placed),
                     Err(NoReplica::Full) if self.is_kept_out(tried) => {}
-                    Err(NoReplica::Full) => return Entered::Standing(waiting),
+                    Err(NoReplica::Full) => return Entered::Standing(waiting, waits),
                     Err(no) => {
                         waiting.sent_away();
                         return Entered::Not(NoPlace::No(no));

@@ -4,7 +4,9 @@
 //! as they arrive and scanned in passing; bounds hold for each body, for all bodies together, and in time. The body of a
 //! stream that could be resumed is kept to the stream's end, as long as such bodies leave room for new requests.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::header;
@@ -12,6 +14,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, timeout_at};
 
 use super::reply::Refusal;
+use crate::domain::ids::ClientKey;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits::{Over, Params};
 use crate::wire::body::Body;
@@ -53,6 +56,55 @@ pub(super) struct Buffered {
     all: AtomicUsize,
     /// Those of streams under way.
     kept: AtomicUsize,
+    // A std mutex: the sections are a few instructions long and never cross an `.await`.
+    /// Those of sessions that wait to be taken on.
+    waiting: Mutex<WaitingBytes>,
+}
+
+/// Clients of which nothing waits are left out.
+#[derive(Default)]
+struct WaitingBytes {
+    all: usize,
+    by_client: HashMap<ClientKey, usize>,
+}
+
+impl Buffered {
+    /// Counts the body of this client's call among those that wait to be taken on, unless they would be too many bytes.
+    pub(super) fn wait(&self, client: ClientKey, bytes: usize, limits: &Params) -> Option<Waits<'_>> {
+        let mut waiting = self.waiting();
+        let (all, own) = (waiting.all + bytes, waiting.by_client.get(&client).copied().unwrap_or(0) + bytes);
+        if !limits.may_wait(all, own) {
+            return None;
+        }
+        waiting.all = all;
+        waiting.by_client.insert(client, own);
+        Some(Waits { buffered: self, client, bytes })
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, WaitingBytes> {
+        // Every section leaves it whole, so a panic elsewhere does not spoil it.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body whose call waits to be taken on.
+pub(super) struct Waits<'a> {
+    buffered: &'a Buffered,
+    client: ClientKey,
+    bytes: usize,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.buffered.waiting();
+        waiting.all -= self.bytes;
+        let own = waiting.by_client.get(&self.client).copied().unwrap_or(0).saturating_sub(self.bytes);
+        if own == 0 {
+            waiting.by_client.remove(&self.client);
+        } else {
+            waiting.by_client.insert(self.client, own);
+        }
+    }
 }
 
 struct Held<'a> {

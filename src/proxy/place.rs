@@ -64,7 +64,7 @@ impl Dispatch<'_> {
         }
         let standing = match self.enter(tried, rng, account).await {
             Entered::Freely => None,
-            Entered::Standing(waiting) => Some(waiting),
+            Entered::Standing(waiting, waits) => Some((waiting, waits)),
             Entered::Placed(placed) => return Ok(placed),
             Entered::Not(no) => return Err(no),
         };
@@ -72,7 +72,7 @@ impl Dispatch<'_> {
             Err(NoPlace::No(NoReplica::Full)) => self.choose(tried, rng, Manner::Leaves).map_err(NoPlace::No),
             placed => placed,
         };
-        if let (Err(_), Some(waiting)) = (&placed, standing) {
+        if let (Err(_), Some((waiting, _))) = (&placed, standing) {
             waiting.sent_away();
         }
         placed

@@ -1,4 +1,5 @@
-//! Nobody keeps others out for longer than it has a right to: not by a prompt that never fits, nor by many sessions.
+//! Nobody keeps others out for longer than it has a right to: not by a prompt that never fits, nor by many sessions, nor
+//! by the bodies of those that wait.
 
 use serde_json::{Value, json};
 
@@ -99,4 +100,29 @@ async fn whoever_is_let_in_and_finds_no_place_keeps_its_number() {
         calls(&replica).iter().position(of).unwrap()
     };
     assert!(named("b") < named("c"));
+}
+
+#[tokio::test]
+async fn bodies_of_those_who_wait_leave_room_for_others_and_one_clients_for_other_clients() {
+    let replica = sim("one").await;
+    // Two such bodies of one client may wait, and four in all.
+    let config =
+        small(near().sims(&[&replica])).set("limits", "body", "\"8KiB\"").set("limits", "buffered", "\"64KiB\"");
+    let edge = Edge::start(config).await;
+    let _held = begun_and_held(&edge, &replica).await;
+    let mut waiting = Vec::new();
+    for (n, (client, session)) in [("x", "b"), ("x", "c"), ("y", "d"), ("y", "e")].into_iter().enumerate() {
+        if n == 2 {
+            check_sent_away(&send_as(&edge, "x", "more", &prompt(ONE)).await.answer().await);
+        }
+        waiting.push(send_as(&edge, client, session, &prompt(ONE)).await);
+        until_waiting(&edge, n + 1).await;
+    }
+    check_sent_away(&send_as(&edge, "z", "f", &prompt(ONE)).await.answer().await);
+    assert_eq!(told(&call(&edge, "a", &prompt(ONE)).await).1, "session");
+    // What one gave up is for the next.
+    waiting.remove(0).reset();
+    until_waiting(&edge, 3).await;
+    waiting.push(send_as(&edge, "z", "f", &prompt(ONE)).await);
+    until_waiting(&edge, 4).await;
 }
