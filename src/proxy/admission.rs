@@ -15,7 +15,6 @@ use crate::domain::outcome::Outcome;
 use crate::observe::metrics::AdmissionResult;
 use crate::policy::admission::Asking;
 use crate::policy::entrance::COME_AGAIN_S_MAX;
-use crate::policy::pool::PoolCandidate;
 use crate::policy::queue::retry_after_s;
 use crate::policy::replica::{Candidate, NoReplica};
 use crate::policy::retry::Tried;
@@ -70,9 +69,10 @@ impl Dispatch<'_> {
     pub(super) fn kept_out(&self) -> Stopped {
         let name = &self.snapshot.config.topology.model(self.pools[0].model).name;
         let message = format!("the model '{name}' serves as many sessions as its caches hold; this one is new");
-        let active = self.snapshot.config.sessions.active;
-        let change = |pool: &PoolCandidate| self.snapshot.pool(pool.pool).intake.next_change(active);
-        let room = self.pools.iter().filter_map(change).min();
+        let current = self.edge.roster.snapshot();
+        // Where a pool is gone the call finds its way anew, as soon as it comes again.
+        let pools = self.pools.iter().map(|pool| self.snapshot.pool(pool.pool)).filter(|pool| current.has(pool));
+        let room = pools.filter_map(|pool| pool.intake.next_change(current.config.sessions.active)).min();
         let wait = room.map_or(Duration::ZERO, |room| room.saturating_duration_since(Instant::now()));
         let seconds = retry_after_s(wait, COME_AGAIN_S_MAX);
         Stopped::Refused(Refusal::new(Outcome::AtCapacity, message).retry_after_s(seconds))
@@ -127,11 +127,13 @@ impl Dispatch<'_> {
                     }
                 }
             }
-            if !waiting.stands() {
+            // As the bounds, by what is configured now.
+            let current = self.edge.roster.snapshot();
+            if !waiting.stands(&current) {
                 return Entered::Not(NoPlace::KeptOut);
             }
-            // As the bounds, by what is configured now.
-            let change = waiting.next_change(self.edge.roster.snapshot().config.sessions.active);
+            let change = waiting.next_change(current.config.sessions.active);
+            drop(current);
             let look = async {
                 match change {
                     Some(change) => tokio::select! {

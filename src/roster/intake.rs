@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::pool::PoolLive;
+use super::snapshot::Snapshot;
 use crate::domain::ids::SessionKey;
 use crate::policy::admission::{Admission, Asking, Bound, Caches, Stay};
 use crate::policy::entrance::{Entrance, Left};
@@ -164,9 +165,15 @@ impl Waiting {
         self.caller.notified().await;
     }
 
-    /// Whether it still stands somewhere.
-    pub fn stands(&mut self) -> bool {
-        self.stands.retain(|(pool, place)| pool.intake.lock().entrance.contains(*place));
+    /// Whether it still stands somewhere. It leaves the pools that are configured no more.
+    pub fn stands(&mut self, current: &Snapshot) -> bool {
+        self.stands.retain(|(pool, place)| {
+            let entrance = &mut pool.intake.lock().entrance;
+            if !current.has(pool) {
+                entrance.leave(*place, Left::ForGood);
+            }
+            entrance.contains(*place)
+        });
         !self.stands.is_empty()
     }
 

@@ -117,6 +117,11 @@ impl Snapshot {
         &self.pools[pool.0]
     }
 
+    /// Whether it has this pool.
+    pub fn has(&self, pool: &Arc<PoolLive>) -> bool {
+        self.pools.iter().any(|own| Arc::ptr_eq(own, pool))
+    }
+
     /// Every live record with its index.
     pub fn replicas(&self) -> impl Iterator<Item = (ReplicaIx, &Arc<Live>)> {
         self.live.iter().enumerate().map(|(ix, live)| (ReplicaIx(ix), live))

@@ -1,6 +1,6 @@
 //! A new configuration counts for those too who wait to be taken on.
 
-use super::admission::{ONE, admissions, near, order, small};
+use super::admission::{ONE, admissions, check_sent_away, near, order, small};
 use super::call::{call, prompt, send, told, until_waiting};
 use crate::support::{Edge, Pool, sim};
 
@@ -59,4 +59,22 @@ async fn one_more_replica_lets_in_those_who_wait_and_they_hold_up_nobody_behind(
 #[tokio::test]
 async fn where_sessions_are_not_kept_out_any_more_nobody_waits() {
     check("admission = true", "admission = false").await;
+}
+
+#[tokio::test]
+async fn those_who_wait_at_a_pool_that_is_gone_are_told_to_come_again_and_find_their_way_anew() {
+    let replica = sim("one").await;
+    let config = |pool: Pool| small(pool.sims(&[&replica])).set("sessions", "active", "\"10m\"");
+    let edge = Edge::start(config(near())).await;
+    for _ in 0..2 {
+        call(&edge, "a", &prompt(ONE)).await;
+    }
+    let mut waits = send(&edge, "b", &prompt(ONE)).await;
+    until_waiting(&edge, 1).await;
+    let text = config(Pool::new("other", "here", "m")).toml(edge.address());
+    assert_eq!(edge.reload_with(&text).await.status, 200);
+    let answer = waits.answer().await;
+    check_sent_away(&answer);
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!(told(&call(&edge, "b", &prompt(ONE)).await).0, "one");
 }

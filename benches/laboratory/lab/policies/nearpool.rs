@@ -123,7 +123,8 @@ impl<'w> Nearpool<'w> {
             return Decision::Wait;
         };
         let most = self.snapshot.config.sessions.admission_wait.as_micros() as Micros;
-        if now - since < most && self.entering.get_mut(&(since, ask.number)).is_some_and(Waiting::stands) {
+        let stands = |waiting: &mut Waiting| waiting.stands(&self.snapshot);
+        if now - since < most && self.entering.get_mut(&(since, ask.number)).is_some_and(stands) {
             return Decision::Wait;
         }
         self.entering.remove(&(since, ask.number)).into_iter().for_each(Waiting::sent_away);
