@@ -19,8 +19,10 @@ pub struct PoolCache {
 struct Inner {
     index: PrefixIndex,
     size: CacheSize,
-    /// What the configuration tells of one replica's cache, and what engines do, in tokens.
-    told: (Option<u64>, Option<u64>),
+    /// What the configuration tells of one replica's cache, in tokens.
+    configured: Option<u64>,
+    /// What engines tell of their own, by replica.
+    told: HashMap<ReplicaKey, u64>,
     /// What the index was told last, in tokens.
     capacity: u64,
     slots: HashMap<ReplicaKey, usize>,
@@ -48,22 +50,25 @@ impl PoolCache {
                 inner.index.clear(slot);
                 inner.free.push(slot);
             }
+            inner.told.remove(&key);
         }
+        inner.resize();
         replicas.into_iter().map(|key| Slot(inner.slot(key))).collect()
     }
 
     /// The configuration tells how many tokens one replica's cache holds; it goes before what engines tell.
     pub fn config_tells_size(&self, tokens: Option<u64>) {
         let mut inner = self.lock();
-        inner.told.0 = tokens;
+        inner.configured = tokens;
         inner.resize();
     }
 
-    /// An engine tells the same. Of replicas that differ the last one to speak counts.
-    pub fn engine_tells_size(&self, tokens: Option<u64>) {
+    /// The engine of this replica tells the same. Of replicas that differ the largest counts: to forget what a cache still
+    /// holds costs more than to remember what it has lost.
+    pub(super) fn engine_tells_size(&self, replica: ReplicaKey, tokens: u64) {
         let mut inner = self.lock();
-        if tokens.is_some() && inner.told.1 != tokens {
-            inner.told.1 = tokens;
+        // One that a reload took away may still be answering.
+        if inner.slots.contains_key(&replica) && inner.told.insert(replica, tokens) != Some(tokens) {
             inner.resize();
         }
     }
@@ -131,11 +136,44 @@ impl Inner {
     }
 
     fn resize(&mut self) {
-        self.size.tell(self.told.0.or(self.told.1));
+        self.size.tell(self.configured.or(self.told.values().max().copied()));
         let tokens = self.size.tokens();
         if tokens != self.capacity {
             self.capacity = tokens;
             self.slots.values().for_each(|slot| self.index.set_capacity(*slot, tokens));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: ReplicaKey = ReplicaKey(1);
+    const LARGE: ReplicaKey = ReplicaKey(2);
+
+    fn cached(cache: &PoolCache, slot: Slot, cuts: &[Cut]) -> u32 {
+        let mut tokens = Vec::new();
+        cache.cached(cuts, &mut tokens);
+        tokens[slot.index()]
+    }
+
+    #[test]
+    fn of_replicas_that_differ_the_largest_counts_whoever_spoke_last_and_only_while_it_is_there() {
+        let cache = PoolCache::default();
+        let slots = cache.slots([SMALL, LARGE].into_iter());
+        let cuts = [Cut { chain: 1, tokens: 400_000 }];
+        cache.engine_tells_size(LARGE, 1_000_000);
+        cache.read(slots[1], &cuts, false);
+        for _ in 0..3 {
+            cache.engine_tells_size(SMALL, 300_000);
+            assert_eq!((cache.known_size(), cached(&cache, slots[1], &cuts)), (Some(1_000_000), 400_000));
+            cache.engine_tells_size(LARGE, 1_000_000);
+        }
+        cache.slots([SMALL].into_iter());
+        cache.engine_tells_size(LARGE, 1_000_000);
+        assert_eq!(cache.known_size(), Some(300_000));
+        cache.config_tells_size(Some(2_000_000));
+        assert_eq!(cache.known_size(), Some(2_000_000), "config goes first");
     }
 }

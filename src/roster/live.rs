@@ -216,7 +216,9 @@ impl Live {
 
     /// Notes what its engine says of its own load.
     pub fn set_engine(&self, report: LoadReport) {
-        self.pool.cache.engine_tells_size(report.load.kv_capacity_tokens);
+        if let Some(tokens) = report.load.kv_capacity_tokens {
+            self.pool.cache.engine_tells_size(self.key, tokens);
+        }
         self.lock().engine = Some(report);
     }
 
