@@ -3,8 +3,9 @@
 use super::series::{Family, Sample};
 use crate::domain::engine_load::EngineLoad;
 
-/// From this usage on, the tokens held tell how many there is room for; below, what is not exact about the two outweighs.
-const USAGE_THAT_TELLS: f64 = 0.01;
+/// From this usage on, the tokens held tell how many there is room for: SGLang has rounded it to hundredths, so that the
+/// result is exact to 2.5 % here, and at a twentieth of it to a half.
+const USAGE_THAT_TELLS: f64 = 0.2;
 
 /// What was read so far; `None` is what no series told.
 #[derive(Clone, Copy, Default, Debug)]

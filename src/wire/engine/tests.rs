@@ -101,8 +101,8 @@ fn llama_cpps_page_is_read_with_and_without_its_older_series() {
         "# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing 2\nllamacpp:requests_deferred 1\n";
     let expected = EngineLoad { running: 2, waiting: 1, ..LOAD };
     check(Engine::LlamaCpp, page, expected);
-    let older = format!("{page}llamacpp:kv_cache_usage_ratio 0.0625\nllamacpp:kv_cache_tokens 2048\n");
-    let full = EngineLoad { kv_usage: Some(0.0625), kv_capacity_tokens: Some(32_768), ..expected };
+    let older = format!("{page}llamacpp:kv_cache_usage_ratio 0.25\nllamacpp:kv_cache_tokens 8192\n");
+    let full = EngineLoad { kv_usage: Some(0.25), kv_capacity_tokens: Some(32_768), ..expected };
     check(Engine::LlamaCpp, &older, full);
     let idle = format!("{page}llamacpp:kv_cache_usage_ratio 0\nllamacpp:kv_cache_tokens 0\n");
     check(Engine::LlamaCpp, &idle, EngineLoad { kv_usage: Some(0.0), ..expected });
