@@ -104,6 +104,9 @@ fn llama_cpps_page_is_read_with_and_without_its_older_series() {
     let older = format!("{page}llamacpp:kv_cache_usage_ratio 0.25\nllamacpp:kv_cache_tokens 8192\n");
     let full = EngineLoad { kv_usage: Some(0.25), kv_capacity_tokens: Some(32_768), ..expected };
     check(Engine::LlamaCpp, &older, full);
+    // A hundredth that was rounded may have been half or one and a half of it.
+    let hardly = format!("{page}llamacpp:kv_cache_usage_ratio 0.01\nllamacpp:kv_cache_tokens 490\n");
+    check(Engine::LlamaCpp, &hardly, EngineLoad { kv_usage: Some(0.01), ..expected });
     let idle = format!("{page}llamacpp:kv_cache_usage_ratio 0\nllamacpp:kv_cache_tokens 0\n");
     check(Engine::LlamaCpp, &idle, EngineLoad { kv_usage: Some(0.0), ..expected });
 }
