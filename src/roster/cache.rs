@@ -1,6 +1,6 @@
 //! What the replicas of one pool hold in their caches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::ids::ReplicaKey;
@@ -29,35 +29,48 @@ struct Inner {
     told: HashMap<ReplicaKey, u64>,
     /// What the index was told last, in tokens.
     capacity: u64,
-    slots: HashMap<ReplicaKey, usize>,
-    free: Vec<usize>,
+    slots: HashMap<ReplicaKey, Slot>,
+    /// Whose each place of the index is: the number of its tenancy, and none while it is free. As many as the pool ever had
+    /// replicas at once.
+    tenancies: Vec<Option<u64>>,
+    /// How many tenancies there were.
+    begun: u64,
+    /// What each place holds of the prompt that is looked up; kept for its room.
+    by_place: Vec<u32>,
 }
 
-/// A replica's place in its pool's cache.
+/// A replica's place in its pool's cache. Calls hold it for as long as their snapshot, beyond the reload that gives the place
+/// to another replica: of a tenancy that is over nothing is told, and nothing noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slot(usize);
+pub struct Slot {
+    place: usize,
+    tenancy: u64,
+}
 
-impl Slot {
-    pub(super) fn index(self) -> usize {
-        self.0
-    }
+/// A replica that a pool has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tenant {
+    pub(super) key: ReplicaKey,
+    /// Whether it is the one that the pool has had under this key: at another address stands another cache.
+    pub(super) stays: bool,
 }
 
 impl PoolCache {
     /// The places of these replicas, which are all that the pool has now. Those of others are given up.
-    pub(super) fn slots(&self, replicas: impl Iterator<Item = ReplicaKey>) -> Vec<Slot> {
+    pub(super) fn slots(&self, tenants: &[Tenant]) -> Vec<Slot> {
         let mut inner = self.lock();
-        let replicas: Vec<_> = replicas.collect();
-        let gone: Vec<_> = inner.slots.keys().filter(|key| !replicas.contains(key)).copied().collect();
+        let staying: HashSet<ReplicaKey> =
+            tenants.iter().filter(|tenant| tenant.stays).map(|tenant| tenant.key).collect();
+        let gone: Vec<_> = inner.slots.keys().filter(|key| !staying.contains(key)).copied().collect();
         for key in gone {
             if let Some(slot) = inner.slots.remove(&key) {
-                inner.index.clear(slot);
-                inner.free.push(slot);
+                inner.index.clear(slot.place);
+                inner.tenancies[slot.place] = None;
             }
             inner.told.remove(&key);
         }
         inner.resize();
-        replicas.into_iter().map(|key| Slot(inner.slot(key))).collect()
+        tenants.iter().map(|tenant| inner.slot(tenant.key)).collect()
     }
 
     /// The configuration tells how many tokens one replica's cache holds; it goes before what engines tell.
@@ -79,25 +92,30 @@ impl PoolCache {
         }
     }
 
-    /// How many tokens of the prompt with these cuts each place holds, and returns how many all will.
-    pub(super) fn cached(&self, cuts: &[Cut], into: &mut Vec<u32>) -> u32 {
-        let inner = self.lock();
-        inner.index.cached(cuts, into);
-        inner.index.shared(cuts)
+    /// Appends how many tokens of the prompt with these cuts each of these places holds, and returns how many all will.
+    pub(super) fn cached(&self, cuts: &[Cut], slots: impl Iterator<Item = Slot>, into: &mut Vec<u32>) -> u32 {
+        let mut guard = self.lock();
+        let Inner { index, tenancies, by_place, .. } = &mut *guard;
+        index.cached(cuts, by_place);
+        let is_theirs = |slot: &Slot| tenancies.get(slot.place) == Some(&Some(slot.tenancy));
+        into.extend(slots.map(|slot| if is_theirs(&slot) { by_place[slot.place] } else { 0 }));
+        index.shared(cuts)
     }
 
     /// How many tokens of it one place holds, and how many all will.
     pub(super) fn held(&self, slot: Slot, cuts: &[Cut]) -> (u32, u32) {
         let inner = self.lock();
-        (inner.index.holding(slot.0, cuts).tokens, inner.index.shared(cuts))
+        let held = inner.place(slot).map_or(0, |place| inner.index.holding(place, cuts).tokens);
+        (held, inner.index.shared(cuts))
     }
 
     /// The prompt with these cuts is sent there; `begins` says that it is a session's first. Returns what was held of it
     /// before.
     pub fn read(&self, slot: Slot, cuts: &[Cut], begins: bool) -> Holding {
         let mut inner = self.lock();
-        let before = inner.index.holding(slot.0, cuts);
-        inner.index.read(slot.0, cuts, begins);
+        let Some(place) = inner.place(slot) else { return Holding::default() };
+        let before = inner.index.holding(place, cuts);
+        inner.index.read(place, cuts, begins);
         before
     }
 
@@ -114,7 +132,7 @@ impl PoolCache {
     pub(super) fn lost(&self, replica: ReplicaKey) {
         let mut inner = self.lock();
         if let Some(slot) = inner.slots.get(&replica).copied() {
-            inner.index.clear(slot);
+            inner.index.clear(slot.place);
         }
         if inner.told.len() > 1 && inner.told.remove(&replica).is_some() {
             inner.resize();
@@ -133,15 +151,27 @@ impl PoolCache {
 }
 
 impl Inner {
-    fn slot(&mut self, key: ReplicaKey) -> usize {
+    /// The place of the index, if it is still this replica's.
+    fn place(&self, slot: Slot) -> Option<usize> {
+        (self.tenancies.get(slot.place) == Some(&Some(slot.tenancy))).then_some(slot.place)
+    }
+
+    fn slot(&mut self, key: ReplicaKey) -> Slot {
         if let Some(slot) = self.slots.get(&key) {
             return *slot;
         }
-        let slot = self.free.pop().unwrap_or(self.slots.len());
+        let free = self.tenancies.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.tenancies.push(None);
+            self.tenancies.len() - 1
+        });
+        self.begun += 1;
+        let slot = Slot { place, tenancy: self.begun };
+        self.tenancies[place] = Some(slot.tenancy);
         self.slots.insert(key, slot);
         self.capacity = self.size.tokens();
-        self.index.open(slot, self.capacity);
-        self.index.set_capacity(slot, self.capacity);
+        self.index.open(place, self.capacity);
+        self.index.set_capacity(place, self.capacity);
         slot
     }
 
@@ -150,7 +180,7 @@ impl Inner {
         let tokens = self.size.tokens();
         if tokens != self.capacity {
             self.capacity = tokens;
-            self.slots.values().for_each(|slot| self.index.set_capacity(*slot, tokens));
+            self.slots.values().for_each(|slot| self.index.set_capacity(slot.place, tokens));
         }
     }
 }
@@ -162,16 +192,50 @@ mod tests {
     const SMALL: ReplicaKey = ReplicaKey(1);
     const LARGE: ReplicaKey = ReplicaKey(2);
 
+    /// The places of these replicas, each of which the pool may have had before.
+    fn places(cache: &PoolCache, keys: &[ReplicaKey]) -> Vec<Slot> {
+        cache.slots(&keys.iter().map(|key| Tenant { key: *key, stays: true }).collect::<Vec<_>>())
+    }
+
     fn cached(cache: &PoolCache, slot: Slot, cuts: &[Cut]) -> u32 {
         let mut tokens = Vec::new();
-        cache.cached(cuts, &mut tokens);
-        tokens[slot.index()]
+        cache.cached(cuts, [slot].into_iter(), &mut tokens);
+        assert_eq!(tokens, [cache.held(slot, cuts).0]);
+        tokens[0]
+    }
+
+    #[test]
+    fn of_a_place_that_was_given_to_another_replica_nothing_is_told_to_an_old_snapshot_and_nothing_noted() {
+        let (cache, cuts) = (PoolCache::default(), [Cut { chain: 1, tokens: 1_000 }]);
+        let before = places(&cache, &[SMALL, LARGE]);
+        cache.read(before[1], &cuts, false);
+        places(&cache, &[SMALL]);
+        assert_eq!(cache.read(before[1], &cuts, true), Holding::default());
+        let after = places(&cache, &[SMALL, ReplicaKey(3)]);
+        assert_eq!((after[0], after[1].place), (before[0], before[1].place), "places are used again");
+        assert_eq!(cached(&cache, after[1], &cuts), 0, "what came while it was free is not there");
+        cache.read(before[1], &cuts, true);
+        assert_eq!(cached(&cache, after[1], &cuts), 0, "nor what comes after");
+        cache.read(after[1], &cuts, false);
+        assert_eq!((cached(&cache, before[1], &cuts), cached(&cache, after[1], &cuts)), (0, 1_000));
+    }
+
+    #[test]
+    fn at_another_address_stands_another_cache() {
+        let (cache, cuts) = (PoolCache::default(), [Cut { chain: 1, tokens: 1_000 }]);
+        let before = places(&cache, &[SMALL]);
+        cache.engine_tells_size(SMALL, 300_000);
+        cache.read(before[0], &cuts, false);
+        assert_eq!(places(&cache, &[SMALL]), before);
+        let after = cache.slots(&[Tenant { key: SMALL, stays: false }]);
+        assert_ne!(after, before);
+        assert_eq!((cached(&cache, after[0], &cuts), cache.known_size()), (0, None));
     }
 
     #[test]
     fn of_replicas_that_differ_the_largest_counts_whoever_spoke_last_and_only_while_it_is_there() {
         let cache = PoolCache::default();
-        let slots = cache.slots([SMALL, LARGE].into_iter());
+        let slots = places(&cache, &[SMALL, LARGE]);
         let cuts = [Cut { chain: 1, tokens: 400_000 }];
         cache.engine_tells_size(LARGE, 1_000_000);
         cache.read(slots[1], &cuts, false);
@@ -180,7 +244,7 @@ mod tests {
             assert_eq!((cache.known_size(), cached(&cache, slots[1], &cuts)), (Some(1_000_000), 400_000));
             cache.engine_tells_size(LARGE, 1_000_000);
         }
-        cache.slots([SMALL].into_iter());
+        places(&cache, &[SMALL]);
         cache.engine_tells_size(LARGE, 1_000_000);
         assert_eq!(cache.known_size(), Some(300_000));
         cache.config_tells_size(Some(2_000_000));
@@ -190,7 +254,7 @@ mod tests {
     #[test]
     fn the_size_of_a_lost_replica_counts_again_when_it_is_told_again() {
         let cache = PoolCache::default();
-        cache.slots([SMALL, LARGE].into_iter());
+        places(&cache, &[SMALL, LARGE]);
         cache.engine_tells_size(SMALL, 300_000);
         cache.engine_tells_size(LARGE, 1_000_000);
         cache.lost(LARGE);
@@ -204,7 +268,7 @@ mod tests {
     #[test]
     fn a_size_that_wobbles_with_its_rounding_forgets_nothing() {
         let cache = PoolCache::default();
-        let slots = cache.slots([SMALL].into_iter());
+        let slots = places(&cache, &[SMALL]);
         let cuts = [Cut { chain: 1, tokens: 975_000 }, Cut { chain: 2, tokens: 1_000_000 }];
         cache.engine_tells_size(SMALL, 1_000_000);
         cache.read(slots[0], &cuts, false);

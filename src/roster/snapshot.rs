@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
-use super::cache::Slot;
+use super::cache::{Slot, Tenant};
 use super::live::Live;
 use super::pool::PoolLive;
 use super::regions::RegionLive;
@@ -65,13 +65,11 @@ impl Snapshot {
                 Arc::new(if serves[replica.pool.0] { fresh.as_newcomer() } else { fresh })
             })
             .collect();
-        let keys = |pool: &Pool| pool.replicas.iter().map(|ix| topology.replica(*ix).key).collect::<Vec<_>>();
+        let tenant = |ix: &ReplicaIx| Tenant { key: topology.replica(*ix).key, stays: kept[ix.0].is_some() };
+        let tenants = |pool: &Pool| pool.replicas.iter().map(tenant).collect::<Vec<_>>();
         // Pools list their replicas in the order of the topology, pool by pool.
-        let slots = pools
-            .iter()
-            .zip(&topology.pools)
-            .flat_map(|(live, pool)| live.cache.slots(keys(pool).into_iter()))
-            .collect();
+        let slots =
+            pools.iter().zip(&topology.pools).flat_map(|(live, pool)| live.cache.slots(&tenants(pool))).collect();
         let by_key = live.iter().enumerate().map(|(ix, live)| (live.key(), ReplicaIx(ix))).collect();
         let regions = topology.regions.iter().map(|region| region_live(&region.name, before)).collect();
         Snapshot { config, geo, live, pools, slots, regions, by_key }
@@ -151,10 +149,11 @@ impl Snapshot {
         let before = into.len();
         let (mut cached, mut shared_tokens) = (Vec::new(), 0);
         if !cuts.is_empty() {
-            shared_tokens = self.pool(pool_ix).cache.cached(cuts, &mut cached);
+            let slots = pool.replicas.iter().map(|replica| self.slot(*replica));
+            shared_tokens = self.pool(pool_ix).cache.cached(cuts, slots, &mut cached);
         }
-        into.extend(pool.replicas.iter().map(|&replica| {
-            let cached_tokens = cached.get(self.slot(replica).index()).copied().unwrap_or(0);
+        into.extend(pool.replicas.iter().enumerate().map(|(n, &replica)| {
+            let cached_tokens = cached.get(n).copied().unwrap_or(0);
             Candidate { cached_tokens, shared_tokens, ..self.candidate(replica, shared, tried(replica), now) }
         }));
         weight::lower_outliers(&mut into[before..]);
