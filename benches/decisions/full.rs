@@ -55,7 +55,10 @@ impl Full {
         let mut rng = SmallRng::seed_from_u64(1);
         let instructions = prompt(&[], SHARED_TOKENS, &mut rng);
         let cache = &snapshot.pool(PoolIx(0)).cache;
-        let read = |replica: usize, prompt: &Prompt| cache.read(snapshot.slot(ReplicaIx(replica)), &prompt.cuts, true);
+        let read = |replica: usize, prompt: &Prompt| {
+            let slot = snapshot.slot(ReplicaIx(replica));
+            cache.confirm(slot, &cache.read(slot, &prompt.cuts, true).1);
+        };
         for replica in 0..REPLICAS {
             for _ in 0..CACHE_TOKENS.div_ceil(PROMPT_TOKENS) {
                 read(replica, &prompt(&[], PROMPT_TOKENS, &mut rng));
@@ -104,7 +107,10 @@ impl Full {
     /// What is noted once a call was sent home: nothing of this prompt is new to the index but its order.
     /// Tells how much of it was held.
     pub(crate) fn read(&self, prompt: &Prompt) -> u32 {
-        self.snapshot.pool(PoolIx(0)).cache.read(self.snapshot.slot(self.home), &prompt.cuts, false).tokens
+        let (cache, slot) = (&self.snapshot.pool(PoolIx(0)).cache, self.snapshot.slot(self.home));
+        let (held, claim) = cache.read(slot, &prompt.cuts, false);
+        cache.confirm(slot, &claim);
+        held.tokens
     }
 }
 

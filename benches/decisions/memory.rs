@@ -90,7 +90,10 @@ fn cuts(tokens: u64) -> f64 {
     index.open(SLOTS - 1, tokens);
     // Twice what they hold, so that they also forget.
     for _ in 0..2 * tokens / 100_000 {
-        (0..SLOTS).for_each(|slot| index.read(slot, &full::prompt(&[], 100_000, &mut rng).cuts, true));
+        for slot in 0..SLOTS {
+            let claim = index.read(slot, &full::prompt(&[], 100_000, &mut rng).cuts, true);
+            index.confirm(slot, &claim);
+        }
     }
     (resident() - before) / index.cuts() as f64
 }

@@ -20,6 +20,10 @@
 //! What it costs: about [`CUT_BYTES`] bytes for each cut and replica. A cut stands for 256 to 1,024 tokens, so that a cache
 //! of 1.5 million tokens takes at most 6,000 cuts: one and a half megabytes. It holds no text, and no tree that grows.
 //!
+//! What a call adds is held [on its claim](Claim) until its first event shows that the prompt was read there. A call that comes
+//! to nothing takes back what it alone claims: a replica that refused it has read nothing, and the next call must not be sent
+//! there for what it has not. What gave way to it meanwhile is not brought back.
+//!
 //! When it errs: other edges' prompts are not known here, and the engine's restart is seen only by health checks. Either
 //! is found out by the answer, which tells how many tokens were cached ([`CacheSize`](super::cache_size::CacheSize)).
 
@@ -73,6 +77,10 @@ struct Holder {
 #[derive(Debug)]
 struct Slot {
     recent: LruCache<u64, Held, ChainHash>,
+    /// Cuts that are held by claims alone, and by how many: no more entries than the calls before their first event claim.
+    claimed: HashMap<u64, u32, ChainHash>,
+    /// How often the cache was lost: claims of an earlier life are void.
+    life: u32,
     ages: Ages,
     tokens: u64,
     capacity: u64,
@@ -96,6 +104,18 @@ pub struct Holding {
     pub distance: u64,
 }
 
+/// What one call is taken to leave in a replica's cache, until its first event. To be given to [`PrefixIndex::confirm`] or
+/// [`PrefixIndex::forget`], once.
+#[derive(PartialEq, Eq, Debug, Default)]
+#[must_use]
+pub struct Claim {
+    life: u32,
+    /// Of its cuts those that nobody is known to have read there before.
+    cuts: Vec<u64>,
+    /// Of its cuts those that it counted as a session's beginning.
+    begun: Vec<u64>,
+}
+
 impl PrefixIndex {
     /// An index that knows no replica.
     pub fn new() -> PrefixIndex {
@@ -105,8 +125,7 @@ impl PrefixIndex {
     /// Makes room for this slot; a new one is empty and holds at most `capacity` tokens.
     pub fn open(&mut self, slot: usize, capacity: u64) {
         while self.slots.len() <= slot {
-            let recent = LruCache::unbounded_with_hasher(ChainHash::default());
-            self.slots.push(Slot { recent, ages: Ages::default(), tokens: 0, capacity: capacity.min(TOKENS_MAX) });
+            self.slots.push(Slot::new(capacity.min(TOKENS_MAX)));
         }
         self.holders.resize_with(self.slots.len().div_ceil(GROUP), HashMap::default);
     }
@@ -147,33 +166,67 @@ impl PrefixIndex {
     }
 
     /// The prompt with these cuts is read at this slot: it will hold all of it. `begins` says that it is a session's first.
-    pub fn read(&mut self, slot: usize, cuts: &[Cut], begins: bool) {
-        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
+    pub fn read(&mut self, slot: usize, cuts: &[Cut], begins: bool) -> Claim {
+        let mut claim = Claim::default();
+        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else {
+            return claim;
+        };
+        claim.life = at.life;
         let bit = 1 << (slot % GROUP);
         let counted = if begins { sharable(cuts) } else { 0 };
         // The end first, so that it counts as used longer ago than the beginning, which alone it is of no use without.
         for (n, cut) in cuts.iter().enumerate().rev() {
             let tokens = cut.tokens - n.checked_sub(1).map_or(0, |before| cuts[before].tokens.min(cut.tokens));
-            at.ages.used(u64::from(tokens), at.capacity);
-            let age = at.ages.now();
-            match at.recent.get_mut(&cut.chain) {
-                Some(held) => {
-                    at.ages.dropped(held.age, u64::from(held.tokens));
-                    held.age = age;
-                }
-                None => {
-                    at.tokens += u64::from(tokens);
-                    at.recent.push(cut.chain, Held { tokens, age });
-                    holders.entry(cut.chain).or_default().slots |= bit;
-                }
+            if at.used(*cut, tokens) {
+                holders.entry(cut.chain).or_default().slots |= bit;
+                *at.claimed.entry(cut.chain).or_default() += 1;
+                claim.cuts.push(cut.chain);
+            } else if let Some(claims) = at.claimed.get_mut(&cut.chain) {
+                *claims += 1;
+                claim.cuts.push(cut.chain);
             }
             if n < counted
                 && let Some(holder) = holders.get_mut(&cut.chain)
             {
                 holder.began = holder.began.saturating_add(1);
+                claim.begun.push(cut.chain);
             }
         }
         at.shrink(holders, bit);
+        claim
+    }
+
+    /// The first event came: what was claimed there was read.
+    pub fn confirm(&mut self, slot: usize, claim: &Claim) {
+        if let Some(at) = self.slots.get_mut(slot).filter(|at| at.life == claim.life) {
+            for chain in &claim.cuts {
+                at.claimed.remove(chain);
+            }
+        }
+    }
+
+    /// The call came to nothing: what it alone claimed is not held there, and it counts as no session's beginning.
+    pub fn forget(&mut self, slot: usize, claim: &Claim) {
+        let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
+        for chain in &claim.begun {
+            // At the most it is not known how many there were.
+            if let Some(holder) = holders.get_mut(chain).filter(|holder| holder.began < u8::MAX) {
+                holder.began = holder.began.saturating_sub(1);
+            }
+        }
+        if at.life != claim.life {
+            return;
+        }
+        for chain in &claim.cuts {
+            let Entry::Occupied(mut claims) = at.claimed.entry(*chain) else { continue };
+            *claims.get_mut() -= 1;
+            if *claims.get() == 0 {
+                claims.remove();
+                if let Some(held) = at.recent.pop(chain) {
+                    at.dropped(*chain, held, holders, 1 << (slot % GROUP));
+                }
+            }
+        }
     }
 
     /// The slot's replica has lost its cache.
@@ -181,7 +234,7 @@ impl PrefixIndex {
         let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
         let capacity = std::mem::take(&mut at.capacity);
         at.shrink(holders, 1 << (slot % GROUP));
-        (at.capacity, at.ages) = (capacity, Ages::default());
+        *at = Slot { life: at.life.wrapping_add(1), ..Slot::new(capacity) };
     }
 
     /// Sets what a slot is taken to hold, in tokens.
@@ -209,17 +262,45 @@ impl Default for PrefixIndex {
 }
 
 impl Slot {
+    fn new(capacity: u64) -> Slot {
+        let recent = LruCache::unbounded_with_hasher(ChainHash::default());
+        Slot { recent, claimed: HashMap::default(), life: 0, ages: Ages::default(), tokens: 0, capacity }
+    }
+
+    /// A cut is used, to which it is so many tokens from the one before it. Whether it is new here.
+    fn used(&mut self, cut: Cut, tokens: u32) -> bool {
+        self.ages.used(u64::from(tokens), self.capacity);
+        let age = self.ages.now();
+        match self.recent.get_mut(&cut.chain) {
+            Some(held) => {
+                self.ages.dropped(held.age, u64::from(held.tokens));
+                held.age = age;
+                false
+            }
+            None => {
+                self.tokens += u64::from(tokens);
+                self.recent.push(cut.chain, Held { tokens, age });
+                true
+            }
+        }
+    }
+
     /// Forgets what was not used for the longest time, until the rest fits.
     fn shrink(&mut self, holders: &mut Holders, bit: u64) {
         while self.tokens > self.capacity || self.recent.len() > CUTS_MAX || self.capacity == 0 {
             let Some((chain, held)) = self.recent.pop_lru() else { break };
-            self.tokens -= u64::from(held.tokens);
-            self.ages.dropped(held.age, u64::from(held.tokens));
-            if let Entry::Occupied(mut holding) = holders.entry(chain) {
-                holding.get_mut().slots &= !bit;
-                if holding.get().slots == 0 {
-                    holding.remove();
-                }
+            self.dropped(chain, held, holders, bit);
+        }
+    }
+
+    /// A cut is not held any more.
+    fn dropped(&mut self, chain: u64, held: Held, holders: &mut Holders, bit: u64) {
+        self.tokens -= u64::from(held.tokens);
+        self.ages.dropped(held.age, u64::from(held.tokens));
+        if let Entry::Occupied(mut holding) = holders.entry(chain) {
+            holding.get_mut().slots &= !bit;
+            if holding.get().slots == 0 {
+                holding.remove();
             }
         }
     }
@@ -309,6 +390,13 @@ mod tests {
         index
     }
 
+    /// A call whose first event comes at once.
+    fn read(index: &mut PrefixIndex, slot: usize, cuts: &[Cut], begins: bool) {
+        let claim = index.read(slot, cuts, begins);
+        index.confirm(slot, &claim);
+        assert!(index.slots[slot].claimed.is_empty());
+    }
+
     fn cached(index: &PrefixIndex, cuts: &[Cut]) -> Vec<u32> {
         let mut into = vec![7; 3];
         index.cached(cuts, &mut into);
@@ -321,8 +409,8 @@ mod tests {
         let (short, long) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(1, 300), (2, 300), (3, 400)]));
         let other = prompt(&[(1, 300), (9, 300), (3, 400)]);
         assert_eq!(cached(&index, &long), [0, 0, 0]);
-        index.read(0, &short, false);
-        index.read(1, &long, false);
+        read(&mut index, 0, &short, false);
+        read(&mut index, 1, &long, false);
         assert_eq!(cached(&index, &long), [600, 1_000, 0]);
         assert_eq!(cached(&index, &short), [600, 600, 0]);
         assert_eq!(cached(&index, &other), [300, 300, 0]);
@@ -336,10 +424,10 @@ mod tests {
     fn the_longest_unused_goes_first_and_of_a_prompt_its_end() {
         let mut index = index(1, 1_000);
         let (a, b) = (prompt(&[(1, 300), (2, 300)]), prompt(&[(3, 300), (4, 300)]));
-        index.read(0, &a, false);
-        index.read(0, &b, false);
+        read(&mut index, 0, &a, false);
+        read(&mut index, 0, &b, false);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (300, 600));
-        index.read(0, &a, false);
+        read(&mut index, 0, &a, false);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 300));
         index.set_capacity(0, 700);
         assert_eq!((cached(&index, &a)[0], cached(&index, &b)[0]), (600, 0));
@@ -352,14 +440,14 @@ mod tests {
         let mut index = index(1, 64_000);
         let prompts: Vec<_> = (0..10).map(|n| prompt(&[(n, 3_000), (n + 100, 1_000)])).collect();
         for cuts in &prompts {
-            index.read(0, cuts, false);
+            read(&mut index, 0, cuts, false);
         }
         for (n, cuts) in prompts.iter().enumerate() {
             let (held, true_distance) = (index.holding(0, cuts), 4_000 * (10 - n as u64));
             assert_eq!(held.tokens, 4_000);
             assert!(held.distance.abs_diff(true_distance) <= 4_000, "{held:?}, {true_distance}");
         }
-        index.read(0, &prompts[0], false);
+        read(&mut index, 0, &prompts[0], false);
         assert!(index.holding(0, &prompts[0]).distance <= 8_000);
         assert!(index.holding(0, &prompts[1]).distance.abs_diff(40_000) <= 4_000, "a prompt read again counts once");
         assert_eq!(index.holding(9, &prompts[0]), Holding::default());
@@ -371,15 +459,15 @@ mod tests {
         let of = |n: u64| prompt(&[(1, 5_000), (2, 5_000), (100 + n, 500)]);
         for n in 0..u64::from(SHARED_BY) {
             assert_eq!(index.shared(&of(n)), 0);
-            index.read(0, &of(n), true);
-            (0..10).for_each(|_| index.read(0, &of(n), false));
+            read(&mut index, 0, &of(n), true);
+            (0..10).for_each(|_| read(&mut index, 0, &of(n), false));
         }
         assert_eq!((index.shared(&of(99)), index.shared(&[])), (10_000, 0));
         assert_eq!(index.shared(&prompt(&[(1, 5_000), (3, 500)])), 5_000);
         index.clear(0);
         assert_eq!(index.shared(&of(99)), 0, "what no replica holds is forgotten");
         let long = prompt(&[(1, 30_000), (2, 30_000)]);
-        (0..10).for_each(|_| index.read(99, &long, true));
+        (0..10).for_each(|_| read(&mut index, 99, &long, true));
         assert_eq!(index.shared(&long), 30_000, "branches of one conversation share more");
     }
 
@@ -388,13 +476,64 @@ mod tests {
         let mut index = index(150, 10_000);
         let cuts = prompt(&[(1, 300), (2, 300), (3, 300)]);
         for slot in [0, 63, 64, 149] {
-            index.read(slot, &cuts[..1 + slot % 3], false);
+            read(&mut index, slot, &cuts[..1 + slot % 3], false);
         }
         let cached = cached(&index, &cuts);
         for (slot, tokens) in cached.into_iter().enumerate() {
             let expected = if [0, 63, 64, 149].contains(&slot) { 300 * (1 + slot as u32 % 3) } else { 0 };
             assert_eq!(tokens, expected, "{slot}");
         }
+    }
+
+    #[test]
+    fn a_call_that_comes_to_nothing_takes_back_what_it_alone_added() {
+        let mut index = index(1, 100_000);
+        let before = prompt(&[(1, 300), (2, 300)]);
+        let long = prompt(&[(1, 300), (2, 300), (3, 300), (4, 300)]);
+        let other = prompt(&[(1, 300), (2, 300), (3, 300), (9, 300)]);
+        read(&mut index, 0, &before, false);
+        let refused = index.read(0, &long, false);
+        assert_eq!(cached(&index, &long)[0], 1_200, "while it may be read");
+        index.forget(0, &refused);
+        assert_eq!((cached(&index, &long)[0], index.tokens(0)), (600, 600), "what was there before stays");
+
+        // Another call adds some of the same meanwhile.
+        let (refused, also) = (index.read(0, &long, false), index.read(0, &other, false));
+        index.forget(0, &refused);
+        assert_eq!((cached(&index, &long)[0], cached(&index, &other)[0]), (900, 1_200));
+        index.forget(0, &also);
+        assert_eq!((cached(&index, &other)[0], index.tokens(0)), (600, 600), "nobody read it after all");
+        let (refused, also) = (index.read(0, &long, false), index.read(0, &other, false));
+        index.confirm(0, &also);
+        index.forget(0, &refused);
+        assert_eq!((cached(&index, &long)[0], cached(&index, &other)[0]), (900, 1_200));
+        assert!(index.slots[0].claimed.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_comes_to_nothing_counts_as_no_sessions_beginning() {
+        let mut index = index(2, 100_000);
+        let of = |n: u64| prompt(&[(1, 5_000), (100 + n, 500)]);
+        read(&mut index, 0, &of(0), true);
+        for n in 0..20 {
+            let refused = index.read((n % 2) as usize, &of(n), true);
+            index.forget((n % 2) as usize, &refused);
+        }
+        assert_eq!(index.shared(&of(99)), 0);
+    }
+
+    #[test]
+    fn a_claim_on_a_cache_that_was_lost_meanwhile_is_void() {
+        let mut index = index(1, 100_000);
+        let cuts = prompt(&[(1, 300), (2, 300)]);
+        let (refused, late) = (index.read(0, &cuts, false), index.read(0, &cuts, false));
+        index.clear(0);
+        let again = index.read(0, &cuts, false);
+        index.forget(0, &refused);
+        index.confirm(0, &late);
+        assert_eq!(cached(&index, &cuts)[0], 600, "the new process was sent it, too");
+        index.forget(0, &again);
+        assert_eq!(cached(&index, &cuts)[0], 0);
     }
 
     /// The same, the plain way: for each slot the cuts in order of use.
@@ -436,17 +575,50 @@ mod tests {
                     prop_assert_eq!(tokens, plain.get(&slot).map_or(0, |plain| plain.cached(&cuts)));
                     prop_assert_eq!(tokens, index.holding(slot, &cuts).tokens);
                 }
-                index.read(slot, &cuts, false);
+                read(&mut index, slot, &cuts, false);
                 plain.entry(slot).or_default().read(&cuts, capacity);
                 prop_assert!(index.tokens(slot) <= capacity);
                 prop_assert!(index.holding(slot, &cuts).distance <= 2 * capacity);
             }
             let held: usize = plain.values().map(|plain| plain.used.len()).sum();
             prop_assert_eq!(index.cuts(), held);
+            prop_assert!(index.slots.iter().all(|slot| slot.claimed.is_empty()));
             for slot in 0..70 {
                 index.clear(slot);
             }
             prop_assert!(index.holders.iter().all(HashMap::is_empty), "nothing is left over");
+        }
+
+        #[test]
+        fn whatever_comes_to_nothing_in_whatever_order_leaves_as_much_as_if_it_had_not_been(
+            calls in prop::collection::vec((prop::collection::vec(0u64..3, 0..9), any::<bool>(), 0usize..4), 1..40),
+        ) {
+            let of = |pieces: &[u64]| prompt(&pieces.iter().map(|piece| (*piece, 300)).collect::<Vec<_>>());
+            let (mut index, mut without) = (index(1, u64::MAX), index(1, u64::MAX));
+            let mut under_way = std::collections::VecDeque::new();
+            for (pieces, answered, waiting) in &calls {
+                let cuts = of(pieces);
+                under_way.push_back((index.read(0, &cuts, true), *answered));
+                if *answered {
+                    read(&mut without, 0, &cuts, true);
+                }
+                while under_way.len() > *waiting {
+                    match under_way.pop_front() {
+                        Some((claim, true)) => index.confirm(0, &claim),
+                        Some((claim, false)) => index.forget(0, &claim),
+                        None => break,
+                    }
+                }
+            }
+            for (claim, answered) in under_way {
+                if answered { index.confirm(0, &claim) } else { index.forget(0, &claim) }
+            }
+            for (pieces, ..) in &calls {
+                prop_assert_eq!(cached(&index, &of(pieces)), cached(&without, &of(pieces)));
+                prop_assert_eq!(index.shared(&of(pieces)), without.shared(&of(pieces)));
+            }
+            prop_assert_eq!((index.cuts(), index.tokens(0)), (without.cuts(), without.tokens(0)));
+            prop_assert!(index.slots[0].claimed.is_empty());
         }
     }
 }

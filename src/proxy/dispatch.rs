@@ -130,7 +130,7 @@ impl Dispatch<'_> {
                 tried.push(self.count_failure(placed, &failed, doubts));
                 last_answer = failed.answer;
             }
-            if let Some(((selection, booking), began)) = raced.began {
+            if let Some(((selection, mut booking), began)) = raced.began {
                 account.selection = Some(selection);
                 let began = match self.previous {
                     Some(previous) => previous.is_elsewhere(began, &tried),
@@ -144,9 +144,14 @@ impl Dispatch<'_> {
                         continue;
                     }
                 };
-                if let Some(ttft) = began.ttft() {
-                    booking.first_event(selection.reason == Reason::Session, Instant::now());
-                    self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
+                match began.ttft() {
+                    Some(ttft) => {
+                        booking.first_event(selection.reason == Reason::Session, Instant::now());
+                        self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
+                    }
+                    None if began.outcome() == Outcome::Ok => booking.was_read(),
+                    // Refused: it was looked at, but not read.
+                    None => {}
                 }
                 let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
                 return Ok(Reached { began, selection, booking, broke_down });

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::ids::ReplicaKey;
 use crate::domain::prompt::Cut;
 use crate::policy::cache_size::CacheSize;
-use crate::policy::prefix_index::{Holding, PrefixIndex};
+use crate::policy::prefix_index::{Claim, Holding, PrefixIndex};
 
 /// A size that is told lower by no more than this part of it is the same: one that was worked out from a usage in hundredths
 /// is exact to 2.5 % on either side, and told anew with every page. To follow it down would cut the index each time.
@@ -110,13 +110,27 @@ impl PoolCache {
     }
 
     /// The prompt with these cuts is sent there; `begins` says that it is a session's first. Returns what was held of it
-    /// before.
-    pub fn read(&self, slot: Slot, cuts: &[Cut], begins: bool) -> Holding {
+    /// before, and what it adds until [`confirm`](PoolCache::confirm) or [`forget`](PoolCache::forget).
+    pub fn read(&self, slot: Slot, cuts: &[Cut], begins: bool) -> (Holding, Claim) {
         let mut inner = self.lock();
-        let Some(place) = inner.place(slot) else { return Holding::default() };
-        let before = inner.index.holding(place, cuts);
-        inner.index.read(place, cuts, begins);
-        before
+        let Some(place) = inner.place(slot) else { return (Holding::default(), Claim::default()) };
+        (inner.index.holding(place, cuts), inner.index.read(place, cuts, begins))
+    }
+
+    /// The first event came of the call that claimed this there.
+    pub fn confirm(&self, slot: Slot, claim: &Claim) {
+        let mut inner = self.lock();
+        if let Some(place) = inner.place(slot) {
+            inner.index.confirm(place, claim);
+        }
+    }
+
+    /// The call that claimed this there came to nothing.
+    pub fn forget(&self, slot: Slot, claim: &Claim) {
+        let mut inner = self.lock();
+        if let Some(place) = inner.place(slot) {
+            inner.index.forget(place, claim);
+        }
     }
 
     /// The answer to a prompt of so many tokens, of which `held` was expected, tells how many were cached.
@@ -197,6 +211,10 @@ mod tests {
         cache.slots(&keys.iter().map(|key| Tenant { key: *key, stays: true }).collect::<Vec<_>>())
     }
 
+    fn read(cache: &PoolCache, slot: Slot, cuts: &[Cut], begins: bool) {
+        cache.confirm(slot, &cache.read(slot, cuts, begins).1);
+    }
+
     fn cached(cache: &PoolCache, slot: Slot, cuts: &[Cut]) -> u32 {
         let mut tokens = Vec::new();
         cache.cached(cuts, [slot].into_iter(), &mut tokens);
@@ -208,15 +226,15 @@ mod tests {
     fn of_a_place_that_was_given_to_another_replica_nothing_is_told_to_an_old_snapshot_and_nothing_noted() {
         let (cache, cuts) = (PoolCache::default(), [Cut { chain: 1, tokens: 1_000 }]);
         let before = places(&cache, &[SMALL, LARGE]);
-        cache.read(before[1], &cuts, false);
+        read(&cache, before[1], &cuts, false);
         places(&cache, &[SMALL]);
-        assert_eq!(cache.read(before[1], &cuts, true), Holding::default());
+        assert_eq!(cache.read(before[1], &cuts, true), (Holding::default(), Claim::default()));
         let after = places(&cache, &[SMALL, ReplicaKey(3)]);
         assert_eq!((after[0], after[1].place), (before[0], before[1].place), "places are used again");
         assert_eq!(cached(&cache, after[1], &cuts), 0, "what came while it was free is not there");
-        cache.read(before[1], &cuts, true);
+        read(&cache, before[1], &cuts, true);
         assert_eq!(cached(&cache, after[1], &cuts), 0, "nor what comes after");
-        cache.read(after[1], &cuts, false);
+        read(&cache, after[1], &cuts, false);
         assert_eq!((cached(&cache, before[1], &cuts), cached(&cache, after[1], &cuts)), (0, 1_000));
     }
 
@@ -225,7 +243,7 @@ mod tests {
         let (cache, cuts) = (PoolCache::default(), [Cut { chain: 1, tokens: 1_000 }]);
         let before = places(&cache, &[SMALL]);
         cache.engine_tells_size(SMALL, 300_000);
-        cache.read(before[0], &cuts, false);
+        read(&cache, before[0], &cuts, false);
         assert_eq!(places(&cache, &[SMALL]), before);
         let after = cache.slots(&[Tenant { key: SMALL, stays: false }]);
         assert_ne!(after, before);
@@ -238,7 +256,7 @@ mod tests {
         let slots = places(&cache, &[SMALL, LARGE]);
         let cuts = [Cut { chain: 1, tokens: 400_000 }];
         cache.engine_tells_size(LARGE, 1_000_000);
-        cache.read(slots[1], &cuts, false);
+        read(&cache, slots[1], &cuts, false);
         for _ in 0..3 {
             cache.engine_tells_size(SMALL, 300_000);
             assert_eq!((cache.known_size(), cached(&cache, slots[1], &cuts)), (Some(1_000_000), 400_000));
@@ -271,7 +289,7 @@ mod tests {
         let slots = places(&cache, &[SMALL]);
         let cuts = [Cut { chain: 1, tokens: 975_000 }, Cut { chain: 2, tokens: 1_000_000 }];
         cache.engine_tells_size(SMALL, 1_000_000);
-        cache.read(slots[0], &cuts, false);
+        read(&cache, slots[0], &cuts, false);
         cache.engine_tells_size(SMALL, 975_000);
         assert_eq!(cached(&cache, slots[0], &cuts), 1_000_000);
         cache.engine_tells_size(SMALL, 1_020_000);

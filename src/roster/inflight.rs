@@ -11,7 +11,7 @@ use crate::domain::prompt::Prompt;
 use crate::policy::admission::{Asking, Stay};
 use crate::policy::blame::Fault;
 use crate::policy::breaker;
-use crate::policy::prefix_index::Holding;
+use crate::policy::prefix_index::{Claim, Holding};
 
 /// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
 /// neither success nor failure, as when the client went away.
@@ -26,11 +26,24 @@ pub struct InFlight {
     reading: Option<Reading>,
 }
 
-/// What a replica was taken to hold of a prompt when it was sent there.
-#[derive(Clone, Copy, Debug)]
+/// A prompt that was sent to a replica.
+#[derive(Debug)]
 struct Reading {
+    live: Arc<Live>,
+    slot: Slot,
+    /// What the replica was taken to hold of it before.
     held: Holding,
     prompt_tokens: u32,
+    /// What it is taken to hold of it since, until the first event shows that it was read.
+    claim: Option<Claim>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            self.live.pool().cache.forget(self.slot, &claim);
+        }
+    }
 }
 
 impl InFlight {
@@ -51,14 +64,25 @@ impl InFlight {
         self
     }
 
-    /// Its replica is about to read this prompt, and will hold it; `begins` says that it is a session's first.
+    /// Its replica is about to read this prompt, and will hold it; `begins` says that it is a session's first. An attempt
+    /// that ends before the prompt [was read](InFlight::was_read) takes back what it added.
     #[must_use]
     pub fn reading(mut self, slot: Slot, prompt: &Prompt, begins: bool) -> InFlight {
         if !prompt.cuts.is_empty() {
-            let held = self.live.pool().cache.read(slot, &prompt.cuts, begins);
-            self.reading = Some(Reading { held, prompt_tokens: prompt.tokens });
+            let live = Arc::clone(&self.live);
+            let (held, claim) = live.pool().cache.read(slot, &prompt.cuts, begins);
+            self.reading = Some(Reading { live, slot, held, prompt_tokens: prompt.tokens, claim: Some(claim) });
         }
         self
+    }
+
+    /// Its answer has begun, so that its prompt was read.
+    pub fn was_read(&mut self) {
+        if let Some(reading) = &mut self.reading
+            && let Some(claim) = reading.claim.take()
+        {
+            self.live.pool().cache.confirm(reading.slot, &claim);
+        }
     }
 
     /// The answer tells that this share of the prompt was cached.
@@ -71,7 +95,8 @@ impl InFlight {
 
     /// Notes that the first event of its stream came at `now`; `at_home` says that it belongs to a session whose cache
     /// is warm there.
-    pub fn first_event(&self, at_home: bool, now: Instant) {
+    pub fn first_event(&mut self, at_home: bool, now: Instant) {
+        self.was_read();
         if let Some(sent) = self.sent {
             self.live.first_event(now.saturating_duration_since(sent), at_home, now);
         }

@@ -23,6 +23,8 @@ use crate::wire::prompt;
 use crate::wire::scan::Scanner;
 
 const MODEL: &str = "small";
+/// The first replica's; the others' follow.
+pub(super) const PORT: u16 = 20_000;
 const IDLE: Duration = Duration::from_secs(3_600);
 
 /// What the edge reads out of a call.
@@ -91,7 +93,7 @@ pub(super) struct Placed {
 impl Edge {
     /// An edge that has just started, with so many replicas. Its random numbers are its own.
     pub(super) fn start(replicas: u16, seed: u64, now: Instant) -> Edge {
-        let ports: Vec<u16> = (0..replicas).map(|n| 20_000 + n).collect();
+        let ports: Vec<u16> = (0..replicas).map(|n| PORT + n).collect();
         let snapshot = Snapshot::new(Arc::new(testing::config(&ports)), Arc::new(testing::geo()), None);
         let pools =
             pool::order(&snapshot.config.topology, ModelIx(0), Dialect::Chat, &snapshot.standings(Asker::NOBODY))
@@ -151,6 +153,24 @@ impl Edge {
         let selection = placed.selection;
         placed.booking.end(Outcome::Ok, now);
         selection
+    }
+
+    /// It fails before its first event.
+    pub(super) fn fail(&self, placed: Placed, outcome: Outcome, now: Instant) {
+        placed.booking.end(outcome, now);
+    }
+
+    /// What each replica is taken to hold of the call's prompt.
+    pub(super) fn cached(&self, call: &Call, now: Instant) -> Vec<u32> {
+        let mut seen = Vec::new();
+        self.snapshot.candidates(self.pools[0].pool, &call.prompt.cuts, |_| false, now, &mut seen);
+        seen.iter().map(|candidate| candidate.cached_tokens).collect()
+    }
+
+    /// Other replicas are configured, by their ports. Calls under way keep what they have.
+    pub(super) fn reload(&mut self, ports: &[u16]) {
+        self.roster.swap(Arc::new(testing::config(ports)), Arc::new(testing::geo()));
+        self.snapshot = self.roster.snapshot();
     }
 
     /// Takes in as many checks of a replica as it takes to change its side.

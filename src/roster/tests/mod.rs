@@ -5,6 +5,7 @@ mod agents;
 mod agree;
 mod apart;
 mod edge;
+mod leftovers;
 mod loss;
 mod restart;
 mod streams;
