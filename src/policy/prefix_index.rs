@@ -49,6 +49,11 @@ pub const TOKENS_MAX: u64 = 64 << 20;
 /// See [`TOKENS_MAX`].
 pub const CUTS_MAX: usize = 1 << 18;
 
+/// A prompt that is read makes room by forgetting twice as many cuts as it has itself and so many more at the most: a long one
+/// in few cuts may stand for thousands of short ones, which then give way to the prompts after it. Without that one
+/// call could hold the index up for as long as it takes to forget a whole cache.
+const EVICTED_BESIDE: usize = 1_024;
+
 /// From so many sessions on that began with it, a beginning counts as [shared](PrefixIndex::shared).
 const SHARED_BY: u8 = 4;
 
@@ -173,6 +178,8 @@ impl PrefixIndex {
         };
         claim.life = at.life;
         let bit = 1 << (slot % GROUP);
+        // With the first of those that find no room, so that what was there gives way to all that does.
+        let cuts = &cuts[..cuts.len().min(1 + cuts.partition_point(|cut| u64::from(cut.tokens) <= at.capacity))];
         let counted = if begins { sharable(cuts) } else { 0 };
         // The end first, so that it counts as used longer ago than the beginning, which alone it is of no use without.
         for (n, cut) in cuts.iter().enumerate().rev() {
@@ -192,7 +199,7 @@ impl PrefixIndex {
                 claim.begun.push(cut.chain);
             }
         }
-        at.shrink(holders, bit);
+        at.shrink(holders, bit, EVICTED_BESIDE + 2 * cuts.len());
         claim
     }
 
@@ -233,7 +240,7 @@ impl PrefixIndex {
     pub fn clear(&mut self, slot: usize) {
         let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
         let capacity = std::mem::take(&mut at.capacity);
-        at.shrink(holders, 1 << (slot % GROUP));
+        at.shrink(holders, 1 << (slot % GROUP), usize::MAX);
         *at = Slot { life: at.life.wrapping_add(1), ..Slot::new(capacity) };
     }
 
@@ -241,7 +248,7 @@ impl PrefixIndex {
     pub fn set_capacity(&mut self, slot: usize, tokens: u64) {
         let (Some(at), Some(holders)) = (self.slots.get_mut(slot), self.holders.get_mut(slot / GROUP)) else { return };
         at.capacity = tokens.min(TOKENS_MAX);
-        at.shrink(holders, 1 << (slot % GROUP));
+        at.shrink(holders, 1 << (slot % GROUP), usize::MAX);
     }
 
     /// Tokens that a slot holds.
@@ -285,10 +292,11 @@ impl Slot {
         }
     }
 
-    /// Forgets what was not used for the longest time, until the rest fits.
-    fn shrink(&mut self, holders: &mut Holders, bit: u64) {
-        while self.tokens > self.capacity || self.recent.len() > CUTS_MAX || self.capacity == 0 {
-            let Some((chain, held)) = self.recent.pop_lru() else { break };
+    /// Forgets what was not used for the longest time, until the rest fits, or so many cuts.
+    fn shrink(&mut self, holders: &mut Holders, bit: u64, most: usize) {
+        for _ in 0..most {
+            let fits = self.tokens <= self.capacity && self.recent.len() <= CUTS_MAX && self.capacity != 0;
+            let Some((chain, held)) = (!fits).then(|| self.recent.pop_lru()).flatten() else { break };
             self.dropped(chain, held, holders, bit);
         }
     }
@@ -469,6 +477,33 @@ mod tests {
         let long = prompt(&[(1, 30_000), (2, 30_000)]);
         (0..10).for_each(|_| read(&mut index, 99, &long, true));
         assert_eq!(index.shared(&long), 30_000, "branches of one conversation share more");
+    }
+
+    #[test]
+    fn of_a_prompt_that_is_longer_than_the_cache_only_its_beginning_is_read_in() {
+        let mut index = index(1, 10_000);
+        let (before, long) = (prompt(&[(9, 300)]), prompt(&[(1, 1_000); 30_000]));
+        read(&mut index, 0, &before, false);
+        let claim = index.read(0, &long, true);
+        assert_eq!((claim.cuts.len(), claim.begun.len()), (11, 11));
+        assert_eq!((cached(&index, &long)[0], cached(&index, &before)[0]), (10_000, 0));
+        index.forget(0, &claim);
+        assert_eq!((index.cuts(), index.tokens(0)), (0, 0));
+    }
+
+    #[test]
+    fn room_for_one_prompt_in_few_cuts_is_made_in_several_steps() {
+        let mut index = index(1, 300_000);
+        for n in 0..3_000 {
+            read(&mut index, 0, &prompt(&[(n, 100)]), false);
+        }
+        let long = prompt(&[(5_000, 300_000)]);
+        read(&mut index, 0, &long, false);
+        assert_eq!((index.cuts(), cached(&index, &long)[0]), (3_001 - 1_026, 300_000));
+        for n in 0..2 {
+            read(&mut index, 0, &prompt(&[(6_000 + n, 1)]), false);
+        }
+        assert!(index.tokens(0) <= 300_000);
     }
 
     #[test]
