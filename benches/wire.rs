@@ -63,7 +63,7 @@ fn rewrite(chunks: &[Bytes]) -> Vec<Bytes> {
 }
 
 /// What a conversation as agents send it costs to hash, once it has been scanned: as it is, with each message in a block
-/// and the last one marked (as Anthropic's clients send it), and as one text.
+/// and the last one marked (as Anthropic's clients send it), in one message, as one image, and as one text.
 fn prompts(c: &mut Criterion) {
     let chat = chat_body(1024 * KIB);
     let value: serde_json::Value = serde_json::from_slice(&chat).expect("valid");
@@ -78,12 +78,17 @@ fn prompts(c: &mut Criterion) {
     blocks["messages"][last]["content"][0]["cache_control"] = serde_json::json!({ "type": "ephemeral" });
     let one = serde_json::json!({ "messages": [{ "role": "user", "content": text }] });
     let completion = serde_json::json!({ "prompt": text });
+    let screenshot = format!("data:image/png;base64,{}", "iVBORw0KGgoAAAANSUhEUgAA+/".repeat(1024 * KIB / 26));
+    let image = serde_json::json!({ "type": "image_url", "image_url": { "url": screenshot } });
+    let image =
+        serde_json::json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "See?" }, image] }] });
     let mut group = c.benchmark_group("prompt_1MiB");
     group.throughput(Throughput::Bytes(chat.len() as u64)).sample_size(50);
     for (name, endpoint, body) in [
         ("chat", Endpoint::Chat, chat),
         ("marked_blocks", Endpoint::Messages, blocks.to_string().into_bytes()),
         ("one_message", Endpoint::Chat, one.to_string().into_bytes()),
+        ("image", Endpoint::Chat, image.to_string().into_bytes()),
         ("completion", Endpoint::Completions, completion.to_string().into_bytes()),
     ] {
         let chunks: Vec<Bytes> = body.chunks(16 * KIB).map(Bytes::copy_from_slice).collect();

@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
 
+use super::media::{self, MEDIA_AS_BYTES};
 use crate::domain::prompt::{Cut, estimated_tokens};
 
 /// A long element is hashed in pieces of so many bytes from its own start: so a long document at the front of a message is
@@ -37,6 +38,7 @@ pub(super) struct Digest {
     chain: u64,
     /// The chain without tools.
     identity: u128,
+    /// Bytes so far, each image as so many as its tokens are of text.
     bytes: usize,
     /// Bytes up to the last cut.
     cut_at: usize,
@@ -51,6 +53,27 @@ impl Digest {
     /// Adds one element in its slices. `identifies`: whether it belongs to the conversation. `grows`: whether more may
     /// stand there in the next prompt; its end is then no cut.
     pub(super) fn element(&mut self, slices: &[&[u8]], identifies: bool, grows: bool) {
+        // What stands between two images, or before the first or behind the last.
+        let mut text: Vec<&[u8]> = Vec::with_capacity(slices.len());
+        for slice in slices {
+            let mut from = 0;
+            while let Some(media) = media::next(slice, from) {
+                text.push(&slice[from..media.start]);
+                self.stretch(&text, identifies);
+                text.clear();
+                self.media(&slice[media.clone()], identifies);
+                from = media.end;
+            }
+            text.push(&slice[from..]);
+        }
+        self.stretch(&text, identifies);
+        if !grows {
+            self.cut();
+        }
+    }
+
+    /// Adds a stretch of text.
+    fn stretch(&mut self, slices: &[&[u8]], identifies: bool) {
         pieces(slices.iter().copied(), LONG_PIECE, |digest, len| {
             self.fold(digest, identifies);
             self.bytes += len;
@@ -58,9 +81,14 @@ impl Digest {
                 self.cut();
             }
         });
-        if !grows {
-            self.cut();
-        }
+    }
+
+    /// Adds what is no text: one thing, of all its bytes, which an engine has in its cache whole or not at all.
+    fn media(&mut self, bytes: &[u8], identifies: bool) {
+        self.cut();
+        self.fold(xxh3_128(bytes), identifies);
+        self.bytes += MEDIA_AS_BYTES;
+        self.cut();
     }
 
     /// Adds a text that may grow at its end, and tells the identity after each whole block. What is left over counts only

@@ -6,12 +6,16 @@
 //! that they do change from call to call are evened out (`normal`). Everything here depends on a prompt's beginning
 //! alone: the same messages with more behind them give the same hashes, and then more.
 //!
+//! Tokens are estimated from the bytes of text; an image, a sound or a file counts as the same however many bytes it has
+//! (`media`), and is told from others by all of them.
+//!
 //! Hashes are XXH3 without a secret, the same at every edge and in every version. They are no defence: who can choose
 //! prompts can make two collide, and then misleads the guess of his own cache. Conversations become sessions only
 //! together with their client's scope.
 
 mod digest;
 mod json;
+mod media;
 mod normal;
 mod read;
 mod segments;

@@ -252,6 +252,44 @@ fn long_elements_share_what_they_have_in_common() {
     assert_ne!(one.cuts[5].chain, other.cuts[5].chain);
 }
 
+/// A message of the user's with a screenshot, whose bytes are told by `seed`.
+fn screenshot(seed: usize, bytes: usize) -> Value {
+    let data: String = (0..bytes).map(|n| char::from(b'A' + ((n * n + seed + n / 97) % 26) as u8)).collect();
+    json!({"role": "user", "content": [
+        {"type": "text", "text": "What do you see?"},
+        {"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{data}")}},
+    ]})
+}
+
+#[test]
+fn an_image_counts_for_its_tokens_and_not_for_its_bytes() {
+    let (system, more) = (message("system", "You."), message("assistant", &"word ".repeat(2_000)));
+    let tokens = |messages: &[Value]| prompt(Endpoint::Chat, &json!({ "messages": messages }).to_string()).tokens;
+    assert!((1_500..1_600).contains(&tokens(&[screenshot(1, 1_100_000)])));
+    assert!((3_000..3_200).contains(&tokens(&[screenshot(1, 9_000), screenshot(2, 500_000)])));
+    check_continues(
+        Endpoint::Chat,
+        &json!({"messages": [system, screenshot(1, 100_000)]}),
+        &json!({"messages": [system, screenshot(1, 100_000), more, screenshot(2, 100_000)]}),
+    );
+}
+
+#[test]
+fn images_are_told_apart_by_any_of_their_bytes() {
+    let body = |image: &Value| json!({"messages": [message("system", &"You. ".repeat(500)), image]});
+    let (one, mut other) = (screenshot(1, 200_000), screenshot(1, 200_000));
+    let url = other["content"][1]["image_url"]["url"].as_str().unwrap();
+    // Nowhere near to where anything is looked at.
+    let changed = format!("{}!{}", &url[..101_000], &url[101_001..]);
+    other["content"][1]["image_url"]["url"] = changed.into();
+    check_differ(Endpoint::Chat, &body(&one), &body(&other));
+    let (one, other) =
+        (prompt(Endpoint::Chat, &body(&one).to_string()), prompt(Endpoint::Chat, &body(&other).to_string()));
+    assert_eq!((one.tokens, one.cuts.len()), (other.tokens, other.cuts.len()));
+    assert_eq!(one.cuts[0], other.cuts[0]);
+    assert_ne!(one.cuts.last(), other.cuts.last());
+}
+
 fn any_message() -> impl Strategy<Value = Value> {
     let text = prop_oneof!["[ -~\n\"\\\\é]{0,60}", (0usize..9000).prop_map(|len| "w\n".repeat(len / 2))];
     let role = prop::sample::select(vec!["system", "user", "assistant", "tool"]);
