@@ -13,6 +13,12 @@ use crate::memory;
 /// The most that a choice among 64 replicas may take, in µs.
 const CHOICE_US: f64 = 5.0;
 
+/// The most that it may take to note a prompt, in µs: all other choices in the pool wait for it.
+const NOTE_US: f64 = 500.0;
+
+/// Prompts that are noted to measure it.
+const NOTED: usize = 101;
+
 /// The most that a session may take, in bytes.
 const SESSION_BYTES: f64 = 200.0;
 
@@ -40,7 +46,17 @@ pub(crate) fn hold() -> bool {
     held.push(judge("µs a choice of 64, no session", choice(&full.shared, None), CHOICE_US));
     let read = micros(|| full.read(black_box(&full.warm)) > 0);
     println!("{:<48} {read:>8.2}", "µs to note what was sent, 200 cuts");
+    held.push(judge("µs to note a new prompt of 32 MiB", note_longest(&full), NOTE_US));
     held.iter().all(|held| *held)
+}
+
+/// The fastest tenth of some: whoever shares the machine only adds.
+fn note_longest(full: &Full) -> f64 {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut took: Vec<f64> = (0..NOTED).map(|_| full.note_longest(&mut rng)).collect();
+    took.sort_by(f64::total_cmp);
+    println!("{:<48} {:>8.2}", "µs the same, at the median", took[NOTED / 2]);
+    took[NOTED / 10]
 }
 
 fn judge(what: &str, value: f64, most: f64) -> bool {

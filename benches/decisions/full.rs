@@ -28,6 +28,13 @@ const PROMPT_TOKENS: u32 = 100_000;
 /// From cut to cut: messages of 2 KiB.
 const CUT_TOKENS: u32 = 512;
 
+/// The least from cut to cut, and the part of what stands before that it is at least.
+const CUT_TOKENS_MIN: u32 = 256;
+const CUT_SHARE: u32 = 512;
+
+/// A body of 32 MiB.
+const PROMPT_TOKENS_MAX: u32 = 8 << 20;
+
 /// What sessions of one kind of agent begin with: instructions and tools.
 const SHARED_TOKENS: u32 = 20_000;
 
@@ -112,6 +119,29 @@ impl Full {
         cache.confirm(slot, &claim);
         held.tokens
     }
+
+    /// How long the index is locked, in µs, to note the longest prompt that there can be, at a replica whose cache is full of
+    /// as many cuts as it can hold.
+    pub(crate) fn note_longest(&self, rng: &mut SmallRng) -> f64 {
+        let (cache, slot) = (&self.snapshot.pool(PoolIx(0)).cache, self.snapshot.slot(self.home));
+        for _ in 0..CACHE_TOKENS.div_ceil(PROMPT_TOKENS) {
+            let cuts = cuts(PROMPT_TOKENS, |_| CUT_TOKENS_MIN, rng);
+            cache.confirm(slot, &cache.read(slot, &cuts, false).1);
+        }
+        let longest = cuts(PROMPT_TOKENS_MAX, |at| CUT_TOKENS_MIN.max(at / CUT_SHARE), rng);
+        let began = Instant::now();
+        let (_, claim) = cache.read(slot, &longest, true);
+        let took = began.elapsed();
+        cache.forget(slot, &claim);
+        took.as_secs_f64() * 1e6
+    }
+}
+
+/// New cuts up to so many tokens, from each to the next what `distance` says of its place.
+fn cuts(tokens: u32, distance: impl Fn(u32) -> u32, rng: &mut SmallRng) -> Vec<Cut> {
+    let next = |at: &u32| Some(at + distance(*at)).filter(|next| *next <= tokens);
+    let places = std::iter::successors(Some(CUT_TOKENS_MIN), next);
+    places.map(|tokens| Cut { chain: rng.random(), tokens }).collect()
 }
 
 /// A prompt of so many tokens that begins with these cuts.

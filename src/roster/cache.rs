@@ -15,7 +15,8 @@ const WOBBLE: u64 = 20;
 /// The caches of one pool.
 #[derive(Debug, Default)]
 pub struct PoolCache {
-    // A std mutex: the longest section reads a prompt's cuts in, some dozens of microseconds, and none crosses an `.await`.
+    // A std mutex: none of the sections crosses an `.await`, and of those that calls take the longest reads a prompt's cuts in.
+    // That is 2 µs for 200 of them and 300 for the longest prompt that there can be (`cargo bench --bench decisions`).
     inner: Mutex<Inner>,
 }
 
