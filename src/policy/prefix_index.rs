@@ -14,8 +14,8 @@
 //! What is shared: the index goes by content alone, as the engines' caches do, and so across clients: one's call may go to
 //! where another's, which began alike, was read. Whoever guesses a prompt can so learn from the receipt that somebody
 //! sent it lately. The engine's own `cached_tokens`, and the time to the first event, tell the same and more exactly: how
-//! many tokens of it. To keep clients apart here would hide nothing, and each would read the common instructions anew. Sessions
-//! are never shared: they belong to their client.
+//! many tokens of it. To keep clients apart here would hide nothing, and each would read the common instructions anew; who wants
+//! his prompts apart sends a `cache_salt`, which engines and index heed. Sessions are never shared: they belong to their client.
 //!
 //! What it costs: about [`CUT_BYTES`] bytes for each cut and replica. A cut stands for 256 to 1,024 tokens, so that a cache
 //! of 1.5 million tokens takes at most 6,000 cuts: one and a half megabytes. It holds no text, and no tree that grows.

@@ -29,6 +29,8 @@ pub(super) enum Section {
     System = 2,
     Messages = 3,
     Text = 4,
+    CacheSalt = 5,
+    ExtraKey = 6,
 }
 
 /// The hashes so far.
@@ -48,6 +50,11 @@ impl Digest {
     /// Begins a section.
     pub(super) fn section(&mut self, section: Section) {
         self.fold(section as u128, !matches!(section, Section::Tools));
+    }
+
+    /// Adds what tells prompts apart and is no part of them.
+    pub(super) fn salt(&mut self, value: &[u8]) {
+        self.fold(xxh3_128(value), true);
     }
 
     /// Adds one element in its slices. `identifies`: whether it belongs to the conversation. `grows`: whether more may

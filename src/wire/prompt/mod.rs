@@ -6,6 +6,11 @@
 //! that they do change from call to call are evened out (`normal`). Everything here depends on a prompt's beginning
 //! alone: the same messages with more behind them give the same hashes, and then more.
 //!
+//! A `cache_salt` (or SGLang's `extra_key`) stands before all of it: engines share no cache between prompts whose salts differ, so
+//! that nothing of the one is held where the other was read. It belongs to the conversation as well. That two which begin alike
+//! share a start, and one that is repeated goes back there, has its reason in the cache; and salts are there to keep users of one
+//! credential apart. To a client that makes up a new one for each call no cache is left to return to.
+//!
 //! Tokens are estimated from the bytes of text; an image, a sound or a file counts as the same however many bytes it has
 //! (`media`), and is told from others by all of them.
 //!

@@ -29,6 +29,9 @@ pub fn read(scan: &Scan, body: &Body, endpoint: Endpoint) -> Prompt {
     };
     let parts = &scan.parts;
     let mut reader = Reader { segments: Segments::of(body), normal: Normal::new(), digest: Digest::default() };
+    for (section, key) in [(Section::CacheSalt, PartKey::CacheSalt), (Section::ExtraKey, PartKey::ExtraKey)] {
+        parts.get(key).into_iter().for_each(|part| reader.salt(section, part));
+    }
     let conversation = match parts.get(list) {
         list if endpoint == Endpoint::Completions => list.and_then(|prompt| reader.text(prompt)),
         list => {
@@ -55,6 +58,13 @@ struct Reader {
 }
 
 impl Reader {
+    /// A value by which the client keeps its prompts' caches apart.
+    fn salt(&mut self, section: Section, part: &Part) {
+        let bytes = self.segments.joined(part.range.clone());
+        self.digest.section(section);
+        self.digest.salt(&bytes);
+    }
+
     /// Tools or a system prompt: one element.
     fn value(&mut self, section: Section, part: &Part) {
         let bytes = self.segments.joined(part.range.clone());

@@ -36,6 +36,8 @@ impl TopKey {
             "system" => TopKey::Part(PartKey::System),
             "instructions" => TopKey::Part(PartKey::Instructions),
             "tools" => TopKey::Part(PartKey::Tools),
+            "cache_salt" => TopKey::Part(PartKey::CacheSalt),
+            "extra_key" => TopKey::Part(PartKey::ExtraKey),
             "session_id" => TopKey::Field(Field::SessionId),
             "user" => TopKey::Field(Field::User),
             "prompt_cache_key" => TopKey::Field(Field::PromptCacheKey),

@@ -21,10 +21,14 @@ pub enum PartKey {
     Input,
     /// `prompt` (completions).
     Prompt,
+    /// `cache_salt` (vLLM, SGLang): prompts with different ones share no cache.
+    CacheSalt,
+    /// `extra_key` (SGLang), the same.
+    ExtraKey,
 }
 
 impl PartKey {
-    const COUNT: usize = PartKey::Prompt as usize + 1;
+    const COUNT: usize = PartKey::ExtraKey as usize + 1;
 
     /// Whether its items are told one by one.
     const fn is_list(self) -> bool {
@@ -111,6 +115,8 @@ mod tests {
         ("messages", PartKey::Messages),
         ("input", PartKey::Input),
         ("prompt", PartKey::Prompt),
+        ("cache_salt", PartKey::CacheSalt),
+        ("extra_key", PartKey::ExtraKey),
     ];
 
     fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Scan {

@@ -252,6 +252,40 @@ fn long_elements_share_what_they_have_in_common() {
     assert_ne!(one.cuts[5].chain, other.cuts[5].chain);
 }
 
+#[test]
+fn prompts_of_different_salts_share_neither_cache_nor_conversation() {
+    let with = |more: Value| {
+        let mut body = json!({"prompt": "word ".repeat(900), "input": "word ".repeat(900), "messages": [message("user", &"word ".repeat(900))]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for endpoint in GENERATING {
+        let read = |more: Value| prompt(endpoint, &with(more).to_string());
+        let plain = read(json!({}));
+        assert_eq!(plain, read(json!({"cache_salt": null, "extra_key": null})));
+        let salts = [
+            json!({"cache_salt": "a"}),
+            json!({"cache_salt": "b"}),
+            json!({"extra_key": "a"}),
+            json!({"cache_salt": ["a"]}),
+        ];
+        let salted: Vec<_> = salts.iter().cloned().map(read).chain([plain.clone()]).collect();
+        for (n, one) in salted.iter().enumerate() {
+            assert_eq!((one.tokens, one.cuts.len()), (plain.tokens, plain.cuts.len()));
+            for other in &salted[n + 1..] {
+                assert!(one.cuts.iter().zip(&other.cuts).all(|(one, other)| one.chain != other.chain));
+                assert_ne!(one.conversation.as_ref().unwrap().opening, other.conversation.as_ref().unwrap().opening);
+            }
+        }
+    }
+    let (user, more) = (message("user", "Hi"), message("assistant", &"Hello ".repeat(900)));
+    check_continues(
+        Endpoint::Chat,
+        &json!({"cache_salt": "a", "messages": [user]}),
+        &json!({"messages": [user, more, user], "cache_salt": "a"}),
+    );
+}
+
 /// A message of the user's with a screenshot, whose bytes are told by `seed`.
 fn screenshot(seed: usize, bytes: usize) -> Value {
     let data: String = (0..bytes).map(|n| char::from(b'A' + ((n * n + seed + n / 97) % 26) as u8)).collect();
