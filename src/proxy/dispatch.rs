@@ -144,15 +144,7 @@ impl Dispatch<'_> {
                         continue;
                     }
                 };
-                match began.ttft() {
-                    Some(ttft) => {
-                        booking.first_event(selection.reason == Reason::Session, Instant::now());
-                        self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
-                    }
-                    None if began.outcome() == Outcome::Ok => booking.was_read(),
-                    // Refused: it was looked at, but not read.
-                    None => {}
-                }
+                self.note_first(&selection, &mut booking, &began);
                 let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
                 return Ok(Reached { began, selection, booking, broke_down });
             }
@@ -175,6 +167,19 @@ impl Dispatch<'_> {
                     self.pause(pause).await;
                 }
             }
+        }
+    }
+
+    /// Takes in that an answer has begun.
+    fn note_first(&self, selection: &Selection, booking: &mut InFlight, began: &Began) {
+        match began.ttft() {
+            Some(ttft) => {
+                booking.first_event(selection.reason == Reason::Session, Instant::now());
+                self.snapshot.pool(selection.pool.pool).pace().first_event(ttft);
+            }
+            None if began.outcome() == Outcome::Ok => booking.was_read(),
+            // Refused: the prompt was looked at, but not read.
+            None => {}
         }
     }
 
