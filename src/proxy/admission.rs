@@ -28,7 +28,7 @@ pub(super) enum Entered<'a> {
     /// Nothing keeps its session out.
     Freely,
     /// To this place.
-    Placed(Placed),
+    Placed(Box<Placed>),
     /// It may, and has to wait for a place. It stands there until it has one, or is sent away.
     Standing(Waiting, Waits<'a>),
     /// It did not.
@@ -118,7 +118,7 @@ impl Dispatch<'_> {
         loop {
             if !self.is_kept_out(tried) {
                 match self.choose(tried, rng, Manner::Comes) {
-                    Ok(placed) => return Entered::Placed(placed),
+                    Ok(placed) => return Entered::Placed(Box::new(placed)),
                     Err(NoReplica::Full) if self.is_kept_out(tried) => {}
                     Err(NoReplica::Full) => return Entered::Standing(waiting, waits),
                     Err(no) => {

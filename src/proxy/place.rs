@@ -65,7 +65,7 @@ impl Dispatch<'_> {
         let standing = match self.enter(tried, rng, account).await {
             Entered::Freely => None,
             Entered::Standing(waiting, waits) => Some((waiting, waits)),
-            Entered::Placed(placed) => return Ok(placed),
+            Entered::Placed(placed) => return Ok(*placed),
             Entered::Not(no) => return Err(no),
         };
         let placed = match self.wait(tried, rng, account).await {
