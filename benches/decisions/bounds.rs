@@ -13,11 +13,16 @@ use crate::memory;
 /// The most that a choice among 64 replicas may take, in µs.
 const CHOICE_US: f64 = 5.0;
 
+/// The most that it may take to find out how 32 regions stand to a client, and to put their pools into order, in µs.
+const ORDER_US: f64 = 2.0;
+
 /// The most that it may take to note a prompt, in µs: all other choices in the pool wait for it.
 const NOTE_US: f64 = 500.0;
 
 /// Prompts that are noted to measure it.
 const NOTED: usize = 101;
+
+const REGIONS: usize = 32;
 
 /// The most that a session may take, in bytes.
 const SESSION_BYTES: f64 = 200.0;
@@ -44,6 +49,14 @@ pub(crate) fn hold() -> bool {
     drop(queue);
     held.push(judge("µs a choice of 64, new, shared instructions", choice(&full.shared, Some(None)), CHOICE_US));
     held.push(judge("µs a choice of 64, no session", choice(&full.shared, None), CHOICE_US));
+    for (name, nearest_to) in crate::NEAREST_TO {
+        let order = crate::Order::of(REGIONS, nearest_to);
+        held.push(judge(
+            &format!("µs to order 32 regions, from the {name}"),
+            micros(|| order.pools() == REGIONS),
+            ORDER_US,
+        ));
+    }
     let read = micros(|| full.read(black_box(&full.warm)) > 0);
     println!("{:<48} {read:>8.2}", "µs to note what was sent, 200 cuts");
     held.push(judge("µs to note a new prompt of 32 MiB", note_longest(&full), NOTE_US));

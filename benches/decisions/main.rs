@@ -139,22 +139,38 @@ fn rules(topology: &Topology) -> Rules {
     Rules { points: topology.regions.iter().map(|region| region.place.point()).collect(), ..Rules::default() }
 }
 
+/// From where distances are measured.
+const NEAREST_TO: [(&str, NearestTo); 2] = [("client", NearestTo::Client), ("edge", NearestTo::Edge)];
+
 /// Station 4: how the regions stand to a client, and all pools in their order.
+struct Order {
+    topology: Topology,
+    rules: Rules,
+    whereabouts: Whereabouts,
+}
+
+impl Order {
+    fn of(regions: usize, nearest_to: NearestTo) -> Order {
+        let topology = topology(regions);
+        let rules = Rules { nearest_to, ..rules(&topology) };
+        let place = Some(Place { latitude: 52.5, longitude: 13.4 });
+        Order { topology, rules, whereabouts: Whereabouts { place, ..Whereabouts::NOWHERE } }
+    }
+
+    /// How many pools there are.
+    fn pools(&self) -> usize {
+        let asker = Asker { whereabouts: black_box(&self.whereabouts), key_sha256: "" };
+        let standings = self.rules.standings(&self.topology, asker, |region| Some(region.0 as f64));
+        pool::order(&self.topology, ModelIx(0), Dialect::Chat, &standings).map_or(0, |pools| pools.len())
+    }
+}
+
 fn order(c: &mut Criterion) {
     let mut group = c.benchmark_group("order");
-    let place = Some(Place { latitude: 52.5, longitude: 13.4 });
-    let whereabouts = Whereabouts { place, ..Whereabouts::NOWHERE };
-    let asker = Asker { whereabouts: &whereabouts, key_sha256: "" };
-    for regions in [4, 32] {
-        let topology = topology(regions);
-        for (name, nearest_to) in [("client", NearestTo::Client), ("edge", NearestTo::Edge)] {
-            let rules = Rules { nearest_to, ..rules(&topology) };
-            group.bench_function(BenchmarkId::new(name, regions), |b| {
-                b.iter(|| {
-                    let standings = rules.standings(&topology, black_box(asker), |region| Some(region.0 as f64));
-                    pool::order(black_box(&topology), ModelIx(0), Dialect::Chat, &standings)
-                });
-            });
+    for (name, nearest_to) in NEAREST_TO {
+        for regions in [4, 32] {
+            let order = Order::of(regions, nearest_to);
+            group.bench_function(BenchmarkId::new(name, regions), |b| b.iter(|| order.pools()));
         }
     }
     group.finish();

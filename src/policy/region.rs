@@ -195,15 +195,14 @@ impl Standings {
     /// never shrink from one to the next: what stands behind counts as no nearer.
     pub fn sort(&self, topology: &Topology, pools: &mut [PoolCandidate]) {
         let shortlist_km = self.shortlist_km(pools.iter().map(|pool| pool.region));
+        // No way is below 0, so that their bits compare as they do, and faster.
         let rank = |pool: &PoolCandidate| {
             let standing = self.of(pool.region);
             let beyond = standing.biased_km > shortlist_km;
-            (standing.listed.unwrap_or(usize::MAX), beyond, standing.way_ms, standing.biased_km)
+            let listed = standing.listed.unwrap_or(REGIONS_MAX);
+            (2 * listed + usize::from(beyond), standing.way_ms.to_bits(), standing.biased_km.to_bits())
         };
-        pools.sort_by(|a, b| {
-            let (a, b) = (rank(a), rank(b));
-            (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.total_cmp(&b.3))
-        });
+        pools.sort_by_cached_key(rank);
         let mut least_ms = 0.0_f64;
         for pool in &mut *pools {
             let standing = self.of(pool.region);
