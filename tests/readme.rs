@@ -59,10 +59,12 @@ fn every_metric_is_documented_with_its_labels_and_no_other() {
 fn the_shown_configuration_passes_the_check() {
     let readme = read("README.md");
     let shown: Vec<_> = readme.split("```toml\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
-    assert!(!shown.is_empty());
-    for (at, text) in shown.into_iter().enumerate() {
+    assert!(shown[0].contains("[edge]"));
+    for (at, text) in shown.iter().enumerate() {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("readme-{at}.toml"));
-        std::fs::write(&file, text).unwrap();
+        // What is shown later is to be added to the first.
+        let whole = if at == 0 { (*text).to_owned() } else { [shown[0], text].join("\n") };
+        std::fs::write(&file, whole).unwrap();
         let check =
             Command::new(env!("CARGO_BIN_EXE_nearpool")).args(["check", "--config"]).arg(file).output().unwrap();
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
