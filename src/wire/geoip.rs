@@ -5,7 +5,9 @@
 //! the one in use stays. A record that still cannot be read is an error of that lookup, never a panic.
 //!
 //! Databases differ in what a record holds. The place is the record's location, else the centroid of its country; the
-//! country is the one of the address, else the one where its network is registered. Each may be missing.
+//! country is the one of the address, else the one where its network is registered. Each may be missing. A location that
+//! may be far off ([`COUNTRY_ONLY_KM`]) is the database's way to say that only the country is known: then the centroid is
+//! where most of its people are, while the database's point may be the middle of a desert.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,6 +23,11 @@ use crate::policy::countries;
 
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// From this accuracy radius on, in km, a location only stands for its country. MaxMind's databases know 1, 5, 10, 20, 50,
+/// 100, 200, 500 and 1,000 km, and give the last two to the points that stand for large countries; within 200 km the
+/// nearest region is the same for nearly everybody, as regions lie thousands of km apart.
+pub const COUNTRY_ONLY_KM: u16 = 500;
+
 /// How many records are looked at to tell whether a database knows places at all.
 const SAMPLE: usize = 10_000;
 
@@ -61,16 +68,37 @@ pub struct Located {
     pub continent: Option<Code>,
     /// The unions of states that the country is in.
     pub unions: Unions,
-    /// How far off the place may be; a large one (1,000 km) means that only the country is known.
+    /// How far off the place may be; a large one ([`COUNTRY_ONLY_KM`]) means that only the country is known.
     pub accuracy_radius_km: Option<u16>,
 }
 
 impl Located {
+    /// Nothing is known.
+    const NOWHERE: Located = Located {
+        place: None,
+        country: None,
+        continent: None,
+        unions: Unions { eu: false, eea: false },
+        accuracy_radius_km: None,
+    };
+
     /// The whereabouts of a client at this address.
     pub fn whereabouts(self, unplaced: Whereabouts) -> Whereabouts {
         let Located { place, country, continent, unions, accuracy_radius_km } = self;
         Whereabouts { place, country, continent, unions, accuracy_radius_km, ..unplaced }
     }
+}
+
+/// Where a country is: its population-weighted centroid. `None` for a code that no country with people has.
+pub fn country(code: Code) -> Option<Located> {
+    let country = countries::of(code)?;
+    Some(Located {
+        place: Some(country.centroid),
+        country: Some(code),
+        continent: Some(country.continent),
+        unions: country.unions,
+        accuracy_radius_km: Some(country.radius_km),
+    })
 }
 
 /// What a database says of itself.
@@ -156,7 +184,7 @@ impl GeoDb {
 }
 
 /// The IPv4 address that an IPv6 address carries inside (mapped, NAT64, 6to4), since that is where it comes from.
-fn embedded_v4(address: IpAddr) -> IpAddr {
+pub fn embedded_v4(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
     let v4 = |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
     match Ipv6Addr::segments(&v6) {
@@ -207,24 +235,25 @@ struct Location {
 impl Record<'_> {
     fn located(&self) -> Located {
         let codes = [self.country.iso_code, self.country_code, self.registered_country.iso_code];
-        let country = codes.into_iter().flatten().find_map(Code::new);
-        let known = country.and_then(countries::of);
+        let code = codes.into_iter().flatten().find_map(Code::new);
+        let of_country = code.and_then(country);
         let exact = place(self.location.latitude, self.location.longitude).or(place(self.latitude, self.longitude));
+        let radius_km = self.location.accuracy_radius.or(self.accuracy_radius);
+        let located = match (exact, of_country) {
+            // Antarctica and codes that nobody has: the database's point is all there is.
+            (Some(_), None) => Located { place: exact, accuracy_radius_km: radius_km, ..Located::NOWHERE },
+            (Some(_), Some(known)) if radius_km.is_none_or(|radius_km| radius_km < COUNTRY_ONLY_KM) => {
+                Located { place: exact, accuracy_radius_km: radius_km, ..known }
+            }
+            (_, of_country) => of_country.unwrap_or(Located::NOWHERE),
+        };
         let continent = [self.continent.code, self.continent_code].into_iter().flatten().find_map(Code::new);
-        Located {
-            place: exact.or(known.map(|country| country.centroid)),
-            country,
-            continent: continent.or(known.map(|country| country.continent)),
-            unions: known.map_or(Unions::default(), |country| country.unions),
-            accuracy_radius_km: match exact {
-                Some(_) => self.location.accuracy_radius.or(self.accuracy_radius),
-                None => known.map(|country| country.radius_km),
-            },
-        }
+        Located { country: code, continent: continent.or(located.continent), ..located }
     }
 }
 
-fn place(latitude: Option<f64>, longitude: Option<f64>) -> Option<Place> {
+/// A place, if it is on the globe.
+pub(super) fn place(latitude: Option<f64>, longitude: Option<f64>) -> Option<Place> {
     let place = Place { latitude: latitude?, longitude: longitude? };
     // NaN is in no range.
     ((-90.0..=90.0).contains(&place.latitude) && (-180.0..=180.0).contains(&place.longitude)).then_some(place)

@@ -27,7 +27,6 @@ fn a_location_is_taken_as_it_stands() {
     check("127.1.2.3", (37.34, -121.89), "US", "NA", 20);
     check("127.3.255.255", (53.35, -6.26), "IE", "EU", 20);
     check("127.7.0.0", (-23.55, -46.63), "BR", "SA", 20);
-    check("127.9.0.1", (37.751, -97.822), "US", "NA", 1000);
     check("2001:db8:4::1", (1.35, 103.82), "SG", "AS", 20);
 }
 
@@ -38,6 +37,27 @@ fn without_a_location_the_country_stands_in() {
     let continent_only = lookup("127.21.0.1").unwrap();
     assert_eq!((continent_only.place, continent_only.country), (None, None));
     assert_eq!(continent_only.continent, Code::new("AF"));
+}
+
+#[test]
+fn a_location_that_may_be_far_off_stands_for_its_country_alone() {
+    check("127.9.0.1", (38.79, -93.52), "US", "NA", 2302);
+    let at = |country_code, radius| {
+        let point = Location { latitude: Some(61.0), longitude: Some(100.0), accuracy_radius: radius };
+        Record { country_code, location: point, ..Record::default() }.located()
+    };
+    let siberia = Some(Place { latitude: 61.0, longitude: 100.0 });
+    for (radius, exact) in [(None, true), (Some(1), true), (Some(499), true), (Some(500), false), (Some(1000), false)] {
+        let located = at(Some("RU"), radius);
+        assert_eq!(located.place == siberia, exact, "{radius:?}");
+        assert_eq!(
+            located.accuracy_radius_km,
+            if exact { radius } else { country(Code::new("RU").unwrap()).unwrap().accuracy_radius_km }
+        );
+        assert_eq!(located.country, Code::new("RU"));
+    }
+    // Without a country to stand for, the point is all there is.
+    assert_eq!((at(None, Some(1000)).place, at(Some("ZZ"), Some(1000)).accuracy_radius_km), (siberia, Some(1000)));
 }
 
 #[test]
