@@ -9,6 +9,7 @@ pub mod blame;
 pub mod breaker;
 pub mod budget;
 pub mod cache_size;
+pub mod client;
 pub mod client_rule;
 pub mod cost;
 pub mod countries;

@@ -20,5 +20,8 @@ mod openai;
 pub mod reply;
 // Where a client stands.
 pub mod access_line;
+pub mod forwarded;
 pub mod geoip;
 pub mod key_hash;
+pub mod place_headers;
+pub mod proxy_protocol;
