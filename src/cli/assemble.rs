@@ -17,7 +17,7 @@ use nearpool::control::watch::Watch;
 use nearpool::observe::access_log::AccessLog;
 use nearpool::observe::metrics::Metrics;
 use nearpool::proxy::tls::{Certificate, Certificates};
-use nearpool::proxy::{Accept, Edge, Parts};
+use nearpool::proxy::{Accept, BeforeTls, Edge, Parts};
 use nearpool::roster::{Roster, Snapshot};
 use pingora::listeners::ListenerConfig;
 use pingora::listeners::tls::TlsSettings;
@@ -138,6 +138,7 @@ fn agents(
     edge: Arc<Edge>,
     certificates: Option<Arc<Certificates>>,
 ) -> anyhow::Result<Service<Accept>> {
+    let before_tls = Arc::new(BeforeTls(Arc::clone(&edge)));
     let mut service = Service::new("agents".into(), Accept::new(edge));
     let buffers = || L4BufferSettings::new(CONNECTION_BUFFERS.0, CONNECTION_BUFFERS.1);
     for address in &config.listen {
@@ -151,6 +152,7 @@ fn agents(
             service.add_listener(ListenerConfig::tcp(address.to_string()).tls(settings).l4_buffer(buffers()));
         }
     }
+    service.endpoints().set_pre_tls_callback(before_tls);
     Ok(service)
 }
 

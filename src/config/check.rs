@@ -11,6 +11,7 @@ mod models;
 mod names;
 mod networks;
 mod outside;
+mod place_headers;
 mod pools;
 mod replicas;
 mod tls;

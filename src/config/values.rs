@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::domain::topology::Topology;
+use crate::policy::client::PlaceHeaders;
 use crate::policy::{breaker, budget, health, limits, region, retry};
 
 /// A checked configuration: plain values, nothing left to look up or to fail.
@@ -22,7 +23,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where agents are served over TLS (HTTP/1.1 and h2 by ALPN).
     pub tls: Option<Tls>,
-    /// The peers whose `X-Forwarded-For` is believed.
+    /// Which of these addresses take connections that begin with a PROXY header, and no others.
+    pub proxy_protocol: Vec<SocketAddr>,
+    /// The peers whose word on the client's address and place is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Where metrics, health and pushes are served.
     pub admin: Option<SocketAddr>,
@@ -82,6 +85,8 @@ pub struct Tls {
 pub struct Geo {
     /// A MaxMind database; `None` for the one that comes with the binary.
     pub database: Option<PathBuf>,
+    /// The headers in which trusted peers name the client's place, the first set that says anything counts.
+    pub headers: Vec<PlaceHeaders>,
     /// Which regions may serve a client, and in which order.
     pub rules: region::Rules,
 }

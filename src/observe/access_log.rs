@@ -38,9 +38,12 @@ pub struct AccessLine<'a> {
     pub request_id: &'a str,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// Its country by GeoIP, ISO 3166.
+    /// Its country, ISO 3166, by GeoIP or by what a trusted peer says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub country: Option<&'a str>,
+    /// Where its address or place was learned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place_source: Option<&'a str>,
     /// `HTTP/1.1` or `HTTP/2`.
     pub http: &'a str,
     /// The endpoint's path, without a query; empty for an unknown path.
@@ -262,6 +265,7 @@ mod tests {
             request_id: "req-1",
             client: Some(IpAddr::from([203, 0, 113, 9])),
             country: None,
+            place_source: None,
             http: "HTTP/1.1",
             endpoint: "/v1/chat/completions",
             dialect: Some("chat"),

@@ -74,6 +74,16 @@ labels! {
         Refused = "refused",
     }
 
+    /// Why a connection that was to begin with a PROXY header was closed.
+    ProxyHeaderFault {
+        /// It began with something else.
+        Malformed = "malformed",
+        /// The header did not come in time.
+        Late = "late",
+        /// The connection ended in the middle of it.
+        Cut = "cut",
+    }
+
     /// What became of a session that no pool took on at once.
     AdmissionResult {
         /// One did after a while, or its client went away.
@@ -159,6 +169,7 @@ pub struct Metrics {
     geo_lookups: IntCounterVec,
     residency: IntCounterVec,
     region_rtt: GaugeVec,
+    proxy_header_faults: IntCounterVec,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
     sessions: IntGauge,
@@ -208,6 +219,7 @@ impl Metrics {
             geo_lookups: new.counters("nearpool_geo_lookups_total", "Look-ups of clients' addresses.", &["result"])?,
             residency: new.counters("nearpool_residency_total", "Calls that residency keeps in some regions.", &["result"])?,
             region_rtt: new.float_gauges("nearpool_region_rtt_seconds", "Measured round trip to a region.", &["region"])?,
+            proxy_header_faults: new.counters("nearpool_proxy_header_faults_total", "Connections closed for want of a PROXY header; reason: malformed, late, cut.", &["reason"])?,
             reloads: new.counters("nearpool_config_reloads_total", "Verdicts on new configurations, databases and certificates; result: ok, refused.", &["source", "result"])?,
             config_info: new.gauges("nearpool_config_info", "1 for the configuration in force, by the SHA-256 of its file.", &["hash"])?,
             sessions: new.gauge("nearpool_sessions", "Sessions that the edge remembers.")?,
@@ -239,6 +251,9 @@ impl Metrics {
         }
         for result in ResidencyResult::ALL {
             self.residency.with_label_values(&[result.name()]);
+        }
+        for fault in ProxyHeaderFault::ALL {
+            self.proxy_header_faults.with_label_values(&[fault.name()]);
         }
         for result in Resumed::ALL {
             self.resumes.with_label_values(&[result.name()]);
@@ -310,6 +325,11 @@ impl Metrics {
     /// Counts a call that residency keeps in some regions, or out of all.
     pub fn residency(&self, result: ResidencyResult) {
         self.residency.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Counts a connection that was closed for want of a PROXY header.
+    pub fn proxy_header_fault(&self, fault: ProxyHeaderFault) {
+        self.proxy_header_faults.with_label_values(&[fault.name()]).inc();
     }
 
     /// What one stream notes of itself.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::client::Client;
 use super::edge::Edge;
+use super::proxied;
 use super::reply::Refusal;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits;
@@ -56,6 +57,9 @@ impl ServerApp for Accept {
             return None;
         };
         let tls = stream.get_ssl_digest().is_some();
+        if !tls {
+            stream = proxied::take_off(&self.edge, stream).await?;
+        }
         let http2 = if tls {
             stream.selected_alpn_proto() == Some(ALPN::H2)
         } else {

@@ -12,6 +12,7 @@ use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
 use crate::domain::ids::{ModelIx, SessionKey};
 use crate::domain::outcome::Outcome;
+use crate::domain::whereabouts::Source;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
 use crate::observe::metrics::{CacheState, Metrics, RequestEnd, StreamMetrics};
 use crate::observe::timestamp::Timestamp;
@@ -37,6 +38,7 @@ pub(super) struct Account<'a> {
     pub(super) request_id: String,
     pub(super) client: Option<IpAddr>,
     pub(super) country: Option<Code>,
+    pub(super) place_source: Option<Source>,
     pub(super) http: &'static str,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) model_asked: Option<String>,
@@ -79,6 +81,7 @@ impl<'a> Account<'a> {
             request_id: String::new(),
             client: None,
             country: None,
+            place_source: None,
             http: "HTTP/1.1",
             endpoint: None,
             model_asked: None,
@@ -216,6 +219,7 @@ impl<'a> Account<'a> {
             request_id: &self.request_id,
             client: self.client,
             country: self.country.as_ref().map(Code::as_str),
+            place_source: self.place_source.map(Source::name),
             http: self.http,
             endpoint: self.endpoint.map_or("", Endpoint::path),
             dialect: self.endpoint.map(|endpoint| endpoint.dialect()).map(Dialect::name),

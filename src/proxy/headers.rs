@@ -8,6 +8,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::identify::{API_KEY, REQUEST_ID};
 use super::reply::RECEIPT_PREFIX;
 use crate::domain::topology::{Credential, ReplicaAddress};
+use crate::policy::client::PlaceHeaders;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -41,11 +42,9 @@ fn is_edges_own(name: &HeaderName) -> bool {
             | "accept-encoding"
             | "forwarded"
             | "x-real-ip"
-            | "cf-connecting-ip"
-            | "cf-ipcountry"
             | "true-client-ip"
             | "x-request-id"
-    ) || ["x-forwarded-", "cloudfront-viewer-", "x-appengine-", RECEIPT_PREFIX]
+    ) || ["x-forwarded-", "cf-connecting-ip", "cf-ip", "cloudfront-viewer-", "x-appengine-", RECEIPT_PREFIX]
         .iter()
         .any(|prefix| name.starts_with(prefix))
 }
@@ -78,15 +77,21 @@ pub(super) struct To<'a> {
 }
 
 impl Template {
-    /// The part that is the same at every replica.
-    pub(super) fn of(from: &RequestHeader, client: Option<IpAddr>, request_id: &str) -> pingora::Result<Template> {
+    /// The part that is the same at every replica. What names the client's place ends here, whoever sent it.
+    pub(super) fn of(
+        from: &RequestHeader,
+        place_headers: &[PlaceHeaders],
+        client: Option<IpAddr>,
+        request_id: &str,
+    ) -> pingora::Result<Template> {
         // A copy without what must not pass: copying a map of headers is half the work of building one.
         let mut head = RequestHeader::from(from.as_owned_parts());
         head.set_method(Method::POST);
         head.set_version(Version::HTTP_11);
         let nominated = nominated(&from.headers);
         for name in from.headers.keys() {
-            if is_hop_by_hop(name) || is_edges_own(name) || nominated.contains(name) {
+            let names_place = || place_headers.iter().any(|set| set.names().any(|of_set| of_set == name.as_str()));
+            if is_hop_by_hop(name) || is_edges_own(name) || nominated.contains(name) || names_place() {
                 head.remove_header(name);
             }
         }
@@ -167,7 +172,8 @@ mod tests {
         for (name, value) in lines {
             from.append_header(*name, *value).unwrap();
         }
-        let template = Template::of(&from, "203.0.113.5".parse().ok(), "r-1").unwrap();
+        let place = PlaceHeaders { country: Some("x-geo-country".into()), ..PlaceHeaders::default() };
+        let template = Template::of(&from, &[place], "203.0.113.5".parse().ok(), "r-1").unwrap();
         template.head(&To { path: "/v1/messages", address: &address(), credential, body_bytes: 42 }).unwrap()
     }
 
@@ -193,6 +199,10 @@ mod tests {
                 ("x-nearpool-region", "mine"),
                 ("x-forwarded-for", "6.6.6.6"),
                 ("cf-ipcountry", "DE"),
+                ("cf-iplatitude", "50"),
+                ("cloudfront-viewer-latitude", "50"),
+                ("x-appengine-citylatlong", "50,8"),
+                ("x-geo-country", "DE"),
                 ("accept-encoding", "gzip"),
                 ("expect", "100-continue"),
                 ("anthropic-version", "2023-06-01"),

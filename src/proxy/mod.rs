@@ -8,7 +8,9 @@ mod accept;
 mod body;
 mod client;
 mod identify;
+mod proxied;
 mod route;
+mod whereabouts;
 
 mod admission;
 mod dispatch;
@@ -38,3 +40,4 @@ pub mod tls;
 
 pub use accept::Accept;
 pub use edge::{Edge, Parts};
+pub use proxied::BeforeTls;

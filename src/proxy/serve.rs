@@ -31,12 +31,14 @@ use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
 use super::waiting::{self, KeepAlive, Unserved};
+use super::whereabouts;
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::ids::ModelIx;
 use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::prompt::{Prompt, estimated_tokens};
-use crate::domain::whereabouts::{Source, Whereabouts};
-use crate::observe::metrics::{GeoResult, ResidencyResult};
+use crate::domain::whereabouts::Whereabouts;
+use crate::observe::metrics::ResidencyResult;
+use crate::policy::client::Client;
 use crate::policy::client_rule::Asker;
 use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::region::Standings;
@@ -159,7 +161,7 @@ impl Serving<'_, '_> {
         };
         self.account.endpoint = Some(endpoint);
         let caller = identify::caller(self.session, config)?;
-        self.account.client = caller.address;
+        self.account.client = caller.who.address;
 
         // 1 accept: the body.
         let received = body::receive(self.session, &config.limits, &self.edge.buffered).await?;
@@ -178,8 +180,9 @@ impl Serving<'_, '_> {
 
         // 5 choose a replica, 6 send, 7 retry.
         self.earn(caller);
-        let template = Template::of(self.session.req_header(), caller.address, &self.account.request_id)
-            .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
+        let template =
+            Template::of(self.session.req_header(), &config.geo.headers, caller.who.address, &self.account.request_id)
+                .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let usage = self.unasked_usage(endpoint, &received);
         let dispatch = Dispatch {
             edge: self.edge,
@@ -395,7 +398,7 @@ impl Serving<'_, '_> {
 
     /// How the regions stand to this client.
     fn standings(&mut self, caller: &Caller) -> Standings {
-        let whereabouts = self.whereabouts();
+        let whereabouts = self.whereabouts(&caller.who);
         let standings = self.snapshot.standings(Asker { whereabouts: &whereabouts, key_sha256: &caller.key_sha256 });
         self.kept_in = standings.leave_out();
         if self.kept_in {
@@ -422,21 +425,14 @@ impl Serving<'_, '_> {
         refusal
     }
 
-    /// Where the client is, as far as the database knows.
-    fn whereabouts(&mut self) -> Whereabouts {
-        let unknown = Whereabouts::unknown(self.account.client, Source::Peer);
-        let Some(address) = unknown.address else { return unknown };
-        let (whereabouts, result) = match self.snapshot.geo.lookup(address) {
-            Ok(Some(located)) => {
-                self.account.country = located.country;
-                (located.whereabouts(unknown), located.place.map_or(GeoResult::Unknown, |_| GeoResult::Found))
-            }
-            Ok(None) if !identify::is_public(address) => (unknown, GeoResult::Private),
-            Ok(None) => (unknown, GeoResult::Unknown),
-            Err(_) => (unknown, GeoResult::Error),
-        };
-        self.edge.metrics.geo_lookup(result);
-        whereabouts
+    /// Where the client is, as far as trusted peers and the database know.
+    fn whereabouts(&mut self, who: &Client) -> Whereabouts {
+        let (at, looked_up) = whereabouts::find(&self.session.req_header().headers, who, self.snapshot);
+        if let Some(result) = looked_up {
+            self.edge.metrics.geo_lookup(result);
+        }
+        (self.account.country, self.account.place_source) = (at.country, Some(at.source));
+        at
     }
 
     /// Sends an answer of the edge's own.

@@ -20,6 +20,7 @@ pub(super) struct Edge {
     pub(super) home: RegionIx,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) tls: Option<Tls>,
+    pub(super) proxy_protocol: Vec<SocketAddr>,
     pub(super) trusted_proxies: Vec<IpNet>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) admin_token: Option<Secret>,
@@ -43,6 +44,7 @@ pub(super) fn check(root: &Table<'_>, regions: &Names, outside: &Outside<'_>) ->
     }
     let listen = plain.map(|value| listeners(&value, &mut taken)).unwrap_or_default();
     let tls = if section.is_present() { tls(&section, &mut taken, outside) } else { None };
+    let agents: Vec<_> = listen.iter().chain(tls.iter().flat_map(|tls| &tls.listen)).copied().collect();
     let admin = edge.text("admin").and_then(|text| listener(&text, &mut taken, report));
     let token = edge.get("admin_token").and_then(|value| outside.secret("edge.admin_token", &value, report));
     Edge {
@@ -50,6 +52,7 @@ pub(super) fn check(root: &Table<'_>, regions: &Names, outside: &Outside<'_>) ->
         home: RegionIx(regions.find(&region, report).unwrap_or_default()),
         listen,
         tls,
+        proxy_protocol: proxy_protocol(&edge, &agents),
         trusted_proxies: trusted(&edge),
         admin,
         admin_token: token.map(Secret),
@@ -95,6 +98,29 @@ fn listener(text: &At<&str>, taken: &mut Vec<(SocketAddr, Span)>, report: &Repor
 fn clash(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |a: SocketAddr, b: SocketAddr| a.ip().is_unspecified() && (a.is_ipv6() || b.is_ipv4());
     a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || covers(a, b) || covers(b, a))
+}
+
+/// The listeners that take PROXY headers; each must be one of the agents'.
+fn proxy_protocol(edge: &Table<'_>, agents: &[SocketAddr]) -> Vec<SocketAddr> {
+    let report = edge.report();
+    let mut named: Vec<SocketAddr> = Vec::new();
+    for text in edge.texts("proxy_protocol").unwrap_or_default() {
+        let address = SocketAddr::from_str(text.value).ok();
+        let Some(address) = address.filter(|address| agents.contains(address)) else {
+            let hint = "repeat an address of `listen`, here or in [edge.tls], as it stands there";
+            report.error(&text.span, format!("agents are not served at {}", quoted(text.value)), hint);
+            continue;
+        };
+        if address.port() == 0 {
+            let hint = "give the listener a port: it is known by it";
+            report.error(&text.span, "a listener at any free port cannot take PROXY headers", hint);
+        } else if named.contains(&address) {
+            report.error(&text.span, format!("{} is named twice", quoted(text.value)), "name each listener once");
+        } else {
+            named.push(address);
+        }
+    }
+    named
 }
 
 fn trusted(edge: &Table<'_>) -> Vec<IpNet> {

@@ -2,7 +2,7 @@
 
 use super::names::{self, Names};
 use super::outside::Outside;
-use super::{client_rules, knobs};
+use super::{client_rules, knobs, place_headers};
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Table, Value};
 use crate::config::values::Geo;
@@ -68,7 +68,7 @@ pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>, regions: &[Region],
     };
     // What is in the database is seen by whoever reads it; here it is only seen that it can be read.
     let database = database.and_then(|path| outside.open("geo.database", &path, report));
-    Geo { database: database.map(|(path, _)| path), rules }
+    Geo { database: database.map(|(path, _)| path), headers: place_headers::check(&section), rules }
 }
 
 fn nearest_to(section: &Table<'_>) -> NearestTo {

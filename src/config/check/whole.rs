@@ -30,6 +30,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         },
         listen: edge.listen,
         tls: edge.tls,
+        proxy_protocol: edge.proxy_protocol,
         trusted_proxies: edge.trusted_proxies,
         admin: edge.admin,
         admin_token: edge.admin_token,

@@ -99,6 +99,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_itl_seconds{model,pool}",
         "nearpool_overhead_seconds{}",
         "nearpool_prompt_tokens_total{kind,pool}",
+        "nearpool_proxy_header_faults_total{reason}",
         "nearpool_queued{pool}",
         "nearpool_region_rtt_seconds{region}",
         "nearpool_replica_in_flight{pool,replica}",

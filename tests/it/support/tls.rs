@@ -20,6 +20,12 @@ pub async fn connect(to: SocketAddr, alpn: &[&str]) -> TlsStream<TcpStream> {
 
 /// The same, where the handshake may fail.
 pub async fn connect_to(to: SocketAddr, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_over(soon(TcpStream::connect(to)).await.unwrap(), alpn).await
+}
+
+/// The same over a connection that is there.
+pub async fn connect_over(stream: TcpStream, alpn: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -27,8 +33,6 @@ pub async fn connect_to(to: SocketAddr, alpn: &[&str]) -> std::io::Result<TlsStr
         .with_custom_certificate_verifier(Arc::new(Anybody))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = soon(TcpStream::connect(to)).await.unwrap();
-    stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from("edge.test").unwrap();
     soon(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
