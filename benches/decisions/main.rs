@@ -56,7 +56,9 @@ fn topology(regions: usize) -> Topology {
     Topology {
         edge: "edge".into(),
         home: RegionIx(0),
-        regions: (0..regions).map(|n| Region { name: format!("region-{n}"), place: place(n), bias: 0 }).collect(),
+        regions: (0..regions)
+            .map(|n| Region { name: format!("region-{n}"), place: place(n), bias: 0, edge: None })
+            .collect(),
         models: vec![Model {
             name: "model".into(),
             served_as: "model".into(),

@@ -37,6 +37,8 @@ pub struct Region {
     pub place: Place,
     /// By how many percent it counts as nearer (or, below 0, farther) than it is, −99 to 99.
     pub bias: i8,
+    /// The name of the edge that stands there, where the config tells; of the own region, [`Topology::edge`] does.
+    pub edge: Option<String>,
 }
 
 impl Region {

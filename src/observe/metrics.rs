@@ -16,9 +16,11 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::domain::code::Code;
 use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::breaker::{Breaker, Gate};
+use crate::policy::countries;
 use crate::policy::engine_load::LoadReport;
 use crate::policy::resume::Resumed;
 use crate::policy::select::Reason;
@@ -169,6 +171,7 @@ pub struct Metrics {
     geo_lookups: IntCounterVec,
     residency: IntCounterVec,
     region_rtt: GaugeVec,
+    misdirected: IntCounterVec,
     proxy_header_faults: IntCounterVec,
     reloads: IntCounterVec,
     config_info: IntGaugeVec,
@@ -219,6 +222,7 @@ impl Metrics {
             geo_lookups: new.counters("nearpool_geo_lookups_total", "Look-ups of clients' addresses.", &["result"])?,
             residency: new.counters("nearpool_residency_total", "Calls that residency keeps in some regions.", &["result"])?,
             region_rtt: new.float_gauges("nearpool_region_rtt_seconds", "Measured round trip to a region.", &["region"])?,
+            misdirected: new.counters("nearpool_misdirected_total", "Requests whose client is nearer to another edge, by its country.", &["country"])?,
             proxy_header_faults: new.counters("nearpool_proxy_header_faults_total", "Connections closed for want of a PROXY header; reason: malformed, late, cut.", &["reason"])?,
             reloads: new.counters("nearpool_config_reloads_total", "Verdicts on new configurations, databases and certificates; result: ok, refused.", &["source", "result"])?,
             config_info: new.gauges("nearpool_config_info", "1 for the configuration in force, by the SHA-256 of its file.", &["hash"])?,
@@ -325,6 +329,14 @@ impl Metrics {
     /// Counts a call that residency keeps in some regions, or out of all.
     pub fn residency(&self, result: ResidencyResult) {
         self.residency.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Counts a request whose client is nearer to another edge. Of codes that no country has there could be any number:
+    /// they count as `other`.
+    pub fn misdirected(&self, country: Option<Code>) {
+        let country = country.filter(|country| countries::of(*country).is_some());
+        let country = country.as_ref().map_or("other", Code::as_str);
+        self.misdirected.with_label_values(&[country]).inc();
     }
 
     /// Counts a connection that was closed for want of a PROXY header.

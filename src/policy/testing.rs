@@ -57,7 +57,7 @@ impl Fleet {
     }
 
     pub(super) fn region(mut self, name: &str, latitude: f64, longitude: f64) -> Fleet {
-        self.0.regions.push(Region { name: name.into(), place: Place { latitude, longitude }, bias: 0 });
+        self.0.regions.push(Region { name: name.into(), place: Place { latitude, longitude }, bias: 0, edge: None });
         self
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::reply::{Receipt, Route};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
-use crate::domain::ids::{ModelIx, SessionKey};
+use crate::domain::ids::{ModelIx, RegionIx, SessionKey};
 use crate::domain::outcome::Outcome;
 use crate::domain::whereabouts::Source;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
@@ -39,6 +39,8 @@ pub(super) struct Account<'a> {
     pub(super) client: Option<IpAddr>,
     pub(super) country: Option<Code>,
     pub(super) place_source: Option<Source>,
+    /// The region whose edge is nearer to the client.
+    pub(super) nearer_edge: Option<RegionIx>,
     pub(super) http: &'static str,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) model_asked: Option<String>,
@@ -82,6 +84,7 @@ impl<'a> Account<'a> {
             client: None,
             country: None,
             place_source: None,
+            nearer_edge: None,
             http: "HTTP/1.1",
             endpoint: None,
             model_asked: None,
@@ -179,7 +182,13 @@ impl<'a> Account<'a> {
     /// What the answer says of how it came about.
     pub(super) fn receipt(&self) -> Receipt<'_> {
         let edge = &self.snapshot.config.topology.edge;
-        Receipt { request_id: &self.request_id, edge, route: self.route(), attempts: Some(self.attempts) }
+        let nearest_edge = self.nearest_edge(&self.snapshot);
+        Receipt { request_id: &self.request_id, edge, nearest_edge, route: self.route(), attempts: Some(self.attempts) }
+    }
+
+    /// The edge that is nearer to the client, by this snapshot, which must be the request's own.
+    pub(super) fn nearest_edge<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s str> {
+        snapshot.config.topology.region(self.nearer_edge?).edge.as_deref()
     }
 
     /// The model that answered, else the one asked for.

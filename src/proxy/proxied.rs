@@ -45,7 +45,7 @@ pub(super) async fn take_off(edge: &Edge, stream: Stream) -> Option<Stream> {
     Some(socket)
 }
 
-/// The same in front of every handshake of TLS.
+/// The same in front of every handshake of TLS. The framework gives the two together 60 s.
 pub struct BeforeTls(pub Arc<Edge>);
 
 #[async_trait]

@@ -15,6 +15,7 @@ use crate::policy::select::{Reason, Selection};
 use crate::wire::reply::{Failure, error_body};
 
 const EDGE: HeaderName = HeaderName::from_static("x-nearpool-edge");
+const NEAREST_EDGE: HeaderName = HeaderName::from_static("x-nearpool-nearest-edge");
 const REGION: HeaderName = HeaderName::from_static("x-nearpool-region");
 const POOL: HeaderName = HeaderName::from_static("x-nearpool-pool");
 const REPLICA: HeaderName = HeaderName::from_static("x-nearpool-replica");
@@ -94,6 +95,8 @@ impl<'a> Route<'a> {
 pub(super) struct Receipt<'a> {
     pub(super) request_id: &'a str,
     pub(super) edge: &'a str,
+    /// An edge that is nearer to the client.
+    pub(super) nearest_edge: Option<&'a str>,
     pub(super) route: Option<Route<'a>>,
     /// How many attempts there were; `None` while that is not known.
     pub(super) attempts: Option<u32>,
@@ -111,6 +114,9 @@ impl Receipt<'_> {
         };
         put(REQUEST_ID, self.request_id);
         put(EDGE, self.edge);
+        if let Some(nearest) = self.nearest_edge {
+            put(NEAREST_EDGE, nearest);
+        }
         if let Some(route) = &self.route {
             put(REGION, route.region);
             put(POOL, route.pool);

@@ -42,7 +42,7 @@ use crate::policy::client::Client;
 use crate::policy::client_rule::Asker;
 use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::region::Standings;
-use crate::policy::resolve;
+use crate::policy::{resolve, steer};
 use crate::roster::{Identity, Session, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::include_usage;
@@ -425,13 +425,17 @@ impl Serving<'_, '_> {
         refusal
     }
 
-    /// Where the client is, as far as trusted peers and the database know.
+    /// Where the client is, as far as trusted peers and the database know, and whether another edge is nearer.
     fn whereabouts(&mut self, who: &Client) -> Whereabouts {
         let (at, looked_up) = whereabouts::find(&self.session.req_header().headers, who, self.snapshot);
         if let Some(result) = looked_up {
             self.edge.metrics.geo_lookup(result);
         }
         (self.account.country, self.account.place_source) = (at.country, Some(at.source));
+        self.account.nearer_edge = steer::nearer_edge(&self.snapshot.config.topology, &at);
+        if self.account.nearer_edge.is_some() {
+            self.edge.metrics.misdirected(at.country);
+        }
         at
     }
 

@@ -27,13 +27,15 @@ pub(super) struct KeepAlive<'a> {
     every: Duration,
     request_id: String,
     edge: &'a str,
+    nearest_edge: Option<&'a str>,
 }
 
 impl<'a> KeepAlive<'a> {
     /// `every` so often, if at all.
     pub(super) fn new(every: Option<Duration>, account: &Account<'_>, snapshot: &'a Snapshot) -> Option<KeepAlive<'a>> {
         let edge = &snapshot.config.topology.edge;
-        every.map(|every| KeepAlive { every, request_id: account.request_id.clone(), edge })
+        let nearest_edge = account.nearest_edge(snapshot);
+        every.map(|every| KeepAlive { every, request_id: account.request_id.clone(), edge, nearest_edge })
     }
 }
 
@@ -109,7 +111,8 @@ async fn open(session: &mut ServerSession, keep_alive: &KeepAlive<'_>) -> pingor
     head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"))?;
     head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
     chunked(session, &mut head)?;
-    Receipt { request_id: &keep_alive.request_id, edge: keep_alive.edge, route: None, attempts: None }.write(&mut head);
+    let KeepAlive { request_id, edge, nearest_edge, .. } = keep_alive;
+    Receipt { request_id, edge, nearest_edge: *nearest_edge, route: None, attempts: None }.write(&mut head);
     session.write_response_header(Box::new(head)).await
 }
 

@@ -3,8 +3,11 @@
 use std::net::Ipv4Addr;
 
 use nearpool::sim::server::ReplicaHandle;
+use serde_json::json;
 
-use crate::support::{Answer, Edge, EdgeConfig, H2, Http1, Pool, calls, chat, post_with, sim_with, soon, unheard};
+use crate::support::{
+    Answer, Edge, EdgeConfig, H2, Http1, Pool, SERVED, calls, chat, post_with, sim_with, soon, unheard, with,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
@@ -194,5 +197,49 @@ async fn a_trusted_peer_is_believed_as_far_as_it_can_know() {
         (&[], "here", "- peer"),
     ] {
         world.check(PROXY, headers, region, known).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_nearer_to_another_edge_is_told_so_on_every_answer() {
+    let world = World::start(&["here", "ireland", "tokyo"], |config| {
+        let config = config
+            .model("deaf", &[&format!("served_as = \"{SERVED}\"")])
+            .pool(
+                Pool::new("deaf", "here", "deaf")
+                    .replica("deaf", "http://127.0.0.1:9")
+                    .line("dialects = [\"embeddings\"]"),
+            )
+            .set("timeouts", "keep_alive_comment", "\"100ms\"");
+        let config = config.region_with("here", 37.34, -121.89, ", edge = \"it\"");
+        config.region_with("ireland", 53.35, -6.26, ", edge = \"irish-edge\"")
+    })
+    .await;
+    let told = async |from: Ipv4Addr, headers: &[(&str, &str)]| {
+        world.call(from, headers).await.header("x-nearpool-nearest-edge").map(str::to_owned)
+    };
+    let german = Ipv4Addr::new(127, 5, 0, 1);
+    for from in [IRELAND, german, german] {
+        assert_eq!(told(from, &[]).await.as_deref(), Some("irish-edge"), "{from}");
+    }
+    // Tokyo has no edge, and ours is as near as any; the others are at home or nowhere.
+    for from in [[1, 0, 1], [6, 0, 1], [9, 0, 1], [200, 7, 7]] {
+        assert_eq!(told(Ipv4Addr::new(127, from[0], from[1], from[2]), &[]).await, None, "{from:?}");
+    }
+    // A code that no country has is no label.
+    let nobodys = [("cf-ipcountry", "QQ"), ("cf-iplatitude", "53.3"), ("cf-iplongitude", "-6.2")];
+    assert_eq!(told(PROXY, &nobodys).await.as_deref(), Some("irish-edge"));
+    // Refusals say so too, and streams that are opened before anything is known of their answer.
+    let mut client = Http1::connect_from(IRELAND, world.edge.agents()).await;
+    let refused = client.call(&post_with(CHAT, &[], &with(chat("x", 1), json!({"model": "deaf"})))).await;
+    assert_eq!((refused.status, refused.header("x-nearpool-nearest-edge")), (400, Some("irish-edge")));
+    let slow = json!({"stream": true, "sim": {"tokens": 1, "prefill_ms": 600_000}});
+    client.send(&post_with(CHAT, &[], &with(chat(&unheard(), 1), slow))).await;
+    let head = client.head().await;
+    assert_eq!((head.status, head.header("x-nearpool-region")), (200, None));
+    assert_eq!(head.header("x-nearpool-nearest-edge"), Some("irish-edge"));
+    for (country, count) in [("IE", 3.0), ("DE", 2.0), ("other", 1.0), ("US", 0.0), ("JP", 0.0), ("QQ", 0.0)] {
+        let series = format!("nearpool_misdirected_total{{country=\"{country}\"}}");
+        assert_eq!(world.edge.metric(&series).await, count, "{country}");
     }
 }

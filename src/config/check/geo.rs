@@ -18,6 +18,7 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
     let section = root.required_section("regions", EXAMPLE);
     let mut declared = Names::new("region", "[regions]");
     let mut regions = Vec::new();
+    let mut edges = Names::new("edge", "[regions]");
     let entries = section.entries();
     if section.is_present() && entries.is_empty() {
         report.error(section.span(), "there is no region", format!("write {EXAMPLE}"));
@@ -25,7 +26,7 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
     for (name, value) in entries {
         names::plain("a region", &name, report);
         declared.declare(&name, regions.len(), report);
-        regions.push(region(&name, &value));
+        regions.push(region(&name, &value, &mut edges));
     }
     if regions.len() > REGIONS_MAX {
         let message = format!("there are {} regions, more than {REGIONS_MAX}", regions.len());
@@ -34,12 +35,19 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
     (regions, declared)
 }
 
-fn region(name: &At<&str>, value: &Value<'_>) -> Region {
+/// One region. `edges` are the edges that stand in others.
+fn region(name: &At<&str>, value: &Value<'_>, edges: &mut Names) -> Region {
     let nowhere = Place { latitude: 0.0, longitude: 0.0 };
     let name = name.value.to_owned();
-    let Some(region) = value.table() else { return Region { name, place: nowhere, bias: 0 } };
+    let Some(region) = value.table() else { return Region { name, place: nowhere, bias: 0, edge: None } };
     let bias = region.get("bias").and_then(|bias| bias.number(-99.0..=99.0, "percent"));
-    Region { name, place: place(&region), bias: bias.unwrap_or_default().round() as i8 }
+    let edge = region.text("edge");
+    if let Some(edge) = &edge {
+        names::plain("an edge", edge, region.report());
+        edges.declare(edge, 0, region.report());
+    }
+    let edge = edge.map(|edge| edge.value.to_owned());
+    Region { name, place: place(&region), bias: bias.unwrap_or_default().round() as i8, edge }
 }
 
 fn place(region: &Table<'_>) -> Place {

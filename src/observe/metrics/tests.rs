@@ -69,6 +69,7 @@ fn names_and_labels_are_the_contracts() {
     metrics.ttft("pool", "small", CacheState::Warm, 0.05);
     metrics.stream_metrics("pool", "small").gap(0.01);
     metrics.tokens("pool", Some(10), None, Some(1));
+    metrics.misdirected(None);
     metrics.config("abc");
     let roster = testing::roster(testing::config(&[1]));
     tell(&roster, Some(0.5), Instant::now());
@@ -97,6 +98,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_geo_lookups_total{result}",
         "nearpool_hedges_total{result}",
         "nearpool_itl_seconds{model,pool}",
+        "nearpool_misdirected_total{country}",
         "nearpool_overhead_seconds{}",
         "nearpool_prompt_tokens_total{kind,pool}",
         "nearpool_proxy_header_faults_total{reason}",

@@ -50,7 +50,8 @@ impl Pool {
 pub struct EdgeConfig {
     name: String,
     home: String,
-    regions: BTreeMap<String, (f64, f64)>,
+    /// Name, place, and further keys.
+    regions: BTreeMap<String, (f64, f64, String)>,
     models: BTreeMap<String, Vec<String>>,
     steps: Vec<(String, String)>,
     pools: Vec<Pool>,
@@ -97,8 +98,13 @@ impl EdgeConfig {
     }
 
     /// One more region.
-    pub fn region(mut self, name: &str, latitude: f64, longitude: f64) -> EdgeConfig {
-        self.regions.insert(name.into(), (latitude, longitude));
+    pub fn region(self, name: &str, latitude: f64, longitude: f64) -> EdgeConfig {
+        self.region_with(name, latitude, longitude, "")
+    }
+
+    /// One more region with further keys, for example `, edge = "other"`.
+    pub fn region_with(mut self, name: &str, latitude: f64, longitude: f64, more: &str) -> EdgeConfig {
+        self.regions.insert(name.into(), (latitude, longitude, more.into()));
         self
     }
 
@@ -157,8 +163,8 @@ impl EdgeConfig {
                 .unwrap();
         }
         text.push_str("[regions]\n");
-        for (name, (latitude, longitude)) in &self.regions {
-            writeln!(text, "{name} = {{ latitude = {latitude:?}, longitude = {longitude:?} }}").unwrap();
+        for (name, (latitude, longitude, more)) in &self.regions {
+            writeln!(text, "{name} = {{ latitude = {latitude:?}, longitude = {longitude:?}{more} }}").unwrap();
         }
         for (name, lines) in &self.models {
             writeln!(text, "[models.\"{name}\"]\n{}", lines.join("\n")).unwrap();
