@@ -14,7 +14,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use maxminddb::{MaxMindDbError, Reader, WithinOptions};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::domain::code::Code;
 use crate::domain::place::Place;
@@ -24,8 +26,8 @@ use crate::policy::countries;
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// From this accuracy radius on, in km, a location only stands for its country. MaxMind's databases know 1, 5, 10, 20, 50,
-/// 100, 200, 500 and 1,000 km, and give the last two to the points that stand for large countries; within 200 km the
-/// nearest region is the same for nearly everybody, as regions lie thousands of km apart.
+/// 100, 200, 500 and 1,000 km, and give the last two to the points that stand for large countries; up to 200 km the point
+/// tells more than the country does, as regions seldom lie nearer to each other than that.
 pub const COUNTRY_ONLY_KM: u16 = 500;
 
 /// How many records are looked at to tell whether a database knows places at all.
@@ -194,7 +196,7 @@ pub fn embedded_v4(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The fields that are read, of the nested (MaxMind) and of the flat schema.
+/// The fields that are read, of the nested (MaxMind, DB-IP) and of the flat schemas (ip-location-db, IPinfo).
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Record<'a> {
@@ -203,7 +205,7 @@ struct Record<'a> {
     #[serde(borrow)]
     registered_country: Named<'a>,
     #[serde(borrow)]
-    continent: Continent<'a>,
+    continent: Named<'a>,
     location: Location,
     country_code: Option<&'a str>,
     continent_code: Option<&'a str>,
@@ -212,16 +214,40 @@ struct Record<'a> {
     accuracy_radius: Option<u16>,
 }
 
+/// A country or a continent: a map with its code (MaxMind, DB-IP), or a text, which is its code or, beside a field of the
+/// flat schema that has the code, its name (IPinfo).
+#[derive(Default)]
+struct Named<'a>(Option<&'a str>);
+
+/// The map.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Named<'a> {
+struct Coded<'a> {
     iso_code: Option<&'a str>,
+    code: Option<&'a str>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Continent<'a> {
-    code: Option<&'a str>,
+impl<'de: 'a, 'a> Deserialize<'de> for Named<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct TextOrMap;
+        impl<'de> Visitor<'de> for TextOrMap {
+            type Value = Named<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map with a code, or a text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Named<'de>, E> {
+                Ok(Named(Some(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Named<'de>, A::Error> {
+                let coded = Coded::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Named(coded.iso_code.or(coded.code)))
+            }
+        }
+        from.deserialize_any(TextOrMap)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -234,7 +260,7 @@ struct Location {
 
 impl Record<'_> {
     fn located(&self) -> Located {
-        let codes = [self.country.iso_code, self.country_code, self.registered_country.iso_code];
+        let codes = [self.country.0, self.country_code, self.registered_country.0];
         let code = codes.into_iter().flatten().find_map(Code::new);
         let of_country = code.and_then(country);
         let exact = place(self.location.latitude, self.location.longitude).or(place(self.latitude, self.longitude));
@@ -247,7 +273,7 @@ impl Record<'_> {
             }
             (_, of_country) => of_country.unwrap_or(Located::NOWHERE),
         };
-        let continent = [self.continent.code, self.continent_code].into_iter().flatten().find_map(Code::new);
+        let continent = [self.continent.0, self.continent_code].into_iter().flatten().find_map(Code::new);
         Located { country: code, continent: continent.or(located.continent), ..located }
     }
 }

@@ -76,6 +76,21 @@ fn the_flat_schema_is_read_too() {
 }
 
 #[test]
+fn a_country_is_read_from_a_map_or_a_text_whatever_else_is_there() {
+    for (record, country, continent) in [
+        (r#"{"country": {"iso_code": "DE", "names": {"en": "Germany"}}, "continent": {"code": "EU"}}"#, "DE", "EU"),
+        (r#"{"country": "DE", "country_name": "Germany", "continent": "EU"}"#, "DE", "EU"),
+        (r#"{"country": "Germany", "country_code": "DE", "continent": "Europe", "continent_code": "EU"}"#, "DE", "EU"),
+        (r#"{"country": {}, "registered_country": {"iso_code": "DE"}, "as_name": "x"}"#, "DE", "EU"),
+        (r#"{"country": "Germany"}"#, "", ""),
+    ] {
+        let located = serde_json::from_str::<Record<'_>>(record).unwrap().located();
+        assert_eq!((located.country, located.continent), (Code::new(country), Code::new(continent)), "{record}");
+    }
+    assert!(serde_json::from_str::<Record<'_>>(r#"{"country": 7}"#).is_err());
+}
+
+#[test]
 fn an_address_without_a_record_is_nowhere() {
     for address in ["127.0.0.1", "10.0.0.1", "::1", "2001:db8:6::1", "::", "255.255.255.255"] {
         assert_eq!(lookup(address), None, "{address}");
