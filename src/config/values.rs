@@ -87,6 +87,8 @@ pub struct Geo {
     pub database: Option<PathBuf>,
     /// The headers in which trusted peers name the client's place, the first set that says anything counts.
     pub headers: Vec<PlaceHeaders>,
+    /// Those that go no further, whoever sent them.
+    pub stripped_headers: Vec<PlaceHeaders>,
     /// Which regions may serve a client, and in which order.
     pub rules: region::Rules,
 }

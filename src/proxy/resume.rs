@@ -282,9 +282,12 @@ impl Stream<'_> {
         account: &mut Account<'_>,
     ) -> Result<Option<Leg>, Unserved> {
         let Ok(kept) = &self.kept else { return Ok(None) };
-        let Ok(template) =
-            Template::of(session.req_header(), &self.snapshot.config.geo.headers, account.client, &account.request_id)
-        else {
+        let Ok(template) = Template::of(
+            session.req_header(),
+            &self.snapshot.config.geo.stripped_headers,
+            account.client,
+            &account.request_id,
+        ) else {
             return Ok(None);
         };
         let keep_alive = KeepAlive::new(self.comments_every, account, self.snapshot);

@@ -180,9 +180,13 @@ impl Serving<'_, '_> {
 
         // 5 choose a replica, 6 send, 7 retry.
         self.earn(caller);
-        let template =
-            Template::of(self.session.req_header(), &config.geo.headers, caller.who.address, &self.account.request_id)
-                .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
+        let template = Template::of(
+            self.session.req_header(),
+            &config.geo.stripped_headers,
+            caller.who.address,
+            &self.account.request_id,
+        )
+        .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let usage = self.unasked_usage(endpoint, &received);
         let dispatch = Dispatch {
             edge: self.edge,

@@ -100,6 +100,16 @@ async fn clients_of_every_network_land_in_the_region_nearest_to_them() {
     }
 }
 
+#[tokio::test]
+async fn a_place_header_is_believed_of_nobody_unless_it_is_named_and_goes_no_further() {
+    let world = World::start(&["here", "tokyo"], |config| config).await;
+    let claims = [("cf-ipcountry", "JP"), ("cloudfront-viewer-country", "JP"), ("x-appengine-country", "JP")];
+    world.check(PROXY, &claims, "here", "- peer").await;
+    let sent = world.replicas[0].requests();
+    let sent = sent.iter().find(|request| request.path == CHAT).unwrap();
+    assert!(claims.iter().all(|(name, _)| sent.headers.iter().all(|(sent, _)| sent != name)), "{sent:?}");
+}
+
 /// What a client may claim: that it is in Japan, in every header that anybody believes.
 const CLAIMS: [(&str, &str); 19] = [
     ("x-forwarded-for", "127.6.0.1"),
@@ -161,7 +171,9 @@ async fn socket_from(from: Ipv4Addr, edge: &Edge) -> tokio::net::TcpStream {
 
 #[tokio::test]
 async fn a_trusted_peer_is_believed_as_far_as_it_can_know() {
-    let world = World::start(&["here", "ireland", "tokyo", "frankfurt"], |config| config).await;
+    let sets = "[\"cloudflare\", \"cloudfront\", \"appengine\"]";
+    let world =
+        World::start(&["here", "ireland", "tokyo", "frankfurt"], |config| config.set("geo", "headers", sets)).await;
     let (xff, forwarded) = ("x-forwarded-for", "forwarded");
     for (headers, region, known) in [
         // Whom the proxies name; what stands left of the client is its own claim.
@@ -203,6 +215,7 @@ async fn a_trusted_peer_is_believed_as_far_as_it_can_know() {
 #[tokio::test]
 async fn a_client_that_is_nearer_to_another_edge_is_told_so_on_every_answer() {
     let world = World::start(&["here", "ireland", "tokyo"], |config| {
+        let config = config.set("geo", "headers", "[\"cloudflare\"]");
         let config = config
             .model("deaf", &[&format!("served_as = \"{SERVED}\"")])
             .pool(

@@ -76,7 +76,9 @@ pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>, regions: &[Region],
     };
     // What is in the database is seen by whoever reads it; here it is only seen that it can be read.
     let database = database.and_then(|path| outside.open("geo.database", &path, report));
-    Geo { database: database.map(|(path, _)| path), headers: place_headers::check(&section), rules }
+    let headers = place_headers::check(&section);
+    let stripped_headers = place_headers::stripped(&headers);
+    Geo { database: database.map(|(path, _)| path), headers, stripped_headers, rules }
 }
 
 fn nearest_to(section: &Table<'_>) -> NearestTo {

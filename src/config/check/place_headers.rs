@@ -40,11 +40,18 @@ const OTHERS: [&str; 9] = [
     "x-forwarded-for",
 ];
 
-/// Checks `headers` of `[geo]`.
+/// The sets that have a name, and these: a client's own copies of them all end at the edge.
+pub(super) fn stripped(believed: &[PlaceHeaders]) -> Vec<PlaceHeaders> {
+    let known = KNOWN.into_iter().map(|(_, names)| set(names));
+    let mut sets: Vec<PlaceHeaders> = known.filter(|set| !believed.contains(set)).collect();
+    sets.extend_from_slice(believed);
+    sets
+}
+
+/// Checks `headers` of `[geo]`. None is believed unless it is named: a proxy that sets none of them passes on what its
+/// clients claim.
 pub(super) fn check(section: &Table<'_>) -> Vec<PlaceHeaders> {
-    let Some(list) = section.get("headers") else {
-        return KNOWN.into_iter().map(|(_, names)| set(names)).collect();
-    };
+    let Some(list) = section.get("headers") else { return Vec::new() };
     let mut sets: Vec<PlaceHeaders> = Vec::new();
     for item in list.items() {
         let Some(set) = one(&item) else { continue };
