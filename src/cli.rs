@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod explain;
 mod lifecycle;
+mod page;
 mod run;
 mod simulate;
 

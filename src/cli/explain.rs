@@ -3,7 +3,7 @@
 mod regions;
 mod replay;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,6 +29,7 @@ use serde_json::{Value, json};
 
 use self::regions::Row;
 use self::replay::{Goes, Replay};
+use super::page;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct ExplainArgs {
@@ -56,6 +57,9 @@ pub(super) struct ExplainArgs {
     /// The API: chat, completions, responses, embeddings or messages.
     #[arg(long, value_name = "DIALECT", default_value = "chat", value_parser = dialect)]
     dialect: Dialect,
+    /// The admin listener of a running edge: its measured round trips count in place of estimates.
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -89,6 +93,9 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let snapshot = Snapshot::new(Arc::clone(&loaded.config), Arc::clone(&loaded.geo), None);
+    if let Some(admin) = args.admin {
+        measure(&snapshot, admin)?;
+    }
     match (args.ip, &args.from_log) {
         (_, Some(file)) => {
             let replay = Replay::of(file, |ip| goes(args, &snapshot, ip))?;
@@ -101,6 +108,19 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         (None, None) => bail!("give an address with --ip, or a file of them with --from-log"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes over what a running edge has measured of its regions.
+fn measure(snapshot: &Snapshot, admin: SocketAddr) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let metrics = runtime.block_on(page::get(admin, "/metrics"));
+    let metrics = metrics.with_context(|| format!("no edge tells its metrics at {admin}"))?;
+    for (series, seconds) in page::series(&metrics) {
+        if let Some(region) = page::label(series, "nearpool_region_rtt_seconds{region=\"") {
+            snapshot.measured(region, 1_000.0 * seconds);
+        }
+    }
+    Ok(())
 }
 
 /// Stations 3 and 4: the model, where the client is, how the regions stand to it, and the pools that may serve it.
@@ -193,7 +213,7 @@ impl Explanation<'_> {
     fn print(&self, args: &ExplainArgs) {
         println!("client   {}: {}", self.ip, self.place());
         println!("model    {} → {} (step {})", args.model, self.model, self.step);
-        println!("regions  in the order of choosing; ways as a fresh edge estimates them");
+        println!("regions  in the order of choosing");
         self.regions.iter().for_each(Row::print);
         println!("pools    nearest first");
         for (pool, candidates) in self.pools.iter().zip(&self.candidates) {

@@ -46,6 +46,8 @@ struct Region<'a> {
     home: bool,
     latitude: f64,
     longitude: f64,
+    /// The measured round trip; `null` while there is none.
+    rtt_ms: Option<f64>,
     pools: Vec<PoolStatus<'a>>,
 }
 
@@ -122,6 +124,7 @@ impl<'a> Status<'a> {
             home: topology.home == RegionIx(ix),
             latitude: region.place.latitude,
             longitude: region.place.longitude,
+            rtt_ms: snapshot.region(RegionIx(ix)).rtt_ms(),
             pools: pools(snapshot, RegionIx(ix), now),
         });
         Status {

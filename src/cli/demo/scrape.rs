@@ -2,32 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Limited};
-use nearpool::sim::client::Client;
-use tokio::time::timeout;
-
-/// An edge of some dozen replicas shows some hundred KiB.
-const BODY_BYTES_MAX: usize = 16 << 20;
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Gets a page of the admin listener; anything but 200 is an error.
-pub(super) async fn get(admin: SocketAddr, path: &str) -> anyhow::Result<String> {
-    let ask = async {
-        let mut client = Client::new(&format!("http://{admin}")).map_err(|error| anyhow!(error))?;
-        let response = client.send(Request::get(path).body(Bytes::new())?).await?;
-        let status = response.status();
-        ensure!(status.is_success(), "{path} answered {status}");
-        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow!("{path}: {error}"))?.to_bytes();
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    };
-    timeout(ASK_TIMEOUT, ask).await.with_context(|| format!("{path} took more than {ASK_TIMEOUT:?}"))?
-}
+use crate::cli::page::{self, label};
 
 /// The edge's own time per request, its retries and its resumes, as they stood at one moment.
 #[derive(Clone, Default, Debug)]
@@ -41,14 +17,12 @@ pub(super) struct Scrape {
 
 impl Scrape {
     pub(super) async fn take(admin: SocketAddr) -> anyhow::Result<Scrape> {
-        Ok(Scrape::read(&get(admin, "/metrics").await?))
+        Ok(Scrape::read(&page::get(admin, "/metrics").await?))
     }
 
     fn read(text: &str) -> Scrape {
         let mut scrape = Scrape::default();
-        for line in text.lines() {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            let Ok(value) = value.parse::<f64>() else { continue };
+        for (series, value) in page::series(text) {
             if let Some(bound) = label(series, "nearpool_overhead_seconds_bucket{le=\"") {
                 scrape.buckets.push((bound.to_owned(), value));
             } else if let Some(reason) = label(series, "nearpool_retries_total{reason=\"") {
@@ -92,11 +66,6 @@ impl Scrape {
         retries.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         retries
     }
-}
-
-/// The value of a series' only label, `start` being everything before it.
-fn label<'a>(series: &'a str, start: &str) -> Option<&'a str> {
-    series.strip_prefix(start)?.strip_suffix("\"}")
 }
 
 #[cfg(test)]

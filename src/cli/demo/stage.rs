@@ -20,8 +20,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::config_file::{Addresses, ConfigFile};
-use super::scrape;
 use crate::cli::assemble::{Options, assemble};
+use crate::cli::page;
 
 /// Where agents and operators find the demo, when nobody else is there.
 const AGENTS_PORT: u16 = 8080;
@@ -74,7 +74,7 @@ impl Stage {
 
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
-        while scrape::get(self.admin, "/readyz").await.is_err() {
+        while page::get(self.admin, "/readyz").await.is_err() {
             if self.edge.thread.is_finished() || Instant::now() >= deadline {
                 bail!("the edge did not become ready");
             }
