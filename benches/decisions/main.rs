@@ -161,7 +161,7 @@ impl Order {
 
     /// How many pools there are.
     fn pools(&self) -> usize {
-        let asker = Asker { whereabouts: black_box(&self.whereabouts), key_sha256: "" };
+        let asker = Asker { whereabouts: black_box(&self.whereabouts), keys: &[] };
         let standings = self.rules.standings(&self.topology, asker, |region| Some(region.0 as f64));
         pool::order(&self.topology, ModelIx(0), Dialect::Chat, &standings).map_or(0, |pools| pools.len())
     }

@@ -130,8 +130,8 @@ fn stations<'a>(args: &ExplainArgs, snapshot: &'a Snapshot, ip: IpAddr) -> anyho
         .map_err(|unknown| anyhow!("no model '{}' here; known names: {}", args.model, unknown.known.join(", ")))?;
     let unplaced = Whereabouts::unknown(Some(ip.to_canonical()), Source::Peer);
     let whereabouts = snapshot.geo.lookup(ip)?.map_or(unplaced, |located| located.whereabouts(unplaced));
-    let key_sha256 = args.key.as_ref().map_or(String::new(), |key| key_sha256(key.as_bytes()));
-    let standings = snapshot.standings(Asker { whereabouts: &whereabouts, key_sha256: &key_sha256 });
+    let keys: Vec<String> = args.key.iter().filter_map(|key| key_sha256(key.as_bytes())).collect();
+    let standings = snapshot.standings(Asker { whereabouts: &whereabouts, keys: &keys });
     let pools = pool::order(topology, resolved.model, args.dialect, &standings);
     Ok(Stations { resolved, whereabouts, standings, pools })
 }

@@ -37,13 +37,13 @@ pub enum Union {
 pub struct Asker<'a> {
     /// Where it is.
     pub whereabouts: &'a Whereabouts,
-    /// SHA-256 of its API key in lower-case hexadecimal digits; `""` without a key, and where no rule names one.
-    pub key_sha256: &'a str,
+    /// SHA-256 of each API key that it shows, in lower-case hexadecimal digits; none where no rule names one.
+    pub keys: &'a [String],
 }
 
 impl Asker<'_> {
     /// Somebody of whom nothing is known.
-    pub const NOBODY: Asker<'static> = Asker { whereabouts: &Whereabouts::NOWHERE, key_sha256: "" };
+    pub const NOBODY: Asker<'static> = Asker { whereabouts: &Whereabouts::NOWHERE, keys: &[] };
 }
 
 /// Whether a client is meant.
@@ -67,7 +67,7 @@ impl Selector {
             (true, false) => Meant::No,
         };
         match self {
-            Selector::Key(digits) => told(true, asker.key_sha256.starts_with(digits.as_str())),
+            Selector::Key(digits) => told(true, asker.keys.iter().any(|key| key.starts_with(digits.as_str()))),
             Selector::Network(network) => match at.address {
                 Some(address) => told(true, network.contains(&address.to_canonical())),
                 None => Meant::Unknown,
@@ -108,7 +108,7 @@ mod tests {
 
     #[track_caller]
     fn check(selector: Selector, whereabouts: Whereabouts, expected: Meant) {
-        let asker = Asker { whereabouts: &whereabouts, key_sha256: "00ff00ff00ff00ff00ff" };
+        let asker = Asker { whereabouts: &whereabouts, keys: &["aa".into(), "00ff00ff00ff00ff00ff".into()] };
         assert_eq!(selector.means(asker), expected, "{selector:?} {whereabouts:?}");
     }
 

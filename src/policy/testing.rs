@@ -29,7 +29,7 @@ pub(crate) const BREAKER: breaker::Params = breaker::Params {
 /// How regions stand to a client at this place (`None`: at the edge), where distance is all that counts.
 pub(crate) fn standings(topology: &Topology, from: Option<Place>) -> Standings {
     let whereabouts = Whereabouts { place: from, ..Whereabouts::NOWHERE };
-    let asker = Asker { whereabouts: &whereabouts, key_sha256: "" };
+    let asker = Asker { whereabouts: &whereabouts, keys: &[] };
     rules(topology).standings(topology, asker, |_| None)
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::protocols::http::ServerSession;
 
 use super::due::Patience;
@@ -43,8 +43,8 @@ pub(super) struct Caller {
     pub(super) client: ClientKey,
     /// Whether the client's SDK says that it has sent this request before.
     pub(super) sdk_retry: bool,
-    /// SHA-256 of the client's API key in hexadecimal digits, where a rule of `[geo]` names one; else empty.
-    pub(super) key_sha256: String,
+    /// SHA-256 of each API key that it shows, where a rule of `[geo]` names one; else none.
+    pub(super) keys: Vec<String>,
     /// What names belong to: nobody reaches a session that another client named.
     pub(super) scope: Vec<u8>,
     /// What the head says of the session.
@@ -59,15 +59,16 @@ pub(super) struct Caller {
 pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller, Refusal> {
     let headers = &session.req_header().headers;
     let who = whereabouts::client(session, config);
-    let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get(API_KEY));
+    let credential = credentials(headers).next();
     let scope = affinity::scope(credential.map(|value| value.as_bytes()), who.address);
     let names = HeadNames::read(headers, &config.sessions.headers).map_err(bad_header)?;
     let step = visible(headers, STEP.as_str()).map_err(bad_header)?.map(str::to_owned);
     let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
     let (client, sdk_retry) = (affinity::client_key(&scope), is_sdk_retry(headers));
-    let named = credential.filter(|_| config.geo.rules.names_keys());
-    let key_sha256 = named.map_or(String::new(), |value| key_sha256(value.as_bytes()));
-    Ok(Caller { who, client, sdk_retry, key_sha256, scope, names, step, patience })
+    // Each of them counts: an engine that is shown several takes whichever it likes.
+    let named = credentials(headers).filter(|_| config.geo.rules.names_keys());
+    let keys = named.filter_map(|value| key_sha256(value.as_bytes())).collect();
+    Ok(Caller { who, client, sdk_retry, keys, scope, names, step, patience })
 }
 
 impl Caller {
@@ -75,6 +76,12 @@ impl Caller {
     pub(super) fn session(&self, name: &Name) -> SessionKey {
         affinity::session_key(&self.scope, name.as_bytes())
     }
+}
+
+/// What the client shows to be let in, `Authorization` first. A line with nothing in it shows nothing.
+fn credentials(headers: &HeaderMap) -> impl Iterator<Item = &HeaderValue> {
+    let lines = [header::AUTHORIZATION, API_KEY].into_iter().flat_map(|name| headers.get_all(name));
+    lines.filter(|value| !value.as_bytes().trim_ascii().is_empty())
 }
 
 fn bad_header(unusable: Unusable) -> Refusal {

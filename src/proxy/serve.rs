@@ -403,7 +403,7 @@ impl Serving<'_, '_> {
     /// How the regions stand to this client.
     fn standings(&mut self, caller: &Caller) -> Standings {
         let whereabouts = self.whereabouts(&caller.who);
-        let standings = self.snapshot.standings(Asker { whereabouts: &whereabouts, key_sha256: &caller.key_sha256 });
+        let standings = self.snapshot.standings(Asker { whereabouts: &whereabouts, keys: &caller.keys });
         self.kept_in = standings.leave_out();
         if self.kept_in {
             self.edge.metrics.residency(ResidencyResult::Kept);

@@ -112,8 +112,10 @@ async fn what_holds_for_unknown_places_is_configured() {
 
 #[tokio::test]
 async fn a_key_and_a_network_are_rules_too_and_overrides_come_first() {
-    let key =
-        format!("{{ \"key:{}\" = [\"singapore\"], \"network:127.4.0.0/16\" = [\"ireland\"] }}", key_sha256(b"sk-asia"));
+    let key = format!(
+        "{{ \"key:{}\" = [\"singapore\"], \"network:127.4.0.0/16\" = [\"ireland\"] }}",
+        key_sha256(b"sk-asia").unwrap()
+    );
     let world = World::start(&[("residency", &key), ("overrides", r#"{ IE = ["singapore", "here"] }"#)]).await;
     let region = |answer: &Answer| answer.header("x-nearpool-region").map(str::to_owned);
     assert_eq!(region(&world.call(IRELAND, "sk-asia").await).as_deref(), Some("singapore"));
@@ -134,4 +136,26 @@ async fn the_round_trip_to_each_region_is_measured() {
         world.edge.wait_for_metric(&series, |seconds| seconds > 0.0 && seconds < 1.0).await;
     }
     world.check(SINGAPORE, "here").await;
+}
+
+#[tokio::test]
+async fn a_key_is_known_however_and_beside_whatever_else_it_is_shown() {
+    let rule = format!("{{ \"key:{}\" = [\"ireland\"] }}", key_sha256(b"sk-bound").unwrap());
+    let world = World::start(&[("residency", &rule)]).await;
+    let (auth, api) = ("authorization", "x-api-key");
+    let shown: [&[(&str, &str)]; 7] = [
+        &[(auth, "Bearer sk-bound")],
+        &[(auth, "bearer\tsk-bound")],
+        &[(api, "sk-bound")],
+        &[(api, "sk-bound"), (auth, "Bearer other")],
+        &[(api, "sk-bound"), (auth, "")],
+        &[(auth, "Bearer other"), (auth, "Bearer sk-bound")],
+        &[(api, "other"), (api, "sk-bound")],
+    ];
+    for headers in shown {
+        let mut client = Http1::connect(world.edge.agents()).await;
+        let answer = client.call(&post_with("/v1/chat/completions", headers, &chat(&unheard(), 1))).await;
+        assert_eq!((answer.status, answer.header("x-nearpool-region")), (200, Some("ireland")), "{headers:?}");
+    }
+    world.check(NOWHERE, "here").await;
 }

@@ -38,7 +38,7 @@ fn in_berlin() -> Whereabouts {
 
 /// The pools' names in order, by what is measured of the regions, in ms.
 fn names(topology: &Topology, rules: &Rules, client: &Whereabouts, rtt_ms: [Option<f64>; 4]) -> Vec<String> {
-    let asker = Asker { whereabouts: client, key_sha256: "00ff00ff00ff00ff" };
+    let asker = Asker { whereabouts: client, keys: &["00ff00ff00ff00ff".into()] };
     let standings = rules.standings(topology, asker, |region| rtt_ms[region.0]);
     let pools = match pool::order(topology, topology.model_names["m"], Dialect::Chat, &standings) {
         Ok(pools) => pools,
@@ -181,7 +181,7 @@ fn no_pool_is_told_apart_from_no_region() {
     let mut rules = rules(&topology);
     rules.residency = vec![(Selector::Country(code("DE")), RegionSet::from_iter([]))];
     let berlin = in_berlin();
-    let standings = rules.standings(&topology, Asker { whereabouts: &berlin, key_sha256: "" }, |_| None);
+    let standings = rules.standings(&topology, Asker { whereabouts: &berlin, keys: &[] }, |_| None);
     assert!(standings.leave_out());
     assert_eq!(pool::order(&topology, topology.model_names["m"], Dialect::Chat, &standings), Err(NoPool::Residency));
     let standings = rules.standings(&topology, Asker::NOBODY, |_| None);
