@@ -24,6 +24,7 @@ use nearpool::domain::whereabouts::Whereabouts;
 use nearpool::policy::client_rule::Asker;
 use nearpool::policy::region::{NearestTo, Rules};
 use nearpool::policy::replica::{Call, Candidate, SessionView, Standing};
+use nearpool::policy::spill::Level;
 use nearpool::policy::ttft::Typical;
 use nearpool::policy::{affinity, pool, select};
 use rand::SeedableRng;
@@ -86,6 +87,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
         in_flight: (n * 7 % 100) as u32,
         others: 0.0,
         cap: 128,
+        engine_full: 0.0,
         rests: false,
         tried: false,
         cached_tokens: 0,
@@ -117,7 +119,10 @@ fn choose(c: &mut Criterion) {
                 b.iter_batched_ref(
                     || SmallRng::seed_from_u64(1),
                     |rng| {
-                        let view = |_, view: &mut Vec<Candidate>| view.extend_from_slice(&live);
+                        let view = |_, view: &mut Vec<Candidate>| {
+                            view.extend_from_slice(&live);
+                            Level::Within
+                        };
                         select::select(
                             black_box(&pools),
                             black_box(Call { session, ..Call::default() }),

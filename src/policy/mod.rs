@@ -32,6 +32,7 @@ pub mod retry;
 mod reuse;
 pub mod rtt;
 pub mod select;
+pub mod spill;
 pub mod steer;
 pub mod success_rate;
 pub mod ttft;

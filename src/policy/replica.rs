@@ -68,6 +68,8 @@ pub struct Candidate {
     pub others: f64,
     /// The most that it is given at a time.
     pub cap: u32,
+    /// How full it is by its engine's own word, as a share of its capacity; 0 while that is not known.
+    pub engine_full: f64,
     /// The share of new work that it is given, from [`WEIGHT_MIN`](super::weight::WEIGHT_MIN) to 1.
     pub weight: f64,
     /// How long it takes to its first event.
@@ -181,7 +183,7 @@ pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<C
 /// goes, and the first calls after a restart would seem to be queues that drive each other from their caches. Where a cache
 /// is known to hold the better part, that goes first.
 pub(super) fn expect_home(view: &mut [Candidate], call: Call) {
-    let Some(session) = call.session.filter(|session| call.has_answer && session.home.is_none()) else { return };
+    let Some(session) = call.session.filter(|_| call.is_met_midway()) else { return };
     if view.iter().any(|candidate| candidate.cached_tokens > call.tokens / 2) {
         return;
     }
@@ -203,6 +205,11 @@ impl Call {
     /// Whether its session starts with it.
     pub fn starts(&self) -> bool {
         self.session.is_some_and(|session| !session.begun)
+    }
+
+    /// Whether its session was answered before, and this edge does not know where.
+    pub(super) fn is_met_midway(&self) -> bool {
+        self.has_answer && self.session.is_some_and(|session| session.home.is_none())
     }
 
     /// Whether this replica served the call's session last.

@@ -5,7 +5,8 @@
 //! that is kept at its session's replica says `session` also when that lies far away: the cache is why it went there.
 //!
 //! All that speaks for a replica is weighed in one unit, as [`cost`] says. A session leaves its home when that costs more
-//! than to start again; a new one starts in the nearest region, unless the wait there is longer than the way elsewhere.
+//! than to start again; a new one starts in the nearest region, unless that is [past its capacity](super::spill) or the
+//! wait there is longer than the way elsewhere.
 
 use rand::RngExt;
 
@@ -13,6 +14,7 @@ use super::cost;
 use super::least_bad::Mercy;
 use super::pool::PoolCandidate;
 use super::replica::{self, Affinity, Call, Candidate, Choice, NoReplica};
+use super::spill::Level;
 use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx};
 
 /// A session's home that lacks at most this part of the prompt, as 1 in so many, is warm: agents' calls add 4 % to the last.
@@ -29,7 +31,7 @@ pub enum Reason {
     Session,
     /// The session's replica was unusable or at its cap, or its queue or its streams outweighed its cache.
     Moved,
-    /// The nearest region is full, or busier than another is far.
+    /// The nearest region is past its capacity, or busier than another is far.
     Spill,
     /// The nearest region is down, or failed this request as often as it may.
     Failover,
@@ -89,7 +91,8 @@ pub struct Home {
 ///
 /// `pools` is station 4's order. `home` is the session's last replica, when it is remembered and still exists; it is
 /// looked at first and mostly alone, so that a warm call costs the same in a pool of any size. `view` fills in a pool's
-/// replicas as they are now, and `exhausted` tells whether the request may no longer try a pool.
+/// replicas as they are now and tells whether it takes new sessions, and `exhausted` whether the request may no longer try
+/// a pool.
 ///
 /// When no replica takes more anywhere, the [least bad](super::least_bad) is tried. `waits` says that the request would
 /// wait if all that are usable are full.
@@ -99,18 +102,19 @@ pub fn select(
     pools: &[PoolCandidate],
     call: Call,
     home: Option<Home>,
-    mut view: impl FnMut(PoolIx, &mut Vec<Candidate>),
+    mut view: impl FnMut(PoolIx, &mut Vec<Candidate>) -> Level,
     exhausted: impl Fn(PoolIx) -> bool,
     waits: bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
+    let stays_in = home.map(|home| home.pool);
     let home = at_home(pools, call, home, &exhausted);
     if let Some((home, candidate)) = home
         && is_warm_and_free(&candidate, call)
     {
         return Ok(home);
     }
-    let mut refusal = match (walk(pools, call, &mut view, &exhausted, rng), home) {
+    let mut refusal = match (walk(pools, call, stays_in, &mut view, &exhausted, rng), home) {
         // Leaving a cache must pay, as far as that can be told.
         (Ok(elsewhere), Some((home, candidate)))
             if home.cost_ms <= cost::band(elsewhere.cost_ms)
@@ -124,10 +128,11 @@ pub fn select(
     };
     for mercy in Mercy::when(refusal, waits) {
         let mut admitting = |pool, into: &mut Vec<Candidate>| {
-            view(pool, into);
+            let level = view(pool, into);
             mercy.admit(into);
+            level
         };
-        match walk(pools, call, &mut admitting, &exhausted, rng) {
+        match walk(pools, call, stays_in, &mut admitting, &exhausted, rng) {
             Ok(selection) => return Ok(Selection { last_resort: true, ..selection }),
             Err(NoReplica::Full) => refusal = NoReplica::Full,
             Err(NoReplica::Unusable) => {}
@@ -139,42 +144,75 @@ pub fn select(
 /// Where a call starts: in the nearest pool that takes more, or in one farther away where the wait is shorter by more than
 /// the way is longer. What is cached counts within a pool only: else a beginning that many share would draw new sessions to
 /// wherever it was read first.
+///
+/// A pool past its capacity is passed over, unless the session was there before (`stays_in`) or begun nobody here knows
+/// where; when no other pool of the model has a place, those that were passed over are as good.
 fn walk(
     pools: &[PoolCandidate],
     call: Call,
-    view: &mut impl FnMut(PoolIx, &mut Vec<Candidate>),
+    stays_in: Option<PoolIx>,
+    view: &mut impl FnMut(PoolIx, &mut Vec<Candidate>) -> Level,
     exhausted: &impl Fn(PoolIx) -> bool,
     rng: &mut impl RngExt,
 ) -> Result<Selection, NoReplica> {
     let nearest = pools.first().map(|pool| pool.region);
-    let (mut refusal, mut nearest_full) = (NoReplica::Unusable, false);
-    let mut best: Option<(Selection, f64)> = None;
+    let mut refusal = NoReplica::Unusable;
+    let (mut open, mut passed_over) = (Best::default(), Best::default());
     let mut candidates = Vec::new();
     for pool in pools.iter().filter(|pool| !exhausted(pool.pool)) {
-        let way_ms = pool.way_ms;
-        if best.is_some_and(|(best, best_ms)| best.pool.model != pool.model || best_ms <= cost::band(way_ms)) {
+        if open.beats(pool) || passed_over.is_of_another_model(pool) {
             break;
         }
         candidates.clear();
-        view(pool.pool, &mut candidates);
+        let level = view(pool.pool, &mut candidates);
         replica::expect_home(&mut candidates, call);
-        let choice = match replica::choose(&candidates, call, rng) {
-            Ok(choice) => choice,
+        let is_nearest = Some(pool.region) == nearest;
+        match replica::choose(&candidates, call, rng) {
+            Ok(choice) if level == Level::Within || stays_in == Some(pool.pool) || call.is_met_midway() => {
+                open.offer(pool, &choice, nearest);
+            }
+            Ok(choice) => {
+                passed_over.offer(pool, &choice, nearest);
+                open.nearest_full |= is_nearest;
+            }
             Err(NoReplica::Full) => {
                 refusal = NoReplica::Full;
-                nearest_full |= Some(pool.region) == nearest;
-                continue;
+                open.nearest_full |= is_nearest;
+                passed_over.nearest_full |= is_nearest;
             }
-            Err(NoReplica::Unusable) => continue,
-        };
-        // Of a pool whose pace is not known it is not known either whether it is worth going farther.
-        let wait_ms = way_ms + if choice.paced { choice.cost.wait_ms } else { 0.0 };
-        if best.is_none_or(|(_, best_ms)| cost::band(wait_ms) < best_ms) {
-            let reason = reason(pool, &choice, nearest, nearest_full || best.is_some());
-            best = Some((Selection::of(*pool, &choice, reason), wait_ms));
+            Err(NoReplica::Unusable) => {}
         }
     }
-    best.map(|(selection, _)| selection).ok_or(refusal)
+    open.found.or(passed_over.found).map(|(selection, _)| selection).ok_or(refusal)
+}
+
+/// The best of some pools so far.
+#[derive(Default)]
+struct Best {
+    /// With what the call waits there, the way included, in ms.
+    found: Option<(Selection, f64)>,
+    /// Whether the nearest region was full for it.
+    nearest_full: bool,
+}
+
+impl Best {
+    /// Whether no pool from this one on can be better.
+    fn beats(&self, pool: &PoolCandidate) -> bool {
+        self.is_of_another_model(pool) || self.found.is_some_and(|(_, ms)| ms <= cost::band(pool.way_ms))
+    }
+
+    fn is_of_another_model(&self, pool: &PoolCandidate) -> bool {
+        self.found.is_some_and(|(best, _)| best.pool.model != pool.model)
+    }
+
+    fn offer(&mut self, pool: &PoolCandidate, choice: &Choice, nearest: Option<RegionIx>) {
+        // Of a pool whose pace is not known it is not known either whether it is worth going farther.
+        let wait_ms = pool.way_ms + if choice.paced { choice.cost.wait_ms } else { 0.0 };
+        if self.found.is_none_or(|(_, best_ms)| cost::band(wait_ms) < best_ms) {
+            let reason = reason(pool, choice, nearest, self.nearest_full || self.found.is_some());
+            self.found = Some((Selection::of(*pool, choice, reason), wait_ms));
+        }
+    }
 }
 
 fn reason(pool: &PoolCandidate, choice: &Choice, nearest: Option<RegionIx>, nearest_full: bool) -> Reason {
@@ -243,13 +281,22 @@ mod tests {
     struct World {
         replicas: Vec<Candidate>,
         exhausted: Vec<usize>,
+        past: Vec<usize>,
         waits: bool,
         tokens: u32,
+        has_answer: bool,
     }
 
     impl World {
         fn new() -> World {
-            World { replicas: (0..10).map(candidate).collect(), exhausted: Vec::new(), waits: false, tokens: 0 }
+            World {
+                replicas: (0..10).map(candidate).collect(),
+                exhausted: Vec::new(),
+                past: Vec::new(),
+                waits: false,
+                tokens: 0,
+                has_answer: false,
+            }
         }
 
         /// Changes both replicas of these pools.
@@ -272,6 +319,12 @@ mod tests {
 
         fn one(mut self, n: usize, change: impl Fn(&mut Candidate)) -> World {
             change(&mut self.replicas[n]);
+            self
+        }
+
+        /// These pools are past their capacity, though there are places.
+        fn past(mut self, pools: &[usize]) -> World {
+            self.past.extend(pools);
             self
         }
 
@@ -300,10 +353,13 @@ mod tests {
                         begun: home.is_some(),
                     }),
                     tokens: self.tokens,
-                    has_answer: false,
+                    has_answer: self.has_answer,
                 },
                 home.map(|(n, candidate)| Home { pool: PoolIx(n / 2), candidate }),
-                |pool, view| view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]),
+                |pool, view| {
+                    view.extend_from_slice(&self.replicas[2 * pool.0..2 * pool.0 + 2]);
+                    if self.past.contains(&pool.0) { Level::Past } else { Level::Within }
+                },
                 |pool| self.exhausted.contains(&pool.0),
                 self.waits,
                 &mut rng(0),
@@ -340,6 +396,45 @@ mod tests {
             check(World::new().down(&[0, 1]).full(&[2]), session, 3, Reason::Failover);
             check(World::new().exhausted(&[0, 1]), session, 2, Reason::Failover);
         }
+    }
+
+    #[test]
+    fn a_region_past_its_capacity_takes_no_new_sessions() {
+        for session in [NO_SESSION, NEW] {
+            check(World::new().past(&[0]), session, 1, if session == NEW { Reason::New } else { Reason::None });
+            check(World::new().past(&[0, 1]), session, 2, Reason::Spill);
+            check(World::new().past(&[0, 1, 2]), session, 3, Reason::Spill);
+            check(World::new().past(&[0]).full(&[1]), session, 2, Reason::Spill);
+            check(World::new().past(&[1]).down(&[0]), session, 2, Reason::Spill);
+            check(World::new().past(&[2]).down(&[0, 1]), session, 3, Reason::Failover);
+        }
+    }
+
+    #[test]
+    fn where_every_region_is_past_its_capacity_the_nearest_with_a_place_is_taken() {
+        let all = &[0, 1, 2, 3];
+        check(World::new().past(all), NEW, 0, Reason::New);
+        check(World::new().past(all).full(&[0, 1]), NEW, 2, Reason::Spill);
+        check(World::new().past(all).down(&[0, 1]), NEW, 2, Reason::Failover);
+        check(World::new().past(all).exhausted(&[0, 1]), NEW, 2, Reason::Failover);
+        // A place is worth more than another model.
+        check(World::new().past(all).full(&[0, 1, 2]), NEW, 3, Reason::Spill);
+        check(World::new().past(&[4]).full(all), NEW, 4, Reason::Fallback);
+        check(World::new().past(&[0, 1]).full(&[2, 3]), NEW, 0, Reason::New);
+    }
+
+    #[test]
+    fn sessions_under_way_stay_in_a_region_past_its_capacity() {
+        check(World::new().past(&[3]), FAR, 3, Reason::Session);
+        check(World::new().past(&[0]), Some(Some(0)), 0, Reason::Session);
+        // Its replica is full, the other one has a place and is as near.
+        check(World::new().past(&[0]).one(0, |home| home.in_flight = home.cap), Some(Some(0)), 0, Reason::Moved);
+        // One that lost its home starts again as a new one does.
+        check(World::new().past(&[0, 1]).down(&[3]), FAR, 2, Reason::Spill);
+        // One that is met midway has its cache where every edge starts it.
+        let midway = || World { has_answer: true, ..World::new() }.past(&[0, 1]);
+        check(midway(), NEW, 0, Reason::New);
+        check(midway(), NO_SESSION, 2, Reason::Spill);
     }
 
     #[test]
@@ -488,7 +583,7 @@ mod tests {
             assert_eq!(World::new().down(&[0, 1, 2, 3]).full(&[4]).select(session), Err(NoReplica::Full));
             assert_eq!(World::new().exhausted(&[0, 1, 2, 3, 4]).select(session), Err(NoReplica::Unusable));
         }
-        let nothing = select(&[], Call::default(), None, |_, _| {}, |_| false, false, &mut rng(0));
+        let nothing = select(&[], Call::default(), None, |_, _| Level::Within, |_| false, false, &mut rng(0));
         assert_eq!(nothing, Err(NoReplica::Unusable));
     }
 

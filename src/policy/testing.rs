@@ -146,7 +146,7 @@ impl Fleet {
 }
 
 /// The usable, idle replica number `n`, with a cap of 4.
-pub(super) fn candidate(n: usize) -> Candidate {
+pub(crate) fn candidate(n: usize) -> Candidate {
     Candidate {
         replica: ReplicaIx(n),
         key: replica_key(n),
@@ -157,6 +157,7 @@ pub(super) fn candidate(n: usize) -> Candidate {
         weight: 1.0,
         ttft: Typical::default(),
         cap: 4,
+        engine_full: 0.0,
         rests: false,
         tried: false,
         cached_tokens: 0,

@@ -157,11 +157,12 @@ impl Dispatch<'_> {
             home.map(|home| Home { candidate: self.admitted(home.pool, home.candidate, now), ..home }),
             |pool, into| {
                 let before = into.len();
-                self.snapshot.candidates(pool, &self.prompt.cuts, was_tried, now, into);
+                let level = self.snapshot.candidates(pool, &self.prompt.cuts, was_tried, now, into);
                 if !self.is_admitted(pool, now) {
                     into[before..].iter_mut().for_each(|candidate| candidate.cap = 0);
                 }
                 into.retain(|candidate| owner.is_none_or(|owner| candidate.replica == owner));
+                level
             },
             |pool| retry::exhausted(tried, pool, self.snapshot.config.retry),
             manner != Manner::Leaves,

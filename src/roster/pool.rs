@@ -1,6 +1,6 @@
 //! One live record per pool: calls in flight there, who waits for a place, and how fast it is.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,16 @@ use crate::policy::admission::{Asking, Stay};
 use crate::policy::cost;
 use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
+use crate::policy::replica::Candidate;
+use crate::policy::spill::{self, Level};
 
 /// What is known of one pool. It outlives reloads that keep the pool's name.
 #[derive(Debug)]
 pub struct PoolLive {
     in_flight: AtomicU32,
     cap: AtomicU32,
+    /// Whether it takes no new sessions, since it was full.
+    past: AtomicBool,
     /// How many wait; read without the lock by everyone who has nobody to call.
     waiting: AtomicUsize,
     // A std mutex: the sections are a few instructions long and never cross an `.await`.
@@ -36,6 +40,7 @@ impl PoolLive {
         PoolLive {
             in_flight: AtomicU32::new(0),
             cap: AtomicU32::new(cap),
+            past: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             line: Mutex::default(),
             pace: Mutex::default(),
@@ -63,6 +68,19 @@ impl PoolLive {
     pub fn began(&self, asking: Asking, now: Instant) -> Stay {
         let most = self.cache.known_size().and_then(|size| u32::try_from(size).ok()).unwrap_or(u32::MAX);
         self.intake.began(Asking { tokens: asking.tokens.min(most), ..asking }, now)
+    }
+
+    /// Whether it takes new sessions, now that its replicas are so. Told to whoever looks for a place to start one: nobody
+    /// else needs to know, and who looks at the same time sees the same.
+    pub(super) fn level(&self, replicas: &[Candidate]) -> Level {
+        let of_own_cap =
+            f64::from(self.in_flight.load(Ordering::Relaxed)) / f64::from(self.cap.load(Ordering::Relaxed));
+        let before = if self.past.load(Ordering::Relaxed) { Level::Past } else { Level::Within };
+        let level = before.after(spill::fullness(replicas, of_own_cap));
+        if level != before {
+            self.past.store(level == Level::Past, Ordering::Relaxed);
+        }
+        level
     }
 
     /// Counts a request in, unless the cap is reached.
@@ -203,6 +221,7 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::testing::candidate;
 
     const MAX: usize = 2;
 
@@ -222,6 +241,27 @@ mod tests {
             () = ticket.called() => true,
             () = std::future::ready(()) => false,
         }
+    }
+
+    #[test]
+    fn a_pool_that_was_at_its_own_cap_takes_new_sessions_again_when_it_is_well_below() {
+        let (pool, idle) = (PoolLive::new(20), [candidate(0)]);
+        let level_at = |calls: u32| {
+            while pool.in_flight.load(Ordering::Relaxed) < calls {
+                assert!(pool.enter());
+            }
+            while pool.in_flight.load(Ordering::Relaxed) > calls {
+                pool.leave();
+            }
+            pool.level(&idle)
+        };
+        use Level::{Past, Within};
+        for (calls, level) in
+            [(0, Within), (19, Within), (20, Past), (17, Past), (16, Within), (19, Within), (20, Past)]
+        {
+            assert_eq!(level_at(calls), level, "{calls} of 20");
+        }
+        assert_eq!(pool.level(&[]), Within, "it is down and not full");
     }
 
     #[tokio::test]

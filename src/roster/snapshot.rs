@@ -17,12 +17,13 @@ use super::sessions::SessionTable;
 use crate::config::Config;
 use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx, ReplicaKey};
 use crate::domain::prompt::Cut;
-use crate::domain::topology::{Pool, Replica};
+use crate::domain::topology::{Engine, Pool, Replica};
 use crate::policy::admission::{Asking, Bound, Caches};
 use crate::policy::client_rule::Asker;
 use crate::policy::region::Standings;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
+use crate::policy::spill::{self, Level};
 use crate::policy::{cost, weight};
 use crate::wire::geoip::GeoDb;
 
@@ -141,7 +142,8 @@ impl Snapshot {
         self.slots[replica.0]
     }
 
-    /// Appends a pool's replicas as they are at `now` to a call whose prompt has these cuts.
+    /// Appends a pool's replicas as they are at `now` to a call whose prompt has these cuts, and tells whether it takes new
+    /// sessions.
     pub fn candidates(
         &self,
         pool_ix: PoolIx,
@@ -149,7 +151,7 @@ impl Snapshot {
         tried: impl Fn(ReplicaIx) -> bool,
         now: Instant,
         into: &mut Vec<Candidate>,
-    ) {
+    ) -> Level {
         let pool = self.config.topology.pool(pool_ix);
         let shared = self.shared(pool_ix, pool);
         let before = into.len();
@@ -163,6 +165,7 @@ impl Snapshot {
             Candidate { cached_tokens, shared_tokens, ..self.candidate(replica, shared, tried(replica), now) }
         }));
         weight::lower_outliers(&mut into[before..]);
+        self.pool(pool_ix).level(&into[before..])
     }
 
     /// The replica with this key as it is at `now`, if it is still configured: the home of a session.
@@ -181,7 +184,7 @@ impl Snapshot {
         // A pool at its own cap has no place at any replica.
         let cap = if live.is_full() { 0 } else { pool.max_in_flight };
         let pace = live.pace();
-        Shared { cap, tokens_per_s: pace.reads_per_s(), computed_tokens: pace.computed_tokens() }
+        Shared { cap, engine: pool.engine, tokens_per_s: pace.reads_per_s(), computed_tokens: pace.computed_tokens() }
     }
 
     fn candidate(&self, replica: ReplicaIx, shared: Shared, tried: bool, now: Instant) -> Candidate {
@@ -197,6 +200,7 @@ impl Snapshot {
             in_flight: live.in_flight(),
             others: record.engine.map_or(0.0, |load| load.foreign_running(now)),
             cap: shared.cap,
+            engine_full: record.engine.map_or(0.0, |report| spill::of_engine(shared.engine, &report, now)),
             weight: record.weight(breaker, now),
             ttft: record.ttft(now),
             rests: record.rests(now),
@@ -242,6 +246,7 @@ impl Snapshot {
 #[derive(Clone, Copy)]
 struct Shared {
     cap: u32,
+    engine: Engine,
     tokens_per_s: Option<f32>,
     computed_tokens: f32,
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle, ServerParams};
+use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle, ServerParams, ServerStats};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -52,14 +52,20 @@ impl World {
         assert_eq!((answer.status, told), (200, [region, region, reason]), "{from} {forwarded:?}");
     }
 
-    /// Occupies the only place of a replica with a call from `from`; it is given back when the client is dropped.
+    /// Occupies a place of a replica with a call from `from`; it is given back when the client is dropped.
     async fn occupy(&self, replica: &ReplicaHandle, from: Ipv4Addr) -> Http1 {
+        let before = taken(&replica.stats());
         let mut client = Http1::connect_from(from, self.edge.agents()).await;
         let body = with(chat(&unheard(), 1), json!({"sim": {"tokens": 2, "prefill_ms": 600_000}}));
         client.send(&post("/v1/chat/completions", &body)).await;
-        soon(replica.wait_for(|stats| stats.engine.running == 1)).await;
+        soon(replica.wait_for(|stats| taken(stats) == before + 1)).await;
         client
     }
+}
+
+/// Calls that a replica has, be they in its batch or in its queue.
+fn taken(stats: &ServerStats) -> usize {
+    stats.engine.running + stats.engine.waiting
 }
 
 #[tokio::test]
@@ -107,6 +113,48 @@ async fn a_region_that_is_full_spills_and_when_all_are_full_clients_are_told_to_
     for replica in ["here", "ireland", "singapore"] {
         world.edge.wait_until_idle(&format!("p-{replica}"), replica).await;
     }
+    world.check(IRELAND, None, "ireland", "new").await;
+}
+
+#[tokio::test]
+async fn a_region_that_was_full_takes_new_sessions_again_when_it_is_well_below_its_capacity() {
+    let world = World::start("max_in_flight = 8\nqueue = 0").await;
+    let headers = [("x-session-id", "under-way")];
+    let mut under_way = Http1::connect_from(IRELAND, world.edge.agents()).await;
+    let mut goes_on = async || {
+        let answer = under_way.call(&post_with("/v1/chat/completions", &headers, &chat("go on", 1))).await;
+        let told = ["region", "reason"].map(|name| answer.header(&format!("x-nearpool-{name}")).unwrap().to_owned());
+        (answer.status, told)
+    };
+    assert_eq!(goes_on().await, (200, ["ireland".into(), "new".into()]));
+    let mut places = Vec::new();
+    for _ in 0..8 {
+        world.check(IRELAND, None, "ireland", "new").await;
+        places.push(world.occupy(&world.ireland, IRELAND).await);
+    }
+    world.check(IRELAND, None, "here", "spill").await;
+    let in_flight = "nearpool_replica_in_flight{pool=\"p-ireland\",replica=\"ireland\"}";
+    // There is a place, but not for who is new.
+    places.pop();
+    world.edge.wait_for_metric(in_flight, |calls| calls == 7.0).await;
+    for _ in 0..4 {
+        world.check(IRELAND, None, "here", "spill").await;
+        assert_eq!(goes_on().await, (200, ["ireland".into(), "session".into()]));
+    }
+    places.pop();
+    world.edge.wait_for_metric(in_flight, |calls| calls == 6.0).await;
+    world.check(IRELAND, None, "ireland", "new").await;
+    // Full once more, and so are all the others: a place there is better than none.
+    for _ in 0..2 {
+        places.push(world.occupy(&world.ireland, IRELAND).await);
+    }
+    for replica in [&world.here, &world.singapore] {
+        for _ in 0..8 {
+            places.push(world.occupy(replica, IRELAND).await);
+        }
+    }
+    places.remove(0);
+    world.edge.wait_for_metric(in_flight, |calls| calls == 7.0).await;
     world.check(IRELAND, None, "ireland", "new").await;
 }
 

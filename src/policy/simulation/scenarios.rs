@@ -160,3 +160,25 @@ fn a_slow_replica_is_given_less_and_never_nothing() {
     }
     assert!(slow * 8 < all, "{slow} of {all} calls, a fair share is a quarter");
 }
+
+#[test]
+fn load_around_the_cap_of_the_nearest_region_strews_no_sessions() {
+    let (mut turns, mut switches, mut starts, mut spilled) = (0, 0, 0, 0);
+    for seed in 0..16 {
+        let _seed = Seed(seed);
+        let mut world = World::new(seed, two_regions(12).build());
+        // 48 places, and on average some calls more than those: in ten minutes 2,700 sessions of 4 calls, 3 s each.
+        for _ in 0..2_700 {
+            world.agent(RegionIx(0), 4, 10 * MINUTE);
+        }
+        let world = world.run();
+        assert_eq!(world.tally.served, 4 * 2_700, "{:?}", world.tally);
+        turns += world.starts.windows(2).filter(|two| two[0] != two[1]).count();
+        switches += world.switches.get() as usize;
+        spilled += world.starts.iter().filter(|region| region.0 == 1).count();
+        starts += world.starts.len();
+    }
+    assert!(spilled * 10 > starts && spilled * 10 < starts * 9, "{spilled} of {starts} start in the next region");
+    // In a row, and not by turns: from one switch to the next some ten sessions start. With one mark it is three.
+    assert!(turns * 10 < starts && switches * 10 < starts, "{turns} turns, {switches} switches of {starts} starts");
+}

@@ -1,5 +1,6 @@
 //! A fleet in virtual time: agents call, replicas answer or fail, and the edge decides as it does in earnest.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::domain::ask::Dialect;
-use crate::domain::ids::{ModelIx, RegionIx, ReplicaIx};
+use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::{Pool, Topology};
 use crate::policy::blame::{self, Verdict};
@@ -19,6 +20,7 @@ use crate::policy::record::Record;
 use crate::policy::replica::{Call, Candidate, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
+use crate::policy::spill::{self, Level};
 use crate::policy::testing::{BREAKER, rng, session_key, standings};
 use crate::policy::{affinity, weight};
 
@@ -132,6 +134,12 @@ pub(super) struct World {
     sequence: u64,
     floor: Floor,
     pub(super) replicas: Vec<Live>,
+    /// Whether each pool takes new sessions.
+    levels: Vec<Cell<Level>>,
+    /// How often that changed.
+    pub(super) switches: Cell<u32>,
+    /// The regions where sessions started, in their order.
+    pub(super) starts: Vec<RegionIx>,
     pub(super) sessions: Vec<Session>,
     pub(super) requests: Vec<Request>,
     pub(super) tally: Tally,
@@ -143,6 +151,9 @@ impl World {
             || Live { fault: None, heals_at: Duration::ZERO, record: Record::default(), in_flight: 0, served: 0 };
         let mut world = World {
             replicas: topology.replicas.iter().map(|_| live()).collect(),
+            levels: vec![Cell::default(); topology.pools.len()],
+            switches: Cell::default(),
+            starts: Vec::new(),
             topology,
             rng: rng(seed),
             epoch: Instant::now(),
@@ -278,6 +289,7 @@ impl World {
                 let replicas = self.topology.pool(pool).replicas.iter();
                 view.extend(replicas.map(|at| warm(self.candidate(*at, &request.tried))));
                 weight::lower_outliers(view);
+                self.level(pool, view)
             },
             |pool| retry::exhausted(&request.tried, pool, RETRY),
             false,
@@ -289,6 +301,9 @@ impl World {
                 self.assert_lawful_choice(n, selection, home);
                 self.tally.last_resorts += u32::from(selection.last_resort);
                 self.tally.probes += u32::from(selection.probe);
+                if home.is_none() {
+                    self.starts.push(selection.pool.region);
+                }
                 assert!(self.replicas[selection.replica.0].record.admit(BREAKER, selection.last_resort, now));
                 self.send(n, selection);
             }
@@ -428,6 +443,7 @@ impl World {
             in_flight: live.in_flight,
             others: 0.0,
             cap: self.pool_of(replica).max_in_flight,
+            engine_full: 0.0,
             weight: live.record.weight(BREAKER, now),
             ttft: live.record.ttft(now),
             rests: live.record.rests(now),
@@ -437,6 +453,14 @@ impl World {
             tokens_per_s: None,
             tried: tried.iter().any(|t| t.replica == replica),
         }
+    }
+
+    /// Whether a pool takes new sessions, now that its replicas are so.
+    fn level(&self, pool: PoolIx, replicas: &[Candidate]) -> Level {
+        let level = &self.levels[pool.0];
+        let before = level.replace(level.get().after(spill::fullness(replicas, 0.0)));
+        self.switches.set(self.switches.get() + u32::from(before != level.get()));
+        level.get()
     }
 
     pub(super) fn pool_of(&self, replica: ReplicaIx) -> &Pool {
