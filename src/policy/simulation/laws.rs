@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::world::{BUDGET, RETRY, World};
+use super::world::{BUDGET, RETRY, Request, World};
 use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::policy::replica::{Candidate, NoReplica, Standing};
@@ -13,7 +13,7 @@ impl World {
     /// The chosen replica can be used and has room; a session left its home only because it had to.
     pub(super) fn assert_lawful_choice(&self, n: usize, selection: Selection, home: Option<Home>) {
         let request = &self.requests[n];
-        let chosen = self.candidate(selection.replica, &request.tried);
+        let chosen = self.candidate(selection.replica, request);
         assert!(!chosen.tried && chosen.in_flight < chosen.cap, "{chosen:?}");
         assert_eq!(selection.probe, chosen.standing == Standing::Probe);
         assert_eq!(selection.last_resort, !chosen.takes_more(), "{chosen:?}");
@@ -24,8 +24,21 @@ impl World {
         if let Some(home) = home.filter(|home| home.candidate.replica != selection.replica) {
             let of_fallback = self.topology.pool(home.pool).model != request.model;
             let had_to = !home.candidate.takes_more() || retry::exhausted(&request.tried, home.pool, RETRY);
-            assert!(had_to || of_fallback, "{selection:?} although {home:?}");
+            // The rest of an answer is for the model that began it.
+            let of_another = !request.pools.iter().any(|pool| pool.pool == home.pool);
+            assert!(had_to || of_fallback || of_another, "{selection:?} although {home:?}");
         }
+    }
+
+    /// No call reaches a region where its client's calls may not go, be it a retry, a fallback, a hedge or the rest of an
+    /// answer.
+    pub(super) fn assert_allowed(&mut self, n: usize, selection: Selection) {
+        let request = &self.requests[n];
+        let session = &self.sessions[request.session];
+        // By where the replica stands, not by what the order says of it.
+        let region = self.pool_of(selection.replica).region;
+        assert!(session.allowed.contains(&region), "{selection:?} of a client that may go to {:?}", session.allowed);
+        self.tally.kept += u32::from(session.allowed.len() < self.topology.regions.len());
     }
 
     /// The replicas that a request may still try, as the edge knows them.
@@ -34,7 +47,7 @@ impl World {
         let pools = request.pools.iter().filter(|pool| !retry::exhausted(&request.tried, pool.pool, RETRY));
         pools
             .flat_map(|pool| &self.topology.pool(pool.pool).replicas)
-            .map(|replica| self.candidate(*replica, &request.tried))
+            .map(|replica| self.candidate(*replica, request))
             .filter(|candidate| !candidate.tried)
             .collect()
     }
@@ -55,10 +68,11 @@ impl World {
 
     /// No replica twice, no more attempts than the bounds allow, and no body that breaks more than two replicas.
     pub(super) fn assert_bounds(&self, n: usize) {
-        let tried = &self.requests[n].tried;
+        let Request { tried, hedges, .. } = &self.requests[n];
         let replicas: HashSet<_> = tried.iter().map(|t| t.replica).collect();
         assert_eq!(replicas.len(), tried.len(), "a replica was tried twice");
-        assert!(counted(tried, |_| true) <= RETRY.attempts);
+        // A hedge of the last attempt is one more.
+        assert!(counted(tried, |_| true) <= RETRY.attempts + u32::from(*hedges > 0));
         for pool in 0..self.topology.pools.len() {
             assert!(counted(tried, |t| t.pool == PoolIx(pool)) <= RETRY.attempts_per_pool);
         }
@@ -70,9 +84,9 @@ impl World {
         let tried = &self.requests[n].tried;
         let breakdowns = tried.iter().filter(|t| t.broke_down()).count();
         let lawful = match ending {
-            Outcome::Crashed => breakdowns == 2,
+            Outcome::Crashed => breakdowns + self.requests[n].breakdowns >= 2,
             Outcome::ClientGone | Outcome::ClientError => true,
-            _ => counted(tried, |_| true) == RETRY.attempts,
+            _ => counted(tried, |_| true) >= RETRY.attempts,
         };
         assert!(lawful, "{ending:?} after {tried:?}");
     }

@@ -2,7 +2,9 @@
 //! every step, for many seeds; a failing seed is printed and repeats exactly.
 
 mod laws;
+mod streams;
 mod world;
 
 mod outages;
+mod residency;
 mod scenarios;

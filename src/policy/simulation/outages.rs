@@ -59,17 +59,7 @@ fn run(seed: u64) -> Tally {
 fn the_laws_hold_for_every_seed() {
     let mut total = Tally::default();
     for seed in 0..SEEDS {
-        let tally = run(seed);
-        total.calls += tally.calls;
-        total.served += tally.served;
-        total.failed += tally.failed;
-        total.denied += tally.denied;
-        total.refused += tally.refused;
-        total.probes += tally.probes;
-        total.last_resorts += tally.last_resorts;
-        for (reason, count) in tally.reasons {
-            *total.reasons.entry(reason).or_default() += count;
-        }
+        total += run(seed);
     }
     // The laws would hold of a world in which nothing happens, too.
     for reason in Reason::ALL {

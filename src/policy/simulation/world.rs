@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -12,16 +13,19 @@ use crate::domain::ask::Dialect;
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::topology::{Pool, Topology};
+use crate::domain::whereabouts::Whereabouts;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::budget::{self, Credit, Floor};
+use crate::policy::client_rule::Asker;
 use crate::policy::health;
-use crate::policy::pool::{self, PoolCandidate};
+use crate::policy::pool::{self, NoPool, PoolCandidate};
 use crate::policy::record::Record;
-use crate::policy::replica::{Call, Candidate, SessionView};
+use crate::policy::region::Rules;
+use crate::policy::replica::{Call, Candidate, NoReplica, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
 use crate::policy::spill::{self, Level};
-use crate::policy::testing::{BREAKER, rng, session_key, standings};
+use crate::policy::testing::{self, BREAKER, rng, session_key};
 use crate::policy::{affinity, weight};
 
 pub(super) const RETRY: retry::Params = retry::Params {
@@ -49,6 +53,8 @@ pub(super) enum Fault {
     BrownsOut,
     /// It takes five times as long.
     Slow,
+    /// It breaks off every second answer in the middle.
+    Cuts,
 }
 
 /// What is odd about an agent's calls.
@@ -62,11 +68,35 @@ pub(super) enum Oddity {
 
 #[derive(Clone, Debug)]
 pub(super) enum Event {
-    Call { session: usize },
-    Attempt { request: usize },
-    Ended { request: usize, attempt: u32, outcome: Outcome },
-    Outage { replicas: Vec<usize>, fault: Fault, lasts: Duration },
-    Heal { replica: usize },
+    Call {
+        session: usize,
+    },
+    Attempt {
+        request: usize,
+    },
+    /// An attempt reaches its first event.
+    Began {
+        request: usize,
+        attempt: u32,
+    },
+    /// An attempt's first event is late.
+    Late {
+        request: usize,
+        attempt: u32,
+    },
+    Ended {
+        request: usize,
+        attempt: u32,
+        outcome: Outcome,
+    },
+    Outage {
+        replicas: Vec<usize>,
+        fault: Fault,
+        lasts: Duration,
+    },
+    Heal {
+        replica: usize,
+    },
     Checks,
 }
 
@@ -75,14 +105,17 @@ pub(super) struct Live {
     pub(super) fault: Option<Fault>,
     heals_at: Duration,
     pub(super) record: Record,
-    in_flight: u32,
+    pub(super) in_flight: u32,
     pub(super) served: u32,
 }
 
 /// One agent; it is a client of its own.
 pub(super) struct Session {
     pub(super) known: bool,
-    pub(super) region: RegionIx,
+    pub(super) whereabouts: Whereabouts,
+    pub(super) key_sha256: &'static str,
+    /// The regions that its calls may reach.
+    pub(super) allowed: Vec<RegionIx>,
     pub(super) calls_left: u32,
     pub(super) odd: Option<Oddity>,
     /// Where it was last, model by model.
@@ -91,16 +124,43 @@ pub(super) struct Session {
 }
 
 pub(super) struct Request {
-    session: usize,
+    pub(super) session: usize,
     pub(super) model: ModelIx,
     pub(super) pools: Vec<PoolCandidate>,
     pub(super) tried: Vec<Tried>,
     /// Those of them whose fault is in doubt, with the time they were sent at.
     doubts: Vec<(Tried, Instant)>,
-    /// The attempt under way: where, and since when.
-    running: Option<(Selection, Instant)>,
+    /// The attempts under way; the second one is a hedge.
+    pub(super) running: Vec<Running>,
     attempts: u32,
+    pub(super) hedges: u32,
+    /// Replicas that broke off an answer which had begun, and how many of them broke down.
+    pub(super) failed: Vec<ReplicaIx>,
+    pub(super) breakdowns: usize,
+    pub(super) resumes: u32,
     ended: bool,
+}
+
+/// One attempt under way.
+#[derive(Clone, Copy)]
+pub(super) struct Running {
+    pub(super) selection: Selection,
+    pub(super) sent: Instant,
+    pub(super) number: u32,
+    /// Whether it has reached its first event.
+    pub(super) began: bool,
+}
+
+impl Request {
+    /// What speaks against trying a replica or a pool: failures, and the attempt beside which there is to be another.
+    pub(super) fn besides(&self) -> Vec<Tried> {
+        let late = |running: &Running| Tried {
+            replica: running.selection.replica,
+            pool: running.selection.pool.pool,
+            outcome: Outcome::FirstByteTimeout,
+        };
+        self.tried.iter().copied().chain(self.running.iter().map(late)).collect()
+    }
 }
 
 /// What happened over a run; also what shows that the run was worth it.
@@ -118,7 +178,45 @@ pub(super) struct Tally {
     pub(super) probes: u32,
     pub(super) opened: u32,
     pub(super) last_resorts: u32,
+    /// Hedges, and those of them that were first.
+    pub(super) hedges: u32,
+    pub(super) hedges_won: u32,
+    /// Answers that went on at another replica after they broke off.
+    pub(super) resumes: u32,
+    /// Calls that residency left no region for, and attempts of calls that may not go everywhere.
+    pub(super) nowhere: u32,
+    pub(super) kept: u32,
     pub(super) reasons: HashMap<Reason, u32>,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        let Tally { calls, attempts, paid, denied, served, failed, refused, crashed, probes, opened, .. } = other;
+        let Tally { last_resorts, hedges, hedges_won, resumes, nowhere, kept, reasons, .. } = other;
+        for (sum, part) in [
+            (&mut self.calls, calls),
+            (&mut self.attempts, attempts),
+            (&mut self.paid, paid),
+            (&mut self.denied, denied),
+            (&mut self.served, served),
+            (&mut self.failed, failed),
+            (&mut self.refused, refused),
+            (&mut self.crashed, crashed),
+            (&mut self.probes, probes),
+            (&mut self.opened, opened),
+            (&mut self.last_resorts, last_resorts),
+            (&mut self.hedges, hedges),
+            (&mut self.hedges_won, hedges_won),
+            (&mut self.resumes, resumes),
+            (&mut self.nowhere, nowhere),
+            (&mut self.kept, kept),
+        ] {
+            *sum += part;
+        }
+        for (reason, count) in reasons {
+            *self.reasons.entry(reason).or_default() += count;
+        }
+    }
 }
 
 pub(super) struct World {
@@ -128,6 +226,10 @@ pub(super) struct World {
     pub(super) now: Duration,
     /// Whether a call now and then ends badly by itself.
     pub(super) noisy: bool,
+    /// Whether calls are streams: a late one is tried at a second replica too, and one that breaks off is resumed.
+    pub(super) streams: bool,
+    /// The rules of the regions.
+    pub(super) rules: Rules,
     /// By time, then in order of arrival.
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     events: HashMap<u64, Event>,
@@ -154,12 +256,14 @@ impl World {
             levels: vec![Cell::default(); topology.pools.len()],
             switches: Cell::default(),
             starts: Vec::new(),
+            rules: testing::rules(&topology),
             topology,
             rng: rng(seed),
             epoch: Instant::now(),
             // The breaker must not take "never" for "at the very start".
             now: Duration::from_secs(1),
             noisy: false,
+            streams: false,
             queue: BinaryHeap::new(),
             events: HashMap::new(),
             sequence: 0,
@@ -175,8 +279,16 @@ impl World {
     /// An agent that makes so many calls, the first within `busy_for`.
     pub(super) fn agent(&mut self, region: RegionIx, calls: u32, busy_for: Duration) -> &mut Session {
         let session = self.sessions.len();
-        let (homes, credit) = (HashMap::new(), Credit::none(self.epoch));
-        self.sessions.push(Session { known: true, region, calls_left: calls, odd: None, homes, credit });
+        self.sessions.push(Session {
+            known: true,
+            whereabouts: Whereabouts { place: Some(self.topology.region(region).place), ..Whereabouts::NOWHERE },
+            key_sha256: "",
+            allowed: (0..self.topology.regions.len()).map(RegionIx).collect(),
+            calls_left: calls,
+            odd: None,
+            homes: HashMap::new(),
+            credit: Credit::none(self.epoch),
+        });
         let start = self.random_time(busy_for);
         self.after(start, Event::Call { session });
         &mut self.sessions[session]
@@ -204,12 +316,10 @@ impl World {
         match event {
             Event::Call { session } => self.call(session),
             Event::Attempt { request } => self.attempt(request),
-            Event::Ended { request, attempt, outcome } => {
-                // An attempt that broke off earlier has no second end.
-                if self.requests[request].attempts == attempt && self.requests[request].running.is_some() {
-                    self.end_attempt(request, outcome);
-                }
-            }
+            // An attempt that broke off earlier has no second end.
+            Event::Ended { request, attempt, outcome } => self.end_attempt(request, attempt, outcome),
+            Event::Began { request, attempt } => self.began(request, attempt),
+            Event::Late { request, attempt } => self.hedge(request, attempt),
             Event::Outage { replicas, fault, lasts } => {
                 replicas.into_iter().for_each(|replica| self.strike(replica, fault, lasts));
             }
@@ -239,9 +349,13 @@ impl World {
         let heals_in = live.heals_at - self.now;
         self.after(heals_in, Event::Heal { replica });
         if fault == Fault::Dead {
-            let there = |request: &Request| request.running.is_some_and(|(at, _)| at.replica.0 == replica);
-            let cut: Vec<_> = (0..self.requests.len()).filter(|n| there(&self.requests[*n])).collect();
-            cut.into_iter().for_each(|request| self.end_attempt(request, Outcome::Reset));
+            let there = |running: &&Running| running.selection.replica.0 == replica;
+            let broken =
+                |(n, request): (usize, &Request)| request.running.iter().find(there).map(|at| (n, at.number, at.began));
+            let cut: Vec<_> = self.requests.iter().enumerate().filter_map(broken).collect();
+            for (request, attempt, began) in cut {
+                self.end_attempt(request, attempt, if began { Outcome::Cut } else { Outcome::Reset });
+            }
         }
     }
 
@@ -252,51 +366,39 @@ impl World {
         let session = &mut self.sessions[n];
         session.calls_left -= 1;
         session.credit = session.credit.after_request(false, BUDGET, now);
-        let from = self.topology.region(session.region).place;
-        let pools = pool::order(&self.topology, model, Dialect::Chat, &standings(&self.topology, Some(from))).unwrap();
-        let (tried, doubts) = (Vec::new(), Vec::new());
-        let request = Request { session: n, model, pools, tried, doubts, running: None, attempts: 0, ended: false };
-        self.requests.push(request);
+        let asker = Asker { whereabouts: &session.whereabouts, key_sha256: session.key_sha256 };
+        let standings = self.rules.standings(&self.topology, asker, |_| None);
+        let pools = pool::order(&self.topology, model, Dialect::Chat, &standings);
+        self.requests.push(Request {
+            session: n,
+            model,
+            pools: pools.clone().unwrap_or_default(),
+            tried: Vec::new(),
+            doubts: Vec::new(),
+            running: Vec::new(),
+            attempts: 0,
+            hedges: 0,
+            failed: Vec::new(),
+            breakdowns: 0,
+            resumes: 0,
+            ended: false,
+        });
         self.tally.calls += 1;
-        self.attempt(self.requests.len() - 1);
+        let request = self.requests.len() - 1;
+        match pools {
+            Ok(_) => self.attempt(request),
+            Err(no) => {
+                assert!(no == NoPool::Residency && self.sessions[n].allowed.is_empty(), "{no:?}");
+                self.tally.nowhere += 1;
+                self.finish(request, Verdict::Moot);
+            }
+        }
     }
 
-    fn attempt(&mut self, n: usize) {
-        let now = self.instant();
-        let request = &self.requests[n];
-        let session = &self.sessions[request.session];
-        let home = session.homes.get(&request.model).copied().filter(|_| session.known);
-        let name = &self.topology.model(request.model).name;
-        let known = session.known.then(|| SessionView {
-            placement: affinity::for_model(session_key(request.session), name),
-            home: home.map(|home| self.topology.replica(home).key),
-            begun: home.is_some(),
-        });
-        let warm = |candidate: Candidate| match home {
-            Some(home) if home == candidate.replica => Candidate { cached_tokens: CONTEXT_TOKENS, ..candidate },
-            _ => candidate,
-        };
-        let home = home.map(|home| Home {
-            pool: self.topology.replica(home).pool,
-            candidate: warm(self.candidate(home, &request.tried)),
-        });
-        let mut coin = self.rng.clone();
-        let selected = select::select(
-            &request.pools,
-            Call { session: known, tokens: CONTEXT_TOKENS, ..Call::default() },
-            home,
-            |pool, view| {
-                let replicas = self.topology.pool(pool).replicas.iter();
-                view.extend(replicas.map(|at| warm(self.candidate(*at, &request.tried))));
-                weight::lower_outliers(view);
-                self.level(pool, view)
-            },
-            |pool| retry::exhausted(&request.tried, pool, RETRY),
-            false,
-            &mut coin,
-        );
-        self.rng = coin;
-        match selected {
+    /// Sends the next attempt, if there is a replica for it.
+    pub(super) fn attempt(&mut self, n: usize) {
+        let home = self.home(n);
+        match self.choose(n) {
             Ok(selection) => {
                 self.assert_lawful_choice(n, selection, home);
                 self.tally.last_resorts += u32::from(selection.last_resort);
@@ -304,7 +406,6 @@ impl World {
                 if home.is_none() {
                     self.starts.push(selection.pool.region);
                 }
-                assert!(self.replicas[selection.replica.0].record.admit(BREAKER, selection.last_resort, now));
                 self.send(n, selection);
             }
             Err(refusal) => {
@@ -316,8 +417,50 @@ impl World {
         }
     }
 
-    fn send(&mut self, n: usize, selection: Selection) {
+    /// The replica where the session was last, holding what it read there.
+    fn home(&self, n: usize) -> Option<Home> {
+        let request = &self.requests[n];
+        let session = &self.sessions[request.session];
+        let home = session.homes.get(&request.model).copied().filter(|_| session.known)?;
+        let candidate = Candidate { cached_tokens: CONTEXT_TOKENS, ..self.candidate(home, request) };
+        Some(Home { pool: self.topology.replica(home).pool, candidate })
+    }
+
+    /// Selects a replica as the edge does.
+    pub(super) fn choose(&mut self, n: usize) -> Result<Selection, NoReplica> {
+        let (request, home) = (&self.requests[n], self.home(n));
+        let name = &self.topology.model(request.model).name;
+        let known = self.sessions[request.session].known.then(|| SessionView {
+            placement: affinity::for_model(session_key(request.session), name),
+            home: home.map(|home| home.candidate.key),
+            begun: home.is_some(),
+        });
+        let as_it_is = |at: &ReplicaIx| match home {
+            Some(home) if home.candidate.replica == *at => home.candidate,
+            _ => self.candidate(*at, request),
+        };
+        let (besides, mut coin) = (request.besides(), self.rng.clone());
+        let selected = select::select(
+            &request.pools,
+            Call { session: known, tokens: CONTEXT_TOKENS, ..Call::default() },
+            home,
+            |pool, view| {
+                view.extend(self.topology.pool(pool).replicas.iter().map(as_it_is));
+                weight::lower_outliers(view);
+                self.level(pool, view)
+            },
+            |pool| retry::exhausted(&besides, pool, RETRY),
+            false,
+            &mut coin,
+        );
+        self.rng = coin;
+        selected
+    }
+
+    pub(super) fn send(&mut self, n: usize, selection: Selection) {
         let sent = self.instant();
+        self.assert_allowed(n, selection);
+        assert!(self.replicas[selection.replica.0].record.admit(BREAKER, selection.last_resort, sent));
         let live = &mut self.replicas[selection.replica.0];
         live.in_flight += 1;
         assert!(live.in_flight <= self.topology.pool(selection.pool.pool).max_in_flight, "over its cap");
@@ -330,6 +473,7 @@ impl World {
             (Some(Fault::Stalls), _) => (ms(30_000), Outcome::FirstByteTimeout),
             (Some(Fault::Errs), _) => (ms(5), Outcome::ServerError),
             (Some(Fault::BrownsOut), _) if self.rng.random_bool(0.5) => (ms(5), Outcome::ServerError),
+            (Some(Fault::Cuts), _) if self.rng.random_bool(0.5) => (usual, Outcome::Cut),
             (_, Some(Oddity::Kills(after))) => {
                 self.outage(vec![selection.replica.0], Fault::Dead, after, ms(20_000));
                 (after + ms(1), Outcome::Reset)
@@ -344,18 +488,23 @@ impl World {
             },
         };
         let request = &mut self.requests[n];
-        request.running = Some((selection, sent));
         request.attempts += 1;
-        assert!(request.attempts as usize <= RETRY.attempts as usize + FREE_ATTEMPTS_MAX);
-        let attempt = request.attempts;
+        let (attempt, legs) = (request.attempts, request.resumes + 1);
+        request.running.push(Running { selection, sent, number: attempt, began: false });
+        assert!(attempt - request.hedges <= legs * (RETRY.attempts + FREE_ATTEMPTS_MAX as u32));
         self.tally.attempts += 1;
         *self.tally.reasons.entry(selection.reason).or_default() += 1;
+        if self.streams {
+            self.expect_first_event(n, attempt, takes, outcome);
+        }
         self.after(takes, Event::Ended { request: n, attempt, outcome });
     }
 
-    fn end_attempt(&mut self, n: usize, outcome: Outcome) {
+    fn end_attempt(&mut self, n: usize, attempt: u32, outcome: Outcome) {
         let now = self.instant();
-        let (selection, sent) = self.requests[n].running.take().unwrap();
+        let running = &mut self.requests[n].running;
+        let Some(at) = running.iter().position(|running| running.number == attempt) else { return };
+        let Running { selection, sent, began, .. } = running.remove(at);
         self.replicas[selection.replica.0].in_flight -= 1;
         let last = Tried { replica: selection.replica, pool: selection.pool.pool, outcome };
         if blame::in_doubt(outcome) {
@@ -373,9 +522,20 @@ impl World {
             self.tally.served += 1;
             return self.finish(n, Verdict::Answered);
         }
+        if began {
+            return self.broke_off(n, last);
+        }
         self.requests[n].tried.push(last);
         self.assert_bounds(n);
-        match retry::after(&self.requests[n].tried, 0, RETRY, &mut self.rng) {
+        // A failure of one of two waits for the other.
+        if self.requests[n].running.is_empty() {
+            self.go_on(n, last);
+        }
+    }
+
+    fn go_on(&mut self, n: usize, last: Tried) {
+        let request = &self.requests[n];
+        match retry::after(&request.tried, request.breakdowns, RETRY, &mut self.rng) {
             Next::Again(_) if last.must_be_paid_for() && !self.pay(n) => {
                 self.tally.denied += 1;
                 self.tally.failed += 1;
@@ -392,6 +552,9 @@ impl World {
     }
 
     fn pay(&mut self, n: usize) -> bool {
+        if self.requests[n].resumes > 0 {
+            return true;
+        }
         let now = self.instant();
         let credit = &mut self.sessions[self.requests[n].session].credit;
         let paid = match credit.pay(now) {
@@ -406,7 +569,7 @@ impl World {
         paid
     }
 
-    fn report(&mut self, attempt: Tried, sent: Instant) {
+    pub(super) fn report(&mut self, attempt: Tried, sent: Instant) {
         let now = self.instant();
         let record = &mut self.replicas[attempt.replica.0].record;
         let before = record.breaker.open_since();
@@ -415,7 +578,7 @@ impl World {
         self.tally.opened += u32::from(after.is_some() && after != before);
     }
 
-    fn finish(&mut self, n: usize, verdict: Verdict) {
+    pub(super) fn finish(&mut self, n: usize, verdict: Verdict) {
         let doubts = std::mem::take(&mut self.requests[n].doubts);
         let fault = verdict.falls_on(doubts.len());
         for (attempt, sent) in doubts {
@@ -433,7 +596,8 @@ impl World {
         }
     }
 
-    pub(super) fn candidate(&self, replica: ReplicaIx, tried: &[Tried]) -> Candidate {
+    /// A replica as it is to a request.
+    pub(super) fn candidate(&self, replica: ReplicaIx, request: &Request) -> Candidate {
         let (live, now) = (&self.replicas[replica.0], self.instant());
         Candidate {
             replica,
@@ -451,7 +615,7 @@ impl World {
             shared_tokens: 0,
             queued_tokens: 0,
             tokens_per_s: None,
-            tried: tried.iter().any(|t| t.replica == replica),
+            tried: request.failed.contains(&replica) || request.besides().iter().any(|t| t.replica == replica),
         }
     }
 
@@ -467,7 +631,7 @@ impl World {
         self.topology.pool(self.topology.replica(replica).pool)
     }
 
-    fn instant(&self) -> Instant {
+    pub(super) fn instant(&self) -> Instant {
         self.epoch + self.now
     }
 
@@ -475,7 +639,7 @@ impl World {
         Duration::from_micros(self.rng.random_range(0..below.as_micros() as u64))
     }
 
-    fn after(&mut self, pause: Duration, event: Event) {
+    pub(super) fn after(&mut self, pause: Duration, event: Event) {
         self.sequence += 1;
         self.queue.push(Reverse((self.now + pause, self.sequence)));
         self.events.insert(self.sequence, event);
