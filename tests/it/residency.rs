@@ -1,5 +1,7 @@
 //! Some clients' calls may go to some regions only, whatever fails.
 
+mod faults;
+
 use std::net::Ipv4Addr;
 
 use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
