@@ -48,9 +48,19 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level once the pool is so full, as a share of its capacity.
+    /// The level now that its replicas are so, and so large a share of the pool's own cap is taken.
     #[must_use]
-    pub fn after(self, fullness: f64) -> Level {
+    pub fn now(self, replicas: &[Candidate], of_own_cap: f64) -> Level {
+        // Nearly always the first replica has room, and no more need be looked at.
+        let has_room = |one: &Candidate| one.standing.is_usable() && share(one) < STARTS_AT;
+        if self == Level::Within && of_own_cap < STARTS_AT && replicas.iter().any(has_room) {
+            return self;
+        }
+        self.after(fullness(replicas, of_own_cap))
+    }
+
+    /// The level once the pool is so full, as a share of its capacity.
+    fn after(self, fullness: f64) -> Level {
         let mark = if self == Level::Past { ENDS_BELOW } else { STARTS_AT };
         if fullness >= mark { Level::Past } else { Level::Within }
     }
@@ -58,7 +68,7 @@ impl Level {
 
 /// How full a pool is, 0 to 1, by its replicas and by the share of its own cap that is taken. A pool of which no replica can
 /// be used is not full but down.
-pub fn fullness(pool: &[Candidate], of_own_cap: f64) -> f64 {
+fn fullness(pool: &[Candidate], of_own_cap: f64) -> f64 {
     let usable = pool.iter().filter(|candidate| candidate.standing.is_usable());
     let (count, sum) = usable.fold((0u32, 0.0), |(count, sum), candidate| (count + 1, sum + share(candidate)));
     if count == 0 { 0.0 } else { of_own_cap.min(1.0).max(sum / f64::from(count)) }
@@ -130,6 +140,26 @@ mod tests {
         check(|pool| pool.iter_mut().for_each(|one| one.engine_full = 3.0), 0.0, 1.0);
         check(|pool| (pool[0].in_flight, pool[1].standing) = (4, Standing::Unhealthy), 0.0, 0.5);
         check(|pool| pool.iter_mut().for_each(|one| one.cap = 0), 0.0, 1.0);
+    }
+
+    #[test]
+    fn one_replica_with_room_is_enough_to_stay_open_and_not_to_open() {
+        let pool =
+            |full: [bool; 3]| [0, 1, 2].map(|n| Candidate { in_flight: if full[n] { 4 } else { 0 }, ..candidate(n) });
+        use Level::{Past, Within};
+        for (before, full, of_own_cap, now) in [
+            (Within, [true, true, false], 0.9, Within),
+            (Within, [true, true, true], 0.9, Past),
+            (Within, [false, false, false], 1.0, Past),
+            (Past, [true, true, true], 0.0, Past),
+            (Past, [true, true, false], 0.0, Within),
+            (Past, [false, false, false], 0.9, Past),
+        ] {
+            assert_eq!(before.now(&pool(full), of_own_cap), now, "{before:?} {full:?} {of_own_cap}");
+        }
+        let mut dead = pool([true, true, false]);
+        dead[2].standing = Standing::Unhealthy;
+        assert_eq!(Within.now(&dead, 0.0), Past, "who is dead has no room");
     }
 
     #[test]

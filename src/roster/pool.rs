@@ -13,7 +13,7 @@ use crate::policy::cost;
 use crate::policy::pace::Pace;
 use crate::policy::queue::{Line, Place, Turn};
 use crate::policy::replica::Candidate;
-use crate::policy::spill::{self, Level};
+use crate::policy::spill::Level;
 
 /// What is known of one pool. It outlives reloads that keep the pool's name.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl PoolLive {
         let of_own_cap =
             f64::from(self.in_flight.load(Ordering::Relaxed)) / f64::from(self.cap.load(Ordering::Relaxed));
         let before = if self.past.load(Ordering::Relaxed) { Level::Past } else { Level::Within };
-        let level = before.after(spill::fullness(replicas, of_own_cap));
+        let level = before.now(replicas, of_own_cap);
         if level != before {
             self.past.store(level == Level::Past, Ordering::Relaxed);
         }

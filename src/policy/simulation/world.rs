@@ -24,7 +24,7 @@ use crate::policy::region::Rules;
 use crate::policy::replica::{Call, Candidate, NoReplica, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
-use crate::policy::spill::{self, Level};
+use crate::policy::spill::Level;
 use crate::policy::testing::{self, BREAKER, rng, session_key};
 use crate::policy::{affinity, weight};
 
@@ -622,7 +622,7 @@ impl World {
     /// Whether a pool takes new sessions, now that its replicas are so.
     fn level(&self, pool: PoolIx, replicas: &[Candidate]) -> Level {
         let level = &self.levels[pool.0];
-        let before = level.replace(level.get().after(spill::fullness(replicas, 0.0)));
+        let before = level.replace(level.get().now(replicas, 0.0));
         self.switches.set(self.switches.get() + u32::from(before != level.get()));
         level.get()
     }
