@@ -4,8 +4,8 @@
 //! stays where its cache is when DNS moves its client. From the *edge*, the fastest region is picked: a client's call comes
 //! through this edge in any case. Geography makes the shortlist then, since a measurement can be wrong by a detour of the
 //! moment but not by a continent, and among those the measured round trip decides; until it is measured, its estimate does
-//! ([`cost::distance_ms`]). Among four regions drawn at random the nearest by distance is within 2 ms of the fastest in 84 %
-//! of draws, and the one found so in 99.2 %.
+//! ([`cost::distance_ms`]). Of four cloud regions the nearest by distance is within 2 ms of the fastest in 84.8 % of draws,
+//! and the one found so in 99.8 % (`tests/nearest.rs`).
 //!
 //! An operator's `bias` makes a region count as nearer or farther, and `overrides` name regions that stand before all others.
 //! Residency is no preference: what it does not allow is no candidate, and so nothing that comes later can choose it.
