@@ -187,7 +187,7 @@ fn by_round_trip_an_edge_finds_the_fastest_of_four_regions_where_distance_is_oft
     let (names, ms) = round_trips();
     let places = cloud_regions("azure");
     let (mut by_distance, mut by_round_trip) = (Excess::default(), Excess::default());
-    for edge in 0..names.len() {
+    for (edge, from_edge_ms) in ms.iter().enumerate() {
         // The edge's own region is no choice: it would always be the best.
         let others: Vec<usize> = (0..names.len()).filter(|n| *n != edge).collect();
         let regions = [&[edge], &others[..]].concat();
@@ -197,17 +197,17 @@ fn by_round_trip_an_edge_finds_the_fastest_of_four_regions_where_distance_is_oft
         let topology = &snapshot.config.topology;
         let number = |region: RegionIx| names.iter().position(|name| *name == topology.region(region).name).unwrap();
         let rules = &snapshot.config.geo.rules;
-        let measured = rules.standings(topology, Asker::NOBODY, |region| Some(ms[edge][number(region)]));
+        let measured = rules.standings(topology, Asker::NOBODY, |region| Some(from_edge_ms[number(region)]));
         let unmeasured = rules.standings(topology, Asker::NOBODY, |_| None);
         let mut pools = order(&snapshot, &unmeasured);
         pools.sort_by_key(|pool| number(pool.region));
         for four in fours(others.len()) {
             let four = four.map(|n| others[n]);
-            let best_ms = four.iter().map(|n| ms[edge][*n]).fold(f64::INFINITY, f64::min);
+            let best_ms = four.iter().map(|n| from_edge_ms[*n]).fold(f64::INFINITY, f64::min);
             let excess_ms = |standings: &Standings| {
                 let mut pools = four.map(|n| pools[n]);
                 standings.sort(topology, &mut pools);
-                ms[edge][number(pools[0].region)] - best_ms
+                from_edge_ms[number(pools[0].region)] - best_ms
             };
             by_round_trip.0.push(excess_ms(&measured));
             by_distance.0.push(excess_ms(&unmeasured));

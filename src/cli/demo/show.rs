@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use nearpool::sim::world::{Agents, AgentsParams, CallReport, RoundRobin, Step, Target};
+use nearpool::sim::world::{Agents, AgentsParams, CallReport, REGIONS, RoundRobin, Step, Target};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep_until, timeout};
@@ -226,7 +226,13 @@ impl<'a> Show<'a> {
             Routing::Nearpool => Target::BaseUrl { url: format!("http://{}", self.stage.agents), model: None },
             Routing::RoundRobin => Target::RoundRobin(Arc::new(RoundRobin::over(&self.stage.world, model_of))),
         };
-        AgentsParams { agents: phase.agents, think: phase.think, seed: self.seed, ..AgentsParams::new(target) }
+        AgentsParams {
+            agents: phase.agents,
+            think: phase.think,
+            regions: REGIONS.to_vec(),
+            seed: self.seed,
+            ..AgentsParams::new(target)
+        }
     }
 
     fn progress(&self, tally: &Tally) -> String {

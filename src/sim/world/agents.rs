@@ -11,10 +11,11 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::places::{PLACES, Place};
+use super::places::{PLACES, Place, RegionSpec};
 use super::report::{CallReport, Receipt, Step};
 use super::session::{Answered, Session, read_stream};
 use super::target::{Destination, Target};
+use super::ways;
 use crate::sim::client::Client;
 use crate::sim::text::mix;
 
@@ -36,6 +37,10 @@ pub struct AgentsParams {
     pub agents: usize,
     /// Where the agents are; the first agent is at the first place, and so on in turn. Nowhere in particular when empty.
     pub places: Vec<Place>,
+    /// The regions, each with an edge. Then a call also takes the round trip from its agent's place to the nearest of them,
+    /// and on to the one that served it; it is the agent that waits, so that one process can stand for all edges. No way
+    /// takes time when empty.
+    pub regions: Vec<RegionSpec>,
     /// The calls of a session.
     pub chain: Vec<Step>,
     /// Fewest and most tokens with which a session's context starts.
@@ -61,6 +66,7 @@ impl AgentsParams {
             target,
             agents: 12,
             places: PLACES.to_vec(),
+            regions: Vec::new(),
             chain: Step::CHAIN.to_vec(),
             context_tokens: (8_000, 16_000),
             answer_tokens: (20, 80),
@@ -192,8 +198,12 @@ impl Agent {
                 answered
             }
         };
-        report.total = sent.elapsed();
-        report.ttft = answered.first_content.map(|at| at.duration_since(sent));
+        let way = self.place.as_ref().map_or(Duration::ZERO, |place| {
+            ways::of_call(place, report.receipt.region.as_deref(), &self.params.regions)
+        });
+        report.ttft = answered.first_content.map(|at| at.duration_since(sent) + way);
+        report.total = sent.elapsed() + way;
+        tokio::time::sleep(way).await;
         report.error = answered.error;
         report.model = answered.model;
         if let Some(usage) = answered.usage {

@@ -8,6 +8,7 @@ mod report;
 mod round_robin;
 mod session;
 mod target;
+mod ways;
 
 pub use agents::{Agents, AgentsParams};
 pub use places::{PLACES, Place, REGIONS, RegionSpec};

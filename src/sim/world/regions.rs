@@ -1,9 +1,8 @@
 //! Regions, their pools and replicas, and what befalls them.
 
 use std::io;
-use std::time::Duration;
 
-use super::places::{REGIONS, RegionSpec, distance_km};
+use super::places::{REGIONS, RegionSpec};
 use crate::sim::preset::{Params, Preset};
 use crate::sim::server::{ReplicaHandle, ServerParams, spawn};
 
@@ -16,9 +15,6 @@ pub struct WorldParams {
     pub models: Vec<ModelSpec>,
     /// Replicas of every pool.
     pub replicas_per_pool: usize,
-    /// From where calls reach the replicas. Each then waits one round trip to its region: 26 ms + 0.0143 ms/km, as measured
-    /// between real regions (FACTS, section 8), or nothing within 100 km. No waiting when `None`.
-    pub seen_from: Option<(f64, f64)>,
     /// How many of the last requests every replica keeps.
     pub log_requests: usize,
     /// Seed of every replica's answer ids.
@@ -52,7 +48,6 @@ impl Default for WorldParams {
                 model("70b", "meta-llama/Llama-3.1-70B-Instruct", 10.0 / 3.0),
             ],
             replicas_per_pool: 2,
-            seen_from: None,
             log_requests: 0,
             seed: 1,
         }
@@ -160,7 +155,6 @@ async fn start_pool(params: &WorldParams, spec: &RegionSpec, model: &ModelSpec) 
     for index in 0..params.replicas_per_pool {
         let server = ServerParams {
             engine: model.engine.clone(),
-            network_delay: params.seen_from.map_or(Duration::ZERO, |from| round_trip(from, spec)),
             log_requests: params.log_requests,
             seed: params.seed,
             ..ServerParams::new(format!("{name}-{index}"), model.served_as.clone())
@@ -168,9 +162,4 @@ async fn start_pool(params: &WorldParams, spec: &RegionSpec, model: &ModelSpec) 
         replicas.push(spawn(server).await?);
     }
     Ok(Pool { name, model: model.clone(), replicas })
-}
-
-fn round_trip(from: (f64, f64), spec: &RegionSpec) -> Duration {
-    let km = distance_km(from, (spec.latitude, spec.longitude));
-    if km < 100.0 { Duration::ZERO } else { Duration::from_secs_f64((26.0 + 0.0143 * km) / 1e3) }
 }

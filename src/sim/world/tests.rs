@@ -128,6 +128,20 @@ async fn replicas_die_and_come_back_by_name() {
     assert!(!world.kill_replica("nobody").await);
 }
 
+#[tokio::test]
+async fn the_ways_to_the_edge_and_on_take_their_time() {
+    let world = World::start(small()).await.unwrap();
+    let singapore = PLACES.into_iter().find(|place| place.name == "Singapore").unwrap();
+    let regions = vec![REGIONS[0]];
+    let far = AgentsParams { agents: 1, places: vec![singapore], sessions_per_agent: Some(1), ..agents_at(&world) };
+    // Measured between Singapore and the west coast.
+    let way = Duration::from_millis(163);
+    for report in all(AgentsParams { regions, ..far.clone() }).await {
+        assert!(report.ttft.unwrap() >= way && report.total >= report.ttft.unwrap(), "{report:?}");
+    }
+    assert!(all(far).await.iter().any(|report| report.ttft.unwrap() < way), "it is the way that takes so long");
+}
+
 #[test]
 fn distances_are_those_of_the_globe() {
     let singapore_dublin = places::distance_km((1.35, 103.82), (53.35, -6.26));
