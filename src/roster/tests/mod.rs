@@ -8,5 +8,6 @@ mod edge;
 mod leftovers;
 mod loss;
 mod restart;
+mod spill;
 mod streams;
 mod world;
