@@ -123,7 +123,7 @@ fn clients_of_all_continents_are_served_in_the_region_of_least_distance() {
     let snapshot = snapshot(&regions, "client", geo);
     let mut chosen = BTreeSet::new();
     for (address, whereabouts) in &addresses {
-        let pools = order(&snapshot, &snapshot.standings(Asker { whereabouts, key_sha256: "" }));
+        let pools = order(&snapshot, &snapshot.standings(Asker { whereabouts, keys: &[] }));
         let place = whereabouts.place.map(|place| (place.latitude, place.longitude)).unwrap();
         let region = |pool: &PoolCandidate| snapshot.config.topology.region(pool.region).name.as_str();
         let km = |name: &str| great_circle_km(place, regions.iter().find(|(region, _)| *region == name).unwrap().1);

@@ -127,7 +127,8 @@ fn run(seed: u64) -> Tally {
         let client = &clients[session % clients.len()];
         let known = world.rng.random_bool(0.8);
         let agent = world.agent(RegionIx(0), CALLS_PER_SESSION, BUSY_FOR);
-        (agent.whereabouts, agent.key_sha256, agent.known) = (client.whereabouts, client.key, known);
+        agent.keys = Some(client.key).filter(|key| !key.is_empty()).map(str::to_owned).into_iter().collect();
+        (agent.whereabouts, agent.known) = (client.whereabouts, known);
         agent.allowed = regions(client.allowed[variant]);
     }
     for outage in 0..20 {

@@ -113,7 +113,7 @@ pub(super) struct Live {
 pub(super) struct Session {
     pub(super) known: bool,
     pub(super) whereabouts: Whereabouts,
-    pub(super) key_sha256: &'static str,
+    pub(super) keys: Vec<String>,
     /// The regions that its calls may reach.
     pub(super) allowed: Vec<RegionIx>,
     pub(super) calls_left: u32,
@@ -282,7 +282,7 @@ impl World {
         self.sessions.push(Session {
             known: true,
             whereabouts: Whereabouts { place: Some(self.topology.region(region).place), ..Whereabouts::NOWHERE },
-            key_sha256: "",
+            keys: Vec::new(),
             allowed: (0..self.topology.regions.len()).map(RegionIx).collect(),
             calls_left: calls,
             odd: None,
@@ -366,7 +366,7 @@ impl World {
         let session = &mut self.sessions[n];
         session.calls_left -= 1;
         session.credit = session.credit.after_request(false, BUDGET, now);
-        let asker = Asker { whereabouts: &session.whereabouts, key_sha256: session.key_sha256 };
+        let asker = Asker { whereabouts: &session.whereabouts, keys: &session.keys };
         let standings = self.rules.standings(&self.topology, asker, |_| None);
         let pools = pool::order(&self.topology, model, Dialect::Chat, &standings);
         self.requests.push(Request {

@@ -52,7 +52,8 @@ impl World {
             config = config.region(region, latitude, longitude).pool(pool);
         }
         let (_, union) = EUROPE;
-        let rules = union.replace('}', &format!(", \"key:{}\" = [\"singapore\", \"here\"] }}", key_sha256(b"sk-2")));
+        let rules =
+            union.replace('}', &format!(", \"key:{}\" = [\"singapore\", \"here\"] }}", key_sha256(b"sk-2").unwrap()));
         let config = config
             .set("geo", "residency", &rules)
             .set("hedging", "enabled", "true")
