@@ -4,6 +4,7 @@ mod assemble;
 mod check;
 mod demo;
 mod explain;
+mod geoip;
 mod lifecycle;
 mod page;
 mod run;
@@ -34,6 +35,9 @@ enum Command {
     },
     /// Say where a call would go, and why.
     Explain(explain::ExplainArgs),
+    /// GeoIP databases: what one is, where an address stands, providers' networks laid over one.
+    #[command(subcommand)]
+    Geoip(geoip::GeoipCommand),
     /// Show the whole system on this machine: simulated regions, an edge, agents, failures.
     Demo(demo::DemoArgs),
     /// Run one simulated replica.
@@ -46,6 +50,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Check { config } => Ok(check::run(&config)),
         Command::Explain(args) => explain::run(&args),
+        Command::Geoip(command) => geoip::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Simulate(args) => simulate::run(&args),
     }

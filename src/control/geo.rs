@@ -12,6 +12,11 @@ pub fn embedded() -> &'static [u8] {
     include_bytes!("../../geoip/nearpool.mmdb")
 }
 
+/// The licence and the attribution that go with it, and so with the binary.
+pub fn notice() -> &'static str {
+    include_str!("../../geoip/NOTICE")
+}
+
 /// Reads and checks a database; `None` is the embedded one, which is used where it lies. The error is a line for people.
 pub fn read(path: Option<&Path>) -> Result<GeoDb, String> {
     let Some(path) = path else {

@@ -23,6 +23,9 @@ use crate::domain::place::Place;
 use crate::domain::whereabouts::{Unions, Whereabouts};
 use crate::policy::countries;
 
+pub mod census;
+pub mod metadata;
+
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// From this accuracy radius on, in km, a location only stands for its country. MaxMind's databases know 1, 5, 10, 20, 50,
@@ -108,6 +111,8 @@ pub fn country(code: Code) -> Option<Located> {
 pub struct Metadata {
     /// Its type, such as `GeoLite2-City`.
     pub kind: String,
+    /// What it says of itself in English, or else in the first of its languages.
+    pub description: String,
     /// When it was built, in seconds since 1970.
     pub build_epoch_s: u64,
     /// 4 or 6.
@@ -162,8 +167,10 @@ impl GeoDb {
     /// What it says of itself.
     pub fn metadata(&self) -> Metadata {
         let metadata = self.reader.metadata();
+        let description = metadata.description.get("en").or(metadata.description.values().next());
         Metadata {
-            kind: metadata.database_type.clone(),
+            kind: printable(&metadata.database_type),
+            description: description.map_or_else(String::new, |text| printable(text)),
             build_epoch_s: metadata.build_epoch,
             ip_version: metadata.ip_version,
             node_count: metadata.node_count,
@@ -181,8 +188,14 @@ impl GeoDb {
                 return Ok(());
             }
         }
-        Err(GeoError::NoPlaces { kind: self.reader.metadata().database_type.clone() })
+        Err(GeoError::NoPlaces { kind: self.metadata().kind })
     }
+}
+
+/// A database's own words as they may stand in a log or on a terminal: bounded, and without control characters.
+fn printable(text: &str) -> String {
+    const CHARS_MAX: usize = 1000;
+    text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The IPv4 address that an IPv6 address carries inside (mapped, NAT64, 6to4), since that is where it comes from.

@@ -16,6 +16,7 @@ mod dialects;
 mod ending;
 mod engine_metrics;
 mod faults;
+mod geoip;
 mod harness;
 mod health;
 mod hygiene;
