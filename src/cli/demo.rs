@@ -22,8 +22,8 @@ use self::script::Routing;
 use self::show::{Ended, Show, Shown, Signals};
 use self::stage::Stage;
 
-/// Failed health checks are what the demo is about; `RUST_LOG` brings them back.
-const LOG: &str = "error,nearpool=warn,nearpool::control::probe=error";
+/// Failed health checks are what the demo is about, and the age of the GeoIP database is not; `RUST_LOG` brings them back.
+const LOG: &str = "error,nearpool=warn,nearpool::control::probe=error,nearpool::control::watch=error";
 
 #[derive(clap::Args, Debug)]
 pub(super) struct DemoArgs {

@@ -5,7 +5,7 @@
 //! keeps out what a browser on the same machine could be made to send.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -134,6 +134,7 @@ impl Admin {
             Page::Status => {
                 let beside = Beside {
                     started: parts.started,
+                    today: SystemTime::now(),
                     reloads: parts.reloader.history(),
                     access_log_dropped: parts.access_log.dropped(),
                 };

@@ -3,9 +3,14 @@
 //! It is read into memory and swapped whole. A mapped file would change under its readers (RUSTSEC-2025-0132).
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::files::read_bounded;
-use crate::wire::geoip::{DATABASE_BYTES_MAX, GeoDb};
+use crate::observe::timestamp::Timestamp;
+use crate::wire::geoip::{DATABASE_BYTES_MAX, GeoDb, Metadata};
+
+/// How often a stale database is spoken of.
+const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The database that comes with the binary.
 pub fn embedded() -> &'static [u8] {
@@ -26,4 +31,71 @@ pub fn read(path: Option<&Path>) -> Result<GeoDb, String> {
     let bytes = read_bounded(path, DATABASE_BYTES_MAX as u64)
         .map_err(|error| named(&format_args!("the GeoIP database cannot be read: {error}")))?;
     GeoDb::from_bytes(bytes).map_err(|error| named(&error))
+}
+
+/// Tells the operator that the database in use is stale: once of each, and then once a day.
+#[derive(Default, Debug)]
+pub(super) struct Reminder {
+    /// The build time of the one that was last spoken of, and when that was.
+    last: Option<(u64, SystemTime)>,
+}
+
+impl Reminder {
+    /// The line for the log, if there is cause for one now. `file` is `None` for the embedded database.
+    pub(super) fn due(&mut self, file: Option<&Path>, metadata: &Metadata, now: SystemTime) -> Option<String> {
+        if !metadata.is_stale(now) {
+            return None;
+        }
+        if let Some((build, at)) = self.last
+            && build == metadata.build_epoch_s
+            // A clock that was set back is no cause to say it again.
+            && now.duration_since(at).unwrap_or_default() < REMIND_EVERY
+        {
+            return None;
+        }
+        self.last = Some((metadata.build_epoch_s, now));
+        let (source, what_to_do) = match file {
+            None => (
+                "embedded".to_owned(),
+                "take a newer release, or name a database of your own in geo.database (see nearpool geoip build)",
+            ),
+            Some(file) => {
+                (file.display().to_string(), "replace the file by a newer one, it is taken without a restart")
+            }
+        };
+        let (built, age_days) = (Timestamp(metadata.built()), metadata.age_days(now));
+        let kind = &metadata.kind;
+        Some(format!(
+            "geoip database is stale source={source} kind={kind} built={built} age_days={age_days}: {what_to_do}"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::geoip::metadata::STALE_DAYS;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn a_stale_database_is_spoken_of_once_and_once_a_day() {
+        let metadata = read(None).unwrap().metadata();
+        let stale_from = metadata.built() + DAY * STALE_DAYS as u32;
+        let mut reminder = Reminder::default();
+        let file = Path::new("geo.mmdb");
+        let mut due = |file, metadata: &Metadata, now| reminder.due(file, metadata, now);
+        assert_eq!(due(None, &metadata, stale_from - DAY), None);
+        let said = due(None, &metadata, stale_from).unwrap();
+        assert!(said.contains("source=embedded") && said.contains("age_days=60") && said.contains("release"), "{said}");
+        assert_eq!(due(None, &metadata, stale_from + DAY / 2), None);
+        assert_eq!(due(None, &metadata, stale_from - DAY / 2), None, "the clock was set back");
+        assert!(due(None, &metadata, stale_from + DAY).is_some());
+        // Another one is spoken of at once, unless it is fresh.
+        let older = Metadata { build_epoch_s: metadata.build_epoch_s - 1, ..metadata.clone() };
+        let said = due(Some(file), &older, stale_from + DAY).unwrap();
+        assert!(said.contains("source=geo.mmdb") && said.contains("without a restart"), "{said}");
+        let fresh = Metadata { build_epoch_s: metadata.build_epoch_s + 5 * 86_400, ..metadata };
+        assert_eq!(due(Some(file), &fresh, stale_from + DAY), None);
+    }
 }

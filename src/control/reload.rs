@@ -24,7 +24,7 @@ use crate::config::{self, Config, Diagnostics};
 use crate::observe::metrics::{Metrics, ReloadSource};
 use crate::observe::timestamp::Timestamp;
 use crate::roster::{Roster, Snapshot};
-use crate::wire::geoip::GeoDb;
+use crate::wire::geoip::{GeoDb, Metadata};
 
 /// Verdicts that are remembered for the status page.
 const HISTORY_MAX: usize = 20;
@@ -235,6 +235,12 @@ impl Reloader {
         let tls = config.tls.iter().flat_map(|tls| [tls.certificate.as_path(), tls.key.as_path()]);
         let fixed = std::iter::once(self.parts.path.as_path()).chain(config.geo.database.as_deref());
         fixed.chain(tls).chain(secret_files(config)).map(Path::to_owned).collect()
+    }
+
+    /// The GeoIP database in use: its file, unless it is the embedded one, and what it says of itself.
+    pub fn database(&self) -> (Option<PathBuf>, Metadata) {
+        let snapshot = self.parts.roster.snapshot();
+        (snapshot.config.geo.database.clone(), snapshot.geo.metadata())
     }
 
     fn reload_locked(&self, state: &mut State) -> Result<Applied, ReloadError> {

@@ -1,7 +1,7 @@
 //! How things stand, as `/status` tells it.
 
 use std::path::Path;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -36,6 +36,9 @@ struct Geo<'a> {
     source: std::borrow::Cow<'a, str>,
     kind: String,
     built: Timestamp,
+    age_days: u64,
+    /// Whether it is so old that it should be replaced.
+    stale: bool,
     ip_version: u16,
     bytes: usize,
 }
@@ -100,6 +103,8 @@ struct Failing {
 /// What stands neither in the roster nor in the snapshot.
 pub(super) struct Beside {
     pub(super) started: Instant,
+    /// The wall clock's time.
+    pub(super) today: SystemTime,
     pub(super) reloads: Vec<Verdict>,
     pub(super) access_log_dropped: u64,
 }
@@ -134,7 +139,7 @@ impl<'a> Status<'a> {
             draining: roster.is_draining(),
             unready: unready(roster, snapshot, now),
             config_hash: &config.hash,
-            geo: geo(snapshot),
+            geo: geo(snapshot, beside.today),
             sessions: roster.sessions.sweep(config.sessions.idle, now),
             access_log_dropped: beside.access_log_dropped,
             reloads: beside.reloads,
@@ -143,14 +148,15 @@ impl<'a> Status<'a> {
     }
 }
 
-fn geo(snapshot: &Snapshot) -> Geo<'_> {
+fn geo(snapshot: &Snapshot, today: SystemTime) -> Geo<'_> {
     let metadata = snapshot.geo.metadata();
     let file = snapshot.config.geo.database.as_deref();
     Geo {
         source: file.map_or("embedded".into(), Path::to_string_lossy),
+        built: Timestamp(metadata.built()),
+        age_days: metadata.age_days(today),
+        stale: metadata.is_stale(today),
         kind: metadata.kind,
-        // What no clock can show is shown as 1970.
-        built: Timestamp(UNIX_EPOCH.checked_add(Duration::from_secs(metadata.build_epoch_s)).unwrap_or(UNIX_EPOCH)),
         ip_version: metadata.ip_version,
         bytes: metadata.bytes,
     }

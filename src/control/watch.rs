@@ -1,4 +1,5 @@
 //! When to look at the files again: when their directories change, on SIGHUP, and every few seconds in any case.
+//! Whoever looks so often also says when the GeoIP database in use has become stale.
 //!
 //! Directories and not files are watched, since a file that is replaced by renaming another over it (editors, `mv`,
 //! Kubernetes' swap of a link) is from then on another file. The slow look is the net below: some file systems tell
@@ -7,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use notify::event::{AccessKind, AccessMode, EventKind};
@@ -18,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::geo::Reminder;
 use super::reload::Reloader;
 use crate::observe::metrics::ReloadSource;
 
@@ -68,7 +70,12 @@ impl BackgroundService for Watch {
         let mut directories = Directories::new(changed);
         let mut hangups =
             signal(SignalKind::hangup()).inspect_err(|error| log::warn!("sighup is not watched error={error}")).ok();
+        let mut reminder = Reminder::default();
         loop {
+            let (file, metadata) = self.reloader.database();
+            if let Some(stale) = reminder.due(file.as_deref(), &metadata, SystemTime::now()) {
+                log::warn!("{stale}");
+            }
             directories.follow(&self.reloader.files());
             let hangup = async {
                 match &mut hangups {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::config::FILE_BYTES_MAX;
 use crate::control::testing::World;
+use crate::wire::geoip::metadata::STALE_DAYS;
 
 const TOKEN: &str = r#"admin_token = { env = "TOKEN" }"#;
 
@@ -136,6 +137,10 @@ async fn status_tells_how_things_stand() {
     assert_eq!(status["reloads"][0]["source"], "signal");
     assert_eq!(status["geo"]["source"], "embedded");
     assert!(status["geo"]["built"].as_str().unwrap().starts_with("20"), "{status}");
+    // However old it is today.
+    let age_days = status["geo"]["age_days"].as_u64().unwrap();
+    assert_eq!(status["geo"]["stale"], age_days >= STALE_DAYS, "{status}");
+    assert!(status["geo"]["kind"] == "Nearpool-City" && status["geo"]["bytes"].as_u64() > Some(500_000), "{status}");
     let replica = &status["regions"][0]["pools"][0]["replicas"][0];
     assert_eq!((&replica["name"], &replica["standing"]), (&"r0".into(), &"usable".into()));
     assert!(!status.to_string().contains("127.0.0.1"), "names, never addresses: {status}");

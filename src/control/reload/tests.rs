@@ -140,6 +140,69 @@ fn a_new_database_is_taken_and_a_broken_one_never_replaces_a_good_one() {
     assert!(!Arc::ptr_eq(&second, &world.roster.snapshot().geo));
 }
 
+/// The good database, damaged in many ways: cut short, bytes flipped everywhere, values of other types, other contents.
+fn damaged() -> Vec<Vec<u8>> {
+    let mut all = vec![Vec::new(), b"<html>503</html>".to_vec(), vec![0; 4096], vec![0xff; 4096]];
+    all.extend((0..250).map(|n| GOOD_GEO[..n * GOOD_GEO.len() / 250].to_vec()));
+    for n in 0..400 {
+        let (mut bytes, at) = (GOOD_GEO.to_vec(), n * 7919 % GOOD_GEO.len());
+        bytes[at] ^= 1 << (n % 8);
+        all.push(bytes);
+    }
+    // Every key's value, in turn, of every type that a byte can tell.
+    for key in
+        ["country", "iso_code", "latitude", "longitude", "accuracy_radius", "node_count", "ip_version", "build_epoch"]
+    {
+        for control in [0x00, 0x04, 0x24, 0x42, 0x68, 0x82, 0xa1, 0xc4, 0xe1, 0xff] {
+            let mut bytes = GOOD_GEO.to_vec();
+            for at in memchr::memmem::find_iter(GOOD_GEO, key) {
+                bytes[at + key.len()] = control;
+            }
+            all.push(bytes);
+        }
+    }
+    // A database of another kind: no key is one that we know.
+    let mut other = GOOD_GEO.to_vec();
+    for key in ["country", "registered_country", "location", "continent", "country_code", "latitude"] {
+        memchr::memmem::find_iter(GOOD_GEO, key).for_each(|at| other[at] = b'x');
+    }
+    all.push(other);
+    all
+}
+
+#[test]
+fn no_damaged_database_replaces_a_good_one() {
+    let world = with_geo();
+    let address = "127.3.0.1".parse().unwrap();
+    let (mut in_force, mut refused) = (Arc::clone(&world.roster.snapshot().geo), 0);
+    let dublin = in_force.lookup(address).unwrap();
+    let damaged = damaged();
+    assert!(damaged.len() >= 700, "{}", damaged.len());
+    for (n, bytes) in damaged.into_iter().enumerate() {
+        world.directory.swap_in("geo.mmdb", bytes);
+        let now = match world.reloader.reload(ReloadSource::Geo) {
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("GeoIP") && error.contains("geo.mmdb") && !error.contains('\n'), "{n}: {error}");
+                refused += 1;
+                let now = Arc::clone(&world.roster.snapshot().geo);
+                assert!(Arc::ptr_eq(&in_force, &now), "{n}");
+                now
+            }
+            // A flipped bit may have made another place of a place: what is taken can be read.
+            Ok(_) => Arc::clone(&world.roster.snapshot().geo),
+        };
+        let _never_panics = now.lookup(address);
+        in_force = now;
+    }
+    assert!(refused >= 500, "{refused} refused");
+    let last = world.reloader.history().swap_remove(0).error.unwrap();
+    assert!(last.contains("holds neither countries nor places"), "{last}");
+    world.directory.swap_in("geo.mmdb", GOOD_GEO);
+    assert!(world.reloader.reload(ReloadSource::Geo).unwrap().changed);
+    assert_eq!(world.roster.snapshot().geo.lookup(address).unwrap(), dublin);
+}
+
 #[test]
 fn a_config_that_names_a_broken_database_is_refused() {
     let world = World::new("");
