@@ -55,21 +55,6 @@ WITHOUT_PLACE = {"AQ": "AN"}
 # Codes that name no country.
 NO_COUNTRY = {"", "AP", "EU", "ZZ"}
 
-# What the providers' lists call a region, where it is not the region's own name.
-ALIASES = {
-    "azure": {
-        "brazilse": "brazilsoutheast", "centralfrance": "francecentral", "chilec": "chilecentral",
-        "germanyn": "germanynorth", "germanywc": "germanywestcentral", "norwaye": "norwayeast",
-        "norwayw": "norwaywest", "southfrance": "francesouth", "switzerlandn": "switzerlandnorth",
-        "switzerlandw": "switzerlandwest",
-    },
-    "digitalocean": {
-        "AU-NSW": "sydney", "CA-ON": "toronto", "DE-HE": "frankfurt", "GB-SLG": "london",
-        "IN-KA": "bangalore", "NL-NH": "amsterdam", "SG-05": "singapore", "US-CA": "santa-clara",
-        "US-GA": "douglasville", "US-NJ": "clifton",
-    },
-}
-
 
 class BuildError(Exception):
     """Says what is wrong and what to do."""
@@ -81,9 +66,11 @@ class BuildError(Exception):
 class Places:
     """The countries and cloud regions that a network may be placed at."""
 
-    def __init__(self, countries_csv, regions_csv):
+    def __init__(self, countries_csv, regions_csv, aliases_csv):
         self.countries = {row["country"]: row for row in read_rows(countries_csv)}
         self.regions = {(row["provider"], row["region"]): row for row in read_rows(regions_csv)}
+        # What the providers' lists call a region, where it is not the region's own name.
+        self.aliases = {(row["provider"], row["alias"]): row["region"] for row in read_rows(aliases_csv)}
         self.metros = {}
         for key, row in self.regions.items():
             self.metros.setdefault((row["country"], plain(row["metro"])), ("region", *key))
@@ -100,7 +87,7 @@ class Places:
 
     def region(self, provider, name):
         """The place of a provider's region; None when it is unknown or all the world."""
-        name = ALIASES.get(provider, {}).get(name, name)
+        name = self.aliases.get((provider, name), name)
         return ("region", provider, name) if (provider, name) in self.regions else None
 
     def city(self, country, city):
@@ -601,7 +588,7 @@ def build(chosen):
     sources = json.loads(SOURCES.read_text(encoding="utf-8"))
     if chosen.renew:
         renew_sources(sources)
-    places = Places(HERE / "country_centroids.csv", HERE / "cloud_regions.csv")
+    places = Places(HERE / "country_centroids.csv", HERE / "cloud_regions.csv", HERE / "cloud_region_aliases.csv")
     if chosen.registry:
         spans = [s for path in chosen.registry for s in read_delegated(path.read_text(encoding="utf-8"), places)]
         countries = disjoint(spans)

@@ -13,7 +13,9 @@ from mmdb_writer import TreeWriter
 
 import build
 
-PLACES = build.Places(build.HERE / "country_centroids.csv", build.HERE / "cloud_regions.csv")
+PLACES = build.Places(
+    build.HERE / "country_centroids.csv", build.HERE / "cloud_regions.csv", build.HERE / "cloud_region_aliases.csv"
+)
 SAMPLES = build.HERE / "samples"
 
 

@@ -1,5 +1,6 @@
 //! `nearpool geoip`: what a GeoIP database is, where it places an address, and how an operator makes one.
 
+mod build;
 mod info;
 mod lookup;
 
@@ -19,12 +20,15 @@ pub(super) enum GeoipCommand {
     Info(info::InfoArgs),
     /// Say where an address stands, and what a client there counts as.
     Lookup(lookup::LookupArgs),
+    /// Lay the networks that cloud providers publish, or a geofeed, over a database.
+    Build(build::BuildArgs),
 }
 
 pub(super) fn run(command: &GeoipCommand) -> anyhow::Result<ExitCode> {
     match command {
         GeoipCommand::Info(args) => info::run(args),
         GeoipCommand::Lookup(args) => lookup::run(args),
+        GeoipCommand::Build(args) => build::run(args),
     }
 }
 

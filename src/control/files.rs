@@ -47,11 +47,27 @@ pub(super) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
 /// Links are followed, so that a link stays one; permissions and, where this process may, the owner are kept.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let target = fs::canonicalize(path)?;
+    place(&target, bytes, Some(&fs::metadata(&target)?))
+}
+
+/// The same, where there may be no file yet.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(meta) if meta.is_file() => replace(path, bytes),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => place(path, bytes, None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `like` is the file that is replaced.
+fn place(target: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
     let (Some(directory), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file's path"));
     };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let temporary = directory.join(format!(".{}.{}.new", name.to_string_lossy(), std::process::id()));
-    let written = write_new(&temporary, bytes, &fs::metadata(&target)?).and_then(|()| fs::rename(&temporary, &target));
+    let written = write_new(&temporary, bytes, like).and_then(|()| fs::rename(&temporary, target));
     if written.is_err() {
         let _never_made = fs::remove_file(&temporary);
         return written;
@@ -60,15 +76,18 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn write_new(path: &Path, bytes: &[u8], like: &Metadata) -> io::Result<()> {
+fn write_new(path: &Path, bytes: &[u8], like: Option<&Metadata>) -> io::Result<()> {
     // Left over from a process of the same id that was killed here.
     let _none = fs::remove_file(path);
     // Nobody else may read it before it has the permissions of the one that it replaces: it can hold keys.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mode = if like.is_some() { 0o600 } else { 0o666 };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
-    // Only root may give files away; a file that is replaced by another user than its owner becomes that user's.
-    let _not_root = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
-    file.set_permissions(like.permissions())?;
+    if let Some(like) = like {
+        // Only root may give files away; a file that is replaced by another user than its owner becomes that user's.
+        let _not_root = std::os::unix::fs::fchown(&file, Some(like.uid()), Some(like.gid()));
+        file.set_permissions(like.permissions())?;
+    }
     file.sync_all()
 }
 
@@ -106,6 +125,19 @@ mod tests {
         let directory = Directory::new();
         assert!(replace(&directory.path().join("absent.toml"), b"new").is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_may_be_put_where_none_was_and_never_where_something_else_is() {
+        let directory = Directory::new();
+        let path = directory.path().join("new.mmdb");
+        for text in ["one", "two"] {
+            put(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        assert!(put(directory.path(), b"x").is_err() && put(Path::new("/dev/null"), b"x").is_err());
+        assert!(put(&directory.path().join("absent/new.mmdb"), b"x").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 
     #[test]

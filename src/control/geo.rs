@@ -2,11 +2,14 @@
 //!
 //! It is read into memory and swapped whole. A mapped file would change under its readers (RUSTSEC-2025-0132).
 
+use std::borrow::Cow;
+use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::files::read_bounded;
+use super::files::{self, read_bounded};
 use crate::observe::timestamp::Timestamp;
+use crate::wire::geoip::overlay::{LIST_BYTES_MAX, Overlay};
 use crate::wire::geoip::{DATABASE_BYTES_MAX, GeoDb, Metadata};
 
 /// How often a stale database is spoken of.
@@ -24,13 +27,27 @@ pub fn notice() -> &'static str {
 
 /// Reads and checks a database; `None` is the embedded one, which is used where it lies. The error is a line for people.
 pub fn read(path: Option<&Path>) -> Result<GeoDb, String> {
-    let Some(path) = path else {
-        return GeoDb::from_bytes(embedded()).map_err(|error| format!("{error} (the embedded one)"));
-    };
-    let named = |error: &dyn std::fmt::Display| format!("{error} ({})", path.display());
-    let bytes = read_bounded(path, DATABASE_BYTES_MAX as u64)
-        .map_err(|error| named(&format_args!("the GeoIP database cannot be read: {error}")))?;
-    GeoDb::from_bytes(bytes).map_err(|error| named(&error))
+    let name = path.map_or("the embedded one".into(), Path::to_string_lossy);
+    GeoDb::from_bytes(bytes(path)?).map_err(|error| format!("{error} ({name})"))
+}
+
+/// The bytes of a database, whatever they are.
+pub fn bytes(path: Option<&Path>) -> Result<Cow<'static, [u8]>, String> {
+    let Some(path) = path else { return Ok(Cow::Borrowed(embedded())) };
+    let bytes = read_bounded(path, DATABASE_BYTES_MAX as u64);
+    bytes.map(Cow::Owned).map_err(|error| format!("the GeoIP database cannot be read: {error} ({})", path.display()))
+}
+
+/// Reads a list of networks to be laid over a database. The error is a line for people, with the place in the file.
+pub fn read_overlay(path: &Path) -> Result<Overlay, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let bytes = read_bounded(path, LIST_BYTES_MAX as u64).map_err(|error| named(&error))?;
+    Overlay::read(&bytes).map_err(|error| named(&error))
+}
+
+/// Puts a database into a file, so that at every moment either the old or the new one is there whole.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    files::put(path, bytes)
 }
 
 /// Tells the operator that the database in use is stale: once of each, and then once a day.

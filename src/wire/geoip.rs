@@ -23,8 +23,13 @@ use crate::domain::place::Place;
 use crate::domain::whereabouts::{Unions, Whereabouts};
 use crate::policy::countries;
 
+pub mod build;
 pub mod census;
+mod encode;
 pub mod metadata;
+pub mod overlay;
+pub mod places;
+mod tree;
 
 /// Longest database in bytes; the largest city databases have 130 MB.
 pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;

@@ -105,3 +105,63 @@ fn a_file_that_is_no_database_is_told_with_its_name() {
     fails(&["lookup", "127.3.0.1", "--database", &page], &["page.mmdb"]);
     fails(&["lookup", "somewhere"], &["somewhere", "ADDR"]);
 }
+
+#[test]
+fn build_lays_providers_networks_over_a_database() {
+    let folder = Folder::new();
+    let (mini, out) = (ours("tests/data/mini-city.mmdb"), folder.path("my.mmdb"));
+    let feed = folder.file("feed.csv", "127.3.0.0/16,JP,,Tokyo\n10.1.0.0/16,DE\n10.2.0.0/16,,,\n");
+    let samples = ["aws", "azure", "google", "oracle"].map(|name| ours(&format!("geoip/samples/{name}.json")));
+    let mut arguments = vec!["build", "--base", &mini, "--out", &out, "--overlay", &feed];
+    samples.iter().for_each(|sample| arguments.extend(["--overlay", sample]));
+    let said = prints(&arguments);
+    for text in [
+        "feed.csv: RFC 8805 geofeed, 2 of 3 rows have a known place",
+        "without: \"no country\" 1",
+        "aws.json: AWS ip-ranges.json, 3 of 4",
+        "my.mmdb: EdgeRoute-Test-City, built 2026-11-22",
+    ] {
+        assert!(said.contains(text), "no '{text}' in: {said}");
+    }
+    for (address, country, precision) in [
+        ("127.3.0.1", "JP", "city"),
+        ("10.1.2.3", "DE", "country"),
+        ("198.51.100.65", "BR", "city"), // of AWS, Azure and Oracle the last
+        ("2001:db8:a::1", "SG", "city"),
+        ("127.1.2.3", "US", "city"), // as below
+    ] {
+        let found = json_of(&["lookup", address, "--database", &out]);
+        assert_eq!((&found["country"], &found["precision"]), (&json!(country), &json!(precision)), "{address}");
+    }
+    assert!(
+        json_of(&["info", &out])["description"].as_str().unwrap().ends_with("Overlaid with files of the operator.")
+    );
+    // Over itself, and over the one in the binary.
+    prints(&["build", "--base", &out, "--out", &out, "--overlay", &feed]);
+    prints(&["build", "--out", &out, "--overlay", &feed]);
+    assert_eq!(json_of(&["info", &out])["kind"], "Nearpool-City");
+}
+
+#[test]
+fn a_build_that_fails_says_where_and_leaves_what_was_there() {
+    let folder = Folder::new();
+    let out = folder.file("out.mmdb", "what was there");
+    let (good, bad) =
+        (folder.file("good.csv", "10.1.0.0/16,DE\n"), folder.file("bad.csv", "10.1.0.0/16,DE\nhere,DE\n"));
+    let json =
+        folder.file("bad.json", r#"{"regions": [{"region": "uk-london-1", "cidrs": [{"cidr": "10.0.0.0/40"}]}]}"#);
+    fails(&["build", "--out", &out, "--overlay", &bad], &["bad.csv: line 2: 'here' is no network"]);
+    fails(&["build", "--out", &out, "--overlay", &json], &["bad.json: regions[0].cidrs[0].cidr: '10.0.0.0/40'"]);
+    fails(&["build", "--out", &out, "--overlay", &folder.path("absent")], &["absent: No such file"]);
+    fails(&["build", "--out", &out], &["--overlay"]);
+    fails(&["build", "--out", &good, "--overlay", &good], &["good.csv", "another name"]);
+    let base = folder.file("base.mmdb", "<html>");
+    let failed = geoip(&["build", "--base", &base, "--out", &out, "--overlay", &good]);
+    assert_eq!(failed.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("base.mmdb"));
+    let failed = geoip(&["build", "--out", folder.0.to_str().unwrap(), "--overlay", &good]);
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("cannot be written"));
+    assert_eq!(std::fs::read(&out).unwrap(), b"what was there");
+    assert_eq!(std::fs::read(&good).unwrap(), b"10.1.0.0/16,DE\n");
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 5, "nothing is left behind");
+}
