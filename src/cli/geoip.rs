@@ -20,7 +20,7 @@ pub(super) enum GeoipCommand {
     Info(info::InfoArgs),
     /// Say where an address stands, and what a client there counts as.
     Lookup(lookup::LookupArgs),
-    /// Lay the networks that cloud providers publish, or a geofeed, over a database.
+    /// Lay the networks that cloud providers publish, or a geofeed, over a database, or over the registries' statistics.
     Build(build::BuildArgs),
 }
 

@@ -4,12 +4,13 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::files::{self, read_bounded};
 use crate::observe::timestamp::Timestamp;
 use crate::wire::geoip::overlay::{LIST_BYTES_MAX, Overlay};
+use crate::wire::geoip::registry::{REGISTRY_BYTES_MAX, Registry};
 use crate::wire::geoip::{DATABASE_BYTES_MAX, GeoDb, Metadata};
 
 /// How often a stale database is spoken of.
@@ -45,6 +46,18 @@ pub fn read_overlay(path: &Path) -> Result<Overlay, String> {
     Overlay::read(&bytes).map_err(|error| named(&error))
 }
 
+/// Reads registries' statistics, of which a database can be made; `None` when there are none. The error is as that of
+/// [`read_overlay`].
+pub fn read_registries(paths: &[PathBuf]) -> Result<Option<Registry>, String> {
+    let one = |path: &PathBuf| {
+        let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+        let bytes = read_bounded(path, REGISTRY_BYTES_MAX as u64).map_err(|error| named(&error))?;
+        Registry::read(&bytes).map_err(|error| named(&error))
+    };
+    let all = paths.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+    Registry::joined(all).map_err(|error| error.to_string())
+}
+
 /// Puts a database into a file, so that at every moment either the old or the new one is there whole.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     files::put(path, bytes)
@@ -74,11 +87,12 @@ impl Reminder {
         let (source, what_to_do) = match file {
             None => (
                 "embedded".to_owned(),
-                "take a newer release, or name a database of your own in geo.database (see nearpool geoip build)",
+                "take a newer release, or make a database with nearpool geoip build --registry and name it in geo.database",
             ),
-            Some(file) => {
-                (file.display().to_string(), "replace the file by a newer one, it is taken without a restart")
-            }
+            Some(file) => (
+                file.display().to_string(),
+                "replace the file by a newer one (see nearpool geoip build), which is taken without a restart",
+            ),
         };
         let (built, age_days) = (Timestamp(metadata.built()), metadata.age_days(now));
         let kind = &metadata.kind;

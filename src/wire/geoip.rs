@@ -29,6 +29,7 @@ mod encode;
 pub mod metadata;
 pub mod overlay;
 pub mod places;
+pub mod registry;
 mod tree;
 
 /// Longest database in bytes; the largest city databases have 130 MB.

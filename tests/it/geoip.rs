@@ -136,6 +136,11 @@ fn build_lays_providers_networks_over_a_database() {
     assert!(
         json_of(&["info", &out])["description"].as_str().unwrap().ends_with("Overlaid with files of the operator.")
     );
+    let registry = ours("geoip/samples/delegated.txt");
+    let said = prints(&["build", "--registry", &registry, "--overlay", &feed, "--out", &out]);
+    assert!(said.contains("Nearpool-City, built 2026-01-01"), "{said}");
+    assert_eq!(json_of(&["lookup", "192.0.2.1", "--database", &out])["country"], "CH");
+    assert_eq!(json_of(&["lookup", "10.1.2.3", "--database", &out])["country"], "DE");
     // Over itself, and over the one in the binary.
     prints(&["build", "--base", &out, "--out", &out, "--overlay", &feed]);
     prints(&["build", "--out", &out, "--overlay", &feed]);

@@ -1,10 +1,10 @@
-//! `nearpool geoip build`: a database with providers' networks laid over it.
+//! `nearpool geoip build`: a database with providers' networks laid over it, or one made of the registries' statistics.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nearpool::control::geo;
-use nearpool::wire::geoip::build::lay_over;
+use nearpool::wire::geoip::build::{Base, lay_over};
 use nearpool::wire::geoip::overlay::Overlay;
 
 /// Names without a place that are listed of each file.
@@ -15,9 +15,13 @@ pub(crate) struct BuildArgs {
     /// The database that the networks are laid over; default: the one in the binary.
     #[arg(long, value_name = "FILE")]
     base: Option<PathBuf>,
+    /// Instead of a database the registries' statistics (delegated-…-extended-latest) with the countries of all networks; may be
+    /// repeated. Without them the countries, and the age, remain those of the database.
+    #[arg(long, value_name = "FILE", conflicts_with = "base")]
+    registry: Vec<PathBuf>,
     /// AWS ip-ranges.json, Google cloud.json, Azure service tags, Oracle public_ip_ranges.json or an RFC 8805 geofeed; may be
     /// repeated, and the last wins.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "registry")]
     overlay: Vec<PathBuf>,
     /// Where the new database is put; it may be the one below.
     #[arg(long, value_name = "FILE")]
@@ -31,11 +35,11 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
 fn built(args: &BuildArgs) -> Result<(), String> {
     let same =
         |file: &PathBuf| file.canonicalize().is_ok_and(|file| args.out.canonicalize().is_ok_and(|out| out == file));
-    if let Some(list) = args.overlay.iter().find(|list| same(list)) {
+    if let Some(list) = args.overlay.iter().chain(&args.registry).find(|list| same(list)) {
         return Err(format!("{}: is a list to read; give --out another name", list.display()));
     }
     let overlays = args.overlay.iter().map(|file| read(file)).collect::<Result<Vec<_>, _>>()?;
-    let base = geo::bytes(args.base.as_deref())?.into_owned();
+    let base = base(args)?;
     let (bytes, db) =
         lay_over(base, &overlays).map_err(|error| format!("{error} ({})", super::name(args.base.as_deref())))?;
     geo::write(&args.out, &bytes).map_err(|error| format!("{}: cannot be written: {error}", args.out.display()))?;
@@ -52,6 +56,14 @@ fn built(args: &BuildArgs) -> Result<(), String> {
         println!("licence  {terms}");
     }
     Ok(())
+}
+
+fn base(args: &BuildArgs) -> Result<Base, String> {
+    let Some(registry) = geo::read_registries(&args.registry)? else {
+        return Ok(Base::Database(geo::bytes(args.base.as_deref())?.into_owned()));
+    };
+    println!("read     registries' statistics: {} networks", registry.networks.len());
+    Ok(Base::Registry(registry))
 }
 
 fn read(file: &Path) -> Result<Overlay, String> {

@@ -2,15 +2,16 @@
 //!
 //! The records of the database below stay as they are, byte for byte, and new ones stand behind them: pointers inside of
 //! records count from the first. Only the search tree is made anew. It keeps its build time, since what is not laid over is
-//! as old as it was.
+//! as old as it was. What is below may also be the registries' statistics: countries alone.
 
 use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
 
-use super::encode;
+use super::encode::{self, Account};
 use super::overlay::{Overlay, widest_first};
 use super::places::Spot;
+use super::registry::Registry;
 use super::tree::{TooLarge, Tree};
 use super::{GeoDb, GeoError};
 
@@ -20,6 +21,21 @@ const SEPARATOR: [u8; 16] = [0; 16];
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 /// What the description of an overlaid database ends with; `geoip/build --check` looks for it.
 const OVERLAID: &str = " Overlaid with files of the operator.";
+
+/// The description of one that is made of the registries' statistics.
+const BY_REGISTRY: &str =
+    "Country by registry (NRO, CC BY 4.0), centres of population (GeoNames, CC BY 4.0). See geoip/NOTICE.";
+/// Its kind.
+const KIND: &str = "Nearpool-City";
+
+/// What lists are laid over.
+#[derive(Debug)]
+pub enum Base {
+    /// A database.
+    Database(Vec<u8>),
+    /// The registries' statistics.
+    Registry(Registry),
+}
 
 /// Why a database could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -37,20 +53,20 @@ pub enum BuildError {
 
 /// Lays lists over a database; of two that name the same address, the later wins, and within one the smaller network. What
 /// is returned has been read back and checked.
-pub fn lay_over(base: Vec<u8>, overlays: &[Overlay]) -> Result<(Vec<u8>, GeoDb), BuildError> {
-    let mut below = Below::read(base)?;
+pub fn lay_over(base: Base, overlays: &[Overlay]) -> Result<(Vec<u8>, GeoDb), BuildError> {
+    let (mut below, mut placed) = match base {
+        Base::Database(bytes) => (Below::read(bytes)?, Vec::new()),
+        Base::Registry(registry) => (Below::of(&registry), registry.networks),
+    };
+    placed.extend(overlays.iter().flat_map(|overlay| widest_first(&overlay.placed)));
     let mut known = HashMap::new();
-    let mut networks = Vec::new();
-    for overlay in overlays {
-        for (network, spot) in widest_first(&overlay.placed) {
-            if let Some(record) = below.record(spot, &mut known) {
-                let (first, bits) = in_tree(network);
-                networks.push((first, bits, record));
-            }
-        }
-    }
+    let in_tree = placed.into_iter().filter_map(|(network, spot)| {
+        let ((first, bits), record) = (in_tree(network), below.record(spot, &mut known)?);
+        Some((first, bits, record))
+    });
+    let networks = in_tree.collect();
     below.tree.set_all(networks);
-    let bytes = below.write()?;
+    let bytes = below.write(!overlays.is_empty())?;
     let db = GeoDb::from_bytes(bytes.clone()).map_err(BuildError::Made)?;
     Ok((bytes, db))
 }
@@ -59,7 +75,7 @@ pub fn lay_over(base: Vec<u8>, overlays: &[Overlay]) -> Result<(Vec<u8>, GeoDb),
 struct Below {
     tree: Tree,
     data: Vec<u8>,
-    metadata: maxminddb::Metadata,
+    account: Account,
 }
 
 impl Below {
@@ -72,7 +88,24 @@ impl Below {
         let tree = Tree::read(&base[..tree_bytes], metadata.node_count, metadata.record_size, metadata.ip_version);
         let end = memchr::memmem::rfind(&base, MARKER).unwrap_or(base.len());
         let data = base.get(tree_bytes + SEPARATOR.len()..end).unwrap_or_default().to_vec();
-        Ok(Below { tree, data, metadata })
+        let account = Account {
+            kind: metadata.database_type,
+            build_epoch_s: metadata.build_epoch,
+            languages: metadata.languages,
+            description: metadata.description,
+        };
+        Ok(Below { tree, data, account })
+    }
+
+    /// Nothing yet but what it will say of itself.
+    fn of(registry: &Registry) -> Below {
+        let account = Account {
+            kind: KIND.to_owned(),
+            build_epoch_s: registry.made_epoch_s,
+            languages: vec!["en".to_owned()],
+            description: BTreeMap::from([("en".to_owned(), BY_REGISTRY.to_owned())]),
+        };
+        Below { tree: Tree::empty(), data: Vec::new(), account }
     }
 
     /// Where the record of a spot stands; it is put there the first time.
@@ -86,11 +119,12 @@ impl Below {
         Some(*offset)
     }
 
-    fn write(&self) -> Result<Vec<u8>, TooLarge> {
+    fn write(&mut self, is_overlaid: bool) -> Result<Vec<u8>, TooLarge> {
         let tree = self.tree.write(self.data.len())?;
-        let description: BTreeMap<&str, String> =
-            self.metadata.description.iter().map(|(language, text)| (language.as_str(), overlaid(text))).collect();
-        let metadata = encode::metadata(&self.metadata, tree.node_count, tree.record_size, &description);
+        if is_overlaid {
+            self.account.description.values_mut().for_each(|text| *text = overlaid(text));
+        }
+        let metadata = encode::metadata(&self.account, tree.node_count, tree.record_size);
         Ok([&tree.bytes, &SEPARATOR[..], &self.data, MARKER, &metadata].concat())
     }
 }

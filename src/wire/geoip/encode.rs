@@ -46,13 +46,18 @@ pub(super) fn record(fields: Fields) -> Vec<u8> {
     out
 }
 
-/// What a database says of itself: as `like` does, with another tree and another description.
-pub(super) fn metadata(
-    like: &maxminddb::Metadata,
-    node_count: u32,
-    record_size: u16,
-    description: &BTreeMap<&str, String>,
-) -> Vec<u8> {
+/// What a database says of itself, apart from its tree.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Account {
+    pub(super) kind: String,
+    pub(super) build_epoch_s: u64,
+    pub(super) languages: Vec<String>,
+    pub(super) description: BTreeMap<String, String>,
+}
+
+/// The metadata of a database of IPv4 and IPv6 with such a tree.
+pub(super) fn metadata(account: &Account, node_count: u32, record_size: u16) -> Vec<u8> {
+    let Account { kind, build_epoch_s, languages, description } = account;
     let mut out = Vec::new();
     control(&mut out, MAP, 9);
     string(&mut out, "binary_format_major_version");
@@ -60,9 +65,9 @@ pub(super) fn metadata(
     string(&mut out, "binary_format_minor_version");
     unsigned(&mut out, UINT16, 0);
     string(&mut out, "build_epoch");
-    unsigned(&mut out, UINT64, like.build_epoch);
+    unsigned(&mut out, UINT64, *build_epoch_s);
     string(&mut out, "database_type");
-    string(&mut out, &like.database_type);
+    string(&mut out, kind);
     string(&mut out, "description");
     control(&mut out, MAP, description.len());
     for (language, text) in description {
@@ -72,8 +77,8 @@ pub(super) fn metadata(
     string(&mut out, "ip_version");
     unsigned(&mut out, UINT16, 6);
     string(&mut out, "languages");
-    control(&mut out, ARRAY, like.languages.len());
-    like.languages.iter().for_each(|language| string(&mut out, language));
+    control(&mut out, ARRAY, languages.len());
+    languages.iter().for_each(|language| string(&mut out, language));
     string(&mut out, "node_count");
     unsigned(&mut out, UINT32, node_count.into());
     string(&mut out, "record_size");

@@ -48,6 +48,11 @@ pub(super) struct Written {
 pub struct TooLarge;
 
 impl Tree {
+    /// A tree without records.
+    pub(super) fn empty() -> Tree {
+        Tree { nodes: Vec::new(), root: Slot::Empty, shared: 0 }
+    }
+
     /// Takes the tree of a checked database.
     pub(super) fn read(bytes: &[u8], node_count: u32, record_size: u16, ip_version: u16) -> Tree {
         let slot = |value: u32| match value.checked_sub(node_count) {
@@ -249,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_smallest_slots_that_fit_are_taken() {
-        let tree = Tree { nodes: Vec::new(), root: Slot::Empty, shared: 0 };
+        let tree = Tree::empty();
         let size = |data_bytes| tree.write(data_bytes).map(|written| written.record_size);
         assert_eq!([size(0), size((1 << 24) - 18), size((1 << 24) - 17)], [Ok(24), Ok(24), Ok(28)]);
         assert_eq!([size(1 << 28), size(1 << 33)], [Ok(32), Err(TooLarge)]);

@@ -16,6 +16,10 @@ fn overlay(placed: &[(&str, Spot)]) -> Overlay {
     Overlay { kind: "test", rows: placed.len(), placed, unplaced: BTreeMap::new() }
 }
 
+fn over(base: &[u8], overlays: &[Overlay]) -> Result<(Vec<u8>, GeoDb), BuildError> {
+    lay_over(Base::Database(base.to_vec()), overlays)
+}
+
 fn country(code: &str) -> Spot {
     Spot::Country(Code::new(code).unwrap())
 }
@@ -32,7 +36,7 @@ fn country_at(db: &GeoDb, address: &str) -> Option<String> {
 fn the_later_list_wins_and_within_one_the_smaller_network() {
     let first = overlay(&[("198.51.100.64/26", country("IE")), ("198.51.100.0/24", country("US"))]);
     let second = overlay(&[("198.51.100.0/25", country("DE")), ("198.51.100.0/25", country("FR"))]);
-    let (_, db) = lay_over(MINI.to_vec(), &[first, second]).unwrap();
+    let (_, db) = over(MINI, &[first, second]).unwrap();
     for (address, code) in [
         ("198.51.100.1", Some("FR")),  // of equal ones the later
         ("198.51.100.65", Some("FR")), // the later list, though its network is larger
@@ -47,8 +51,7 @@ fn the_later_list_wins_and_within_one_the_smaller_network() {
 #[test]
 fn a_database_stays_what_it_was_beside_the_networks() {
     let before = GeoDb::from_bytes(MINI).unwrap();
-    let (bytes, after) =
-        lay_over(MINI.to_vec(), &[overlay(&[("203.0.113.0/24", region("aws", "eu-west-1"))])]).unwrap();
+    let (bytes, after) = over(MINI, &[overlay(&[("203.0.113.0/24", region("aws", "eu-west-1"))])]).unwrap();
     let (old, new) = (before.metadata(), after.metadata());
     assert_eq!((old.kind, old.build_epoch_s, old.ip_version), (new.kind, new.build_epoch_s, new.ip_version));
     assert_eq!(new.description, format!("{} Overlaid with files of the operator.", old.description));
@@ -58,7 +61,7 @@ fn a_database_stays_what_it_was_beside_the_networks() {
         }
     }
     // Laid over once more, with nothing new, only as much is added as was before.
-    let (again, _) = lay_over(bytes.clone(), &[]).unwrap();
+    let (again, _) = over(&bytes, &[]).unwrap();
     assert_eq!(again, bytes, "the same tree, the same records, said once");
 }
 
@@ -68,7 +71,7 @@ fn an_ipv4_database_becomes_one_of_both() {
     let ipv4 = ipv4_only();
     assert_eq!(GeoDb::from_bytes(ipv4.clone()).unwrap().metadata().ip_version, 4);
     let lists = [overlay(&[("2001:db8:a::/48", country("JP")), ("198.51.100.0/24", country("CH"))])];
-    let (_, db) = lay_over(ipv4, &lists).unwrap();
+    let (_, db) = over(&ipv4, &lists).unwrap();
     assert_eq!(db.metadata().ip_version, 6);
     for (address, code) in [
         ("127.3.0.1", Some("IE")),
@@ -83,11 +86,9 @@ fn an_ipv4_database_becomes_one_of_both() {
 
 /// The small database without its IPv6 networks.
 fn ipv4_only() -> Vec<u8> {
-    let db = GeoDb::from_bytes(MINI).unwrap();
     let below = Below::read(MINI.to_vec()).unwrap();
     let tree = below.tree.ipv4_alone().write(below.data.len()).unwrap();
-    let description = BTreeMap::from([("en", "IPv4 alone".to_owned())]);
-    let mut metadata = encode::metadata(db.reader.metadata(), tree.node_count, tree.record_size, &description);
+    let mut metadata = encode::metadata(&below.account, tree.node_count, tree.record_size);
     let version = memchr::memmem::find(&metadata, b"ip_version").unwrap() + "ip_version".len() + 1;
     metadata[version] = 4;
     [&tree.bytes, &SEPARATOR[..], &below.data, MARKER, &metadata].concat()
@@ -99,7 +100,7 @@ fn where_ipv6_carries_ipv4_a_second_time_it_still_does() {
     let aliased = {
         let mut below = Below::read(MINI.to_vec()).unwrap();
         below.tree.alias_ipv4();
-        below.write().unwrap()
+        below.write(false).unwrap()
     };
     let lists = [overlay(&[
         ("127.3.0.0/16", country("CH")),
@@ -107,7 +108,7 @@ fn where_ipv6_carries_ipv4_a_second_time_it_still_does() {
         // Inside of an alias, and not of what it stands for.
         ("2002:c633:6407::/48", country("NO")),
     ])];
-    let (bytes, _) = lay_over(aliased, &lists).unwrap();
+    let (bytes, _) = over(&aliased, &lists).unwrap();
     let reader = maxminddb::Reader::from_source(bytes).unwrap();
     let found = |address: &str| {
         let code = reader.lookup(address.parse().unwrap()).unwrap();
@@ -141,7 +142,7 @@ fn records_are_those_that_the_shipped_database_has() {
         ("3.5.140.1", region("aws", "ap-northeast-2")),
     ] {
         let network = format!("{address}/32");
-        let (bytes, db) = lay_over(SHIPPED.to_vec(), &[overlay(&[(&network, spot)])]).unwrap();
+        let (bytes, db) = over(SHIPPED, &[overlay(&[(&network, spot)])]).unwrap();
         let address: IpAddr = address.parse().unwrap();
         assert_eq!(db.lookup(address).unwrap(), shipped.lookup(address).unwrap(), "{address}");
         // Byte for byte: the record that was added stands in the shipped database already.
@@ -155,8 +156,26 @@ fn records_are_those_that_the_shipped_database_has() {
 }
 
 #[test]
+fn the_registries_statistics_make_a_database_too() {
+    let registry = || Registry::read(include_bytes!("../../../../geoip/samples/delegated.txt")).unwrap();
+    let (bytes, alone) = lay_over(Base::Registry(registry()), &[]).unwrap();
+    let metadata = alone.metadata();
+    assert_eq!((metadata.kind.as_str(), metadata.build_epoch_s), (KIND, 1_767_225_600));
+    assert_eq!(metadata.description, BY_REGISTRY);
+    for (address, code) in
+        [("192.0.2.9", Some("CH")), ("2001:db8:1::", Some("JP")), ("203.0.113.1", None), ("::", None)]
+    {
+        assert_eq!(country_at(&alone, address).as_deref(), code, "{address}");
+    }
+    let (_, db) = lay_over(Base::Registry(registry()), &[overlay(&[("192.0.2.0/30", country("DE"))])]).unwrap();
+    assert_eq!(["192.0.2.3", "192.0.2.4"].map(|at| country_at(&db, at).unwrap()), ["DE", "CH"]);
+    // It may lie below in turn.
+    assert_eq!(over(&bytes, &[]).unwrap().0, bytes);
+}
+
+#[test]
 fn antarctica_has_a_record_and_no_place() {
-    let (_, db) = lay_over(MINI.to_vec(), &[overlay(&[("192.0.2.0/24", country("AQ"))])]).unwrap();
+    let (_, db) = over(MINI, &[overlay(&[("192.0.2.0/24", country("AQ"))])]).unwrap();
     let located = db.lookup(IpAddr::from([192, 0, 2, 1])).unwrap().unwrap();
     assert_eq!((located.place, located.continent, located.unions), (None, Code::new("AN"), Unions::default()));
 }
@@ -164,7 +183,7 @@ fn antarctica_has_a_record_and_no_place() {
 #[test]
 fn what_cannot_be_the_one_below_is_refused() {
     for base in [&b""[..], b"<html>", &MINI[..MINI.len() / 2]] {
-        assert!(matches!(lay_over(base.to_vec(), &[]), Err(BuildError::Base(_))));
+        assert!(matches!(over(base, &[]), Err(BuildError::Base(_))));
     }
 }
 
@@ -190,7 +209,7 @@ proptest! {
             Overlay { kind: "test", rows: placed.len(), placed, unplaced: BTreeMap::new() }
         }).collect();
         let below = GeoDb::from_bytes(MINI).unwrap();
-        let (_, db) = lay_over(MINI.to_vec(), &overlays).unwrap();
+        let (_, db) = over(MINI, &overlays).unwrap();
         for (network, _) in lists.iter().flatten() {
             for address in around(*network) {
                 let over = lists.iter().rev().find_map(|list| {
@@ -228,7 +247,7 @@ fn every_country_of_the_table_has_a_record_that_can_be_read() {
     for code in text.lines().skip(1).filter_map(|row| Code::new(row.split(',').next()?)) {
         let spot = Spot::Country(code);
         let known = countries::of(code).unwrap();
-        let (_, db) = lay_over(MINI.to_vec(), &[overlay(&[("192.0.2.0/24", spot)])]).unwrap();
+        let (_, db) = over(MINI, &[overlay(&[("192.0.2.0/24", spot)])]).unwrap();
         let located = db.lookup(IpAddr::from([192, 0, 2, 1])).unwrap().unwrap();
         assert_eq!((located.country, located.continent), (Some(code), Some(known.continent)), "{code}");
         assert_eq!(
