@@ -1,11 +1,13 @@
 //! What may not be exceeded, measured by itself: criterion tells no figures.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::time::Instant;
 
+use nearpool::control::geo;
 use nearpool::policy::prefix_index::CUT_BYTES;
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use crate::full::Full;
 use crate::memory;
@@ -15,6 +17,12 @@ const CHOICE_US: f64 = 5.0;
 
 /// The most that it may take to find out how 32 regions stand to a client, and to put their pools into order, in µs.
 const ORDER_US: f64 = 2.0;
+
+/// The most that it may take to find an address in the database that comes with the binary, in µs.
+const LOOKUP_US: f64 = 1.0;
+
+/// Addresses that are looked up in turn: so many do not stay in a core's cache with the nodes on their ways.
+const ADDRESSES: usize = 100_000;
 
 /// The most that it may take to note a prompt, in µs: all other choices in the pool wait for it.
 const NOTE_US: f64 = 500.0;
@@ -57,6 +65,7 @@ pub(crate) fn hold() -> bool {
             ORDER_US,
         ));
     }
+    held.push(judge("µs to find an address in the shipped database", look_up(&mut rng), LOOKUP_US));
     let read = micros(|| full.read(black_box(&full.warm)) > 0);
     println!("{:<48} {read:>8.2}", "µs to note what was sent, 200 cuts");
     held.push(judge("µs to note a new prompt of 32 MiB", note_longest(&full), NOTE_US));
@@ -76,6 +85,19 @@ fn judge(what: &str, value: f64, most: f64) -> bool {
     let holds = value <= most;
     println!("{what:<48} {value:>8.2}  ≤ {most}{}", if holds { "" } else { "  FAILS" });
     holds
+}
+
+/// Half of IPv4, half of the IPv6 networks that are assigned.
+fn look_up(rng: &mut SmallRng) -> f64 {
+    // One that cannot be read is found by nobody.
+    let Ok(db) = geo::read(None) else { return f64::INFINITY };
+    let address = |n: usize, rng: &mut SmallRng| match n % 2 {
+        0 => IpAddr::from(rng.random::<u32>().to_be_bytes()),
+        _ => IpAddr::from((rng.random::<u128>() >> 3 | 1 << 125).to_be_bytes()),
+    };
+    let addresses: Vec<IpAddr> = (0..ADDRESSES).map(|n| address(n, rng)).collect();
+    let mut addresses = addresses.iter().cycle();
+    micros(|| addresses.next().is_some_and(|address| db.lookup(black_box(*address)).is_ok()))
 }
 
 fn micros(mut work: impl FnMut() -> bool) -> f64 {
