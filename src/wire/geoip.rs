@@ -39,6 +39,8 @@ pub const DATABASE_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// tells more than the country does, as regions seldom lie nearer to each other than that.
 pub const COUNTRY_ONLY_KM: u16 = 500;
 
+/// Most characters of what a database says of itself that are shown.
+const WORDS_MAX: usize = 1000;
 /// How many records are looked at to tell whether a database knows places at all.
 const SAMPLE: usize = 10_000;
 
@@ -175,8 +177,8 @@ impl GeoDb {
         let metadata = self.reader.metadata();
         let description = metadata.description.get("en").or(metadata.description.values().next());
         Metadata {
-            kind: printable(&metadata.database_type),
-            description: description.map_or_else(String::new, |text| printable(text)),
+            kind: printable(&metadata.database_type, WORDS_MAX),
+            description: description.map_or_else(String::new, |text| printable(text, WORDS_MAX)),
             build_epoch_s: metadata.build_epoch,
             ip_version: metadata.ip_version,
             node_count: metadata.node_count,
@@ -198,10 +200,9 @@ impl GeoDb {
     }
 }
 
-/// A database's own words as they may stand in a log or on a terminal: bounded, and without control characters.
-fn printable(text: &str) -> String {
-    const CHARS_MAX: usize = 1000;
-    text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// A file's own words as they may stand in a log or on a terminal: bounded, and without control characters.
+fn printable(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The IPv4 address that an IPv6 address carries inside (mapped, NAT64, 6to4), since that is where it comes from.

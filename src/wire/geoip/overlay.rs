@@ -10,9 +10,10 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 use super::places::{self, Spot};
+use super::printable;
 
 /// Longest list in bytes; the largest that is published, Azure's, has 5 MB.
-pub const LIST_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const LIST_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most rows of a list; Azure's has 100,000, many of them twice.
 pub const LIST_ROWS_MAX: usize = 1_000_000;
 /// Most names that a list's rows without a place are counted by; further ones are counted together.
@@ -111,7 +112,7 @@ impl Overlay {
         } else {
             let full = self.unplaced.len() >= UNPLACED_NAMES_MAX && !self.unplaced.contains_key(name);
             let name = if full { "others" } else { name };
-            *self.unplaced.entry(name.chars().take(60).collect()).or_default() += 1;
+            *self.unplaced.entry(printable(name, 60)).or_default() += 1;
         }
         Ok(())
     }
@@ -127,7 +128,7 @@ pub(super) fn widest_first(placed: &[(IpNet, Spot)]) -> Vec<(IpNet, Spot)> {
 /// A network, or an address alone; bits beyond its length are dropped. IPv4 inside of IPv6 is IPv4.
 fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
-    let shown = || text.chars().take(60).collect::<String>();
+    let shown = || printable(text, 60);
     let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     let network = parsed.ok_or_else(|| format!("'{}' is no network such as 192.0.2.0/24 or 2001:db8::/32", shown()))?;
     match as_ipv4(network.trunc()) {

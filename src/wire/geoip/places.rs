@@ -70,7 +70,7 @@ pub fn country(code: &str) -> Result<Option<Spot>, NoCountry> {
         return Ok(None);
     }
     let known = Code::new(code).filter(|code| countries::of(*code).is_some() || is_antarctica(*code));
-    known.map(|code| Some(Spot::Country(code))).ok_or_else(|| NoCountry(code.chars().take(40).collect()))
+    known.map(|code| Some(Spot::Country(code))).ok_or_else(|| NoCountry(super::printable(code, 40)))
 }
 
 /// The place of a provider's region; `None` when it is unknown, or all the world.

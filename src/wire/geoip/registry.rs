@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Net};
 
 use super::overlay::OverlayError;
 use super::places::{self, Spot};
+use super::printable;
 
 /// Longest file in bytes; the largest, that of all registries together, has 30 MB.
 pub const REGISTRY_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -38,15 +39,22 @@ impl Registry {
             match cells[..] {
                 _ if row.starts_with('#') || row.trim().is_empty() => {}
                 [version, _, _, _, _, end, ..] if made.is_none() && version.starts_with('2') => {
-                    made = Some(midnight(end).ok_or_else(|| wrong(format!("'{end}' is no day such as 20260617")))?);
+                    made = Some(
+                        midnight(end)
+                            .ok_or_else(|| wrong(format!("'{}' is no day such as 20260617", printable(end, 60))))?,
+                    );
                 }
                 _ if made.is_none() => {
                     return Err(wrong("no header such as 2|nro|20260617|…: is it a registry's statistics?".to_owned()));
                 }
                 [_, country, kind @ ("ipv4" | "ipv6"), first, count, _, "allocated" | "assigned", ..] => {
                     let spot = places::country(country).map_err(|error| wrong(error.to_string()))?;
-                    let networks_of = networks_of(kind, first, count)
-                        .ok_or_else(|| wrong(format!("'{first}|{count}' are no addresses with their number")))?;
+                    let networks_of = networks_of(kind, first, count).ok_or_else(|| {
+                        wrong(format!(
+                            "'{}' are no addresses with their number",
+                            printable(&[first, count].join("|"), 60)
+                        ))
+                    })?;
                     networks.extend(spot.into_iter().flat_map(|spot| networks_of.iter().map(move |one| (*one, spot))));
                 }
                 _ => {}

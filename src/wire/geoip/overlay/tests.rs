@@ -121,6 +121,8 @@ fn what_cannot_be_read_is_told_with_its_place() {
         ("192.0.2.0/24,,,", "none of 1 rows"),
         ("192.0.2.0/24,DE\n192.0.2.0/24,XX\n", "line 2: 'XX' is no country code"),
         ("\nnot a network,DE", "line 2: 'not a network' is no network"),
+        ("\u{1b}[2J,DE", "line 1: ' [2J' is no network"),
+        ("192.0.2.0/24,\u{1b}]0", "line 1: ' ]0' is no country code"),
         ("<html>", "line 1: '<html>' is no network"),
         ("{", "line 1 column 1"),
         ("{}", "unknown format"),
