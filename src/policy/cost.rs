@@ -3,7 +3,7 @@
 //!
 //! One unit for all that speaks for or against a replica, so that cache, queue, batch and distance can be weighed:
 //!
-//! `(queued + uncached) ÷ (speed × weight) + (w − 1) × uncached ÷ speed + 20 × streams ÷ weight + full + distance`
+//! `(queued + uncached) ÷ (speed × weight) + (w − 1) × uncached ÷ speed + 20 × (1 + streams) ÷ weight + full + distance`
 //!
 //! *Queued* and *uncached* are tokens that the replica has to read before the first event: those of calls before this one,
 //! and this one's own that its cache does not hold. The queue is counted in tokens and not in requests, since agents' prompts
@@ -16,7 +16,8 @@
 //! long context stays: to read 10,000 tokens anew, at as many a second, costs as much as 300 streams. Three things are left
 //! out: a handful at home ([`HOME_STREAMS`]); others' calls, since what is known of them is seconds old, and edges that all
 //! went after it would swing from replica to replica, while edges that each even out their own even out the sum; and all of
-//! them where a session starts, since each edge sees its own, and would start it at a replica of its own choice.
+//! them where a session starts, since each edge sees its own, and would start it at a replica of its own choice. The call
+//! itself counts as one: else a low weight would say nothing where nothing runs, as at a replica that fails all at once.
 //!
 //! So a session leaves its cache exactly when the queue and the streams there outweigh those elsewhere by more than what its
 //! context costs, and a session without a cache goes to the shortest queue, nearest first. Two rules that look alike
@@ -70,7 +71,7 @@ pub struct Cost {
     pub wait_ms: f64,
     /// Until it has read what its cache does not hold, others' waiting for that included.
     pub read_ms: f64,
-    /// What the answer takes longer for those that run beside it.
+    /// What an answer takes longer for this call, and for those that run beside it.
     pub streams_ms: f64,
 }
 
@@ -89,7 +90,7 @@ pub fn of(candidate: &Candidate, call: Call) -> Cost {
     let full = (f64::from(candidate.in_flight) + candidate.others) / f64::from(candidate.cap.max(1));
     let load_ms = FULL_MS * full * full / candidate.weight;
     let unfelt = if call.is_home(candidate) { HOME_STREAMS } else { 0 };
-    let felt = if call.starts() { 0 } else { candidate.in_flight.saturating_sub(unfelt) };
+    let felt = if call.starts() { 0 } else { candidate.in_flight.saturating_sub(unfelt).saturating_add(1) };
     Cost {
         wait_ms: candidate.queued_tokens as f64 / candidate.weight * ms_per_token + load_ms,
         read_ms: (uncached / candidate.weight + (MISS_WEIGHT - 1.0) * uncached) * ms_per_token,
@@ -134,7 +135,7 @@ mod tests {
 
     #[track_caller]
     fn check(candidate: Candidate, tokens: u32, wait_ms: f64, read_ms: f64) {
-        check_streams(candidate, tokens, wait_ms, read_ms, 0.0);
+        check_streams(candidate, tokens, wait_ms, read_ms, STREAM_MS / candidate.weight);
     }
 
     #[track_caller]
@@ -161,12 +162,12 @@ mod tests {
 
     #[test]
     fn a_fuller_batch_costs_more() {
-        check_streams(Candidate { in_flight: 1, ..at(0, 0) }, 0, FULL_MS / 16.0, 0.0, STREAM_MS);
-        check_streams(Candidate { in_flight: 4, ..at(0, 0) }, 0, FULL_MS, 0.0, 4.0 * STREAM_MS);
-        check_streams(Candidate { in_flight: 40, cap: 4_000, ..at(0, 0) }, 0, FULL_MS / 1e4, 0.0, 40.0 * STREAM_MS);
-        check_streams(Candidate { in_flight: 1, weight: 0.5, ..at(0, 0) }, 0, FULL_MS / 8.0, 0.0, 2.0 * STREAM_MS);
+        check_streams(Candidate { in_flight: 1, ..at(0, 0) }, 0, FULL_MS / 16.0, 0.0, 2.0 * STREAM_MS);
+        check_streams(Candidate { in_flight: 4, ..at(0, 0) }, 0, FULL_MS, 0.0, 5.0 * STREAM_MS);
+        check_streams(Candidate { in_flight: 40, cap: 4_000, ..at(0, 0) }, 0, FULL_MS / 1e4, 0.0, 41.0 * STREAM_MS);
+        check_streams(Candidate { in_flight: 1, weight: 0.5, ..at(0, 0) }, 0, FULL_MS / 8.0, 0.0, 4.0 * STREAM_MS);
         check(Candidate { others: 4.0, ..at(0, 0) }, 0, FULL_MS, 0.0);
-        check_streams(Candidate { in_flight: 1, others: 1.0, ..at(0, 0) }, 0, FULL_MS / 4.0, 0.0, STREAM_MS);
+        check_streams(Candidate { in_flight: 1, others: 1.0, ..at(0, 0) }, 0, FULL_MS / 4.0, 0.0, 2.0 * STREAM_MS);
         assert!(of(&Candidate { cap: 0, tokens_per_s: Some(0.0), ..at(1, 0) }, call(1)).ms().is_finite());
     }
 
@@ -176,19 +177,19 @@ mod tests {
         let streams = |session| of(&Candidate { in_flight: 3, ..at(0, 0) }, Call { session, ..call(0) }).streams_ms;
         assert_eq!(
             [None, Some(session(true)), Some(session(false))].map(streams),
-            [3.0 * STREAM_MS, 3.0 * STREAM_MS, 0.0]
+            [4.0 * STREAM_MS, 4.0 * STREAM_MS, 0.0]
         );
         let home = Some(SessionView { home: Some(replica_key(0)), ..session(true) });
         let at_home =
             |in_flight| of(&Candidate { in_flight, ..at(0, 0) }, Call { session: home, ..call(0) }).streams_ms;
-        assert_eq!([0, 4, 5, 9].map(at_home), [0.0, 0.0, STREAM_MS, 5.0 * STREAM_MS]);
+        assert_eq!([0, 4, 5, 9].map(at_home), [1.0, 1.0, 2.0, 6.0].map(|streams| streams * STREAM_MS));
     }
 
     #[test]
     fn anew_is_what_an_idle_replica_costs_that_holds_what_many_share() {
         let busy = Candidate { in_flight: 9, others: 3.0, weight: 0.5, shared_tokens: 400, ..at(7_000, 9_000) };
         let anew = anew(&busy, call(10_000));
-        assert_eq!((anew.wait_ms, anew.streams_ms), (0.0, 0.0));
+        assert_eq!((anew.wait_ms, anew.streams_ms), (0.0, STREAM_MS));
         assert!((anew.read_ms - 9_600.0 * MISS_WEIGHT / 10.0).abs() < 1e-6, "{anew:?}");
     }
 
@@ -196,6 +197,16 @@ mod tests {
     fn one_stream_more_makes_no_difference_and_two_do() {
         for ms in [0.0, 40.0, 400.0] {
             assert!(ms + STREAM_MS <= band(ms) && ms + 2.0 * STREAM_MS > band(ms));
+        }
+    }
+
+    #[test]
+    fn a_replica_of_little_weight_is_not_the_cheapest_for_being_idle() {
+        let healthy = Candidate { in_flight: 4, cap: 128, ..at(0, 0) };
+        let idle = Candidate { in_flight: 0, weight: crate::policy::weight::WEIGHT_MIN, ..healthy };
+        for tokens in [10, 50, 100, 200] {
+            let (idle, healthy) = (of(&idle, call(tokens)).ms(), of(&healthy, call(tokens)).ms());
+            assert!(idle > band(healthy), "{tokens} tokens: idle {idle}, healthy {healthy}");
         }
     }
 

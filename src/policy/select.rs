@@ -266,7 +266,7 @@ fn is_warm_and_free(home: &Candidate, call: Call) -> bool {
     let here = cost::of(home, call);
     uncached <= call.tokens / WARM_ONE_IN
         && cost::is_free(here.wait_ms)
-        && here.streams_ms <= cost::band(cost::anew(home, call).read_ms)
+        && here.streams_ms <= cost::band(cost::anew(home, call).ms())
 }
 
 #[cfg(test)]
