@@ -215,7 +215,10 @@ impl Serving<'_, '_> {
                 return self.pass_on(outcome, answer, endpoint.dialect(), total).await;
             }
         };
-        self.edge.remember(self.snapshot, session, &reached.selection);
+        // A replica that refused it has read nothing: as home, the session's every call would be refused there.
+        if reached.began.outcome() == Outcome::Ok {
+            self.edge.remember(self.snapshot, session, &reached.selection);
+        }
         if let Some(chain) = chain {
             chain.remember(self.edge, self.snapshot, &reached);
         }
