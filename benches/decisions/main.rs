@@ -89,6 +89,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
         cap: 128,
         engine_full: 0.0,
         rests: false,
+        refuses: false,
         tried: false,
         cached_tokens: 0,
         shared_tokens: 0,

@@ -30,6 +30,12 @@ pub struct Record {
     rests_until: Option<Instant>,
     /// Whether the last that was heard of it is a failure that may have been the request's own.
     doubted: bool,
+    /// Requests that it refused (4xx) since it answered one.
+    refusals: u32,
+    /// When it last refused one.
+    refused: Option<Instant>,
+    /// When it last answered one, since its health checks pass.
+    answered: Option<Instant>,
     /// When it came back, after its breaker was open or its health checks failed.
     back: Option<Instant>,
 }
@@ -55,6 +61,17 @@ impl Record {
         self.rests_until.is_some_and(|until| now < until)
     }
 
+    /// Whether it seems to refuse whatever it is sent, for a reason of its own: a model that it does not serve, a key that
+    /// it does not take. It refused as many in a row as open a breaker when they fail, the last of them within
+    /// [`REFUSAL_REST`], and answered none for a breaker's window: a client that sends what nobody answers must not drive
+    /// others from where they are served.
+    pub fn refuses(&self, params: breaker::Params, now: Instant) -> bool {
+        let within = |at: Option<Instant>, time| at.is_some_and(|at| now.saturating_duration_since(at) < time);
+        self.refusals >= params.failure_threshold
+            && within(self.refused, REFUSAL_REST)
+            && !within(self.answered, params.window)
+    }
+
     /// Lets a request through, claiming the probe's place if that is what it is; `false` when the place was taken since
     /// it was looked at. A last resort passes an open breaker too.
     #[must_use]
@@ -68,6 +85,11 @@ impl Record {
 
     /// Takes in how an attempt ended that was let through at `sent`.
     pub fn ended(&mut self, outcome: Outcome, sent: Instant, params: breaker::Params, now: Instant) {
+        match outcome {
+            Outcome::Ok => (self.refusals, self.answered) = (0, Some(now)),
+            Outcome::ClientError => (self.refusals, self.refused) = (self.refusals.saturating_add(1), Some(now)),
+            _ => {}
+        }
         let (before, predates) = (self.breaker, self.breaker.predates(sent));
         let succeeded = if outcome.counts_against_replica() {
             self.breaker = before.failed(params, sent, now);
@@ -119,6 +141,8 @@ impl Record {
         if after && !before {
             self.breaker = self.breaker.recovered(breaker);
             self.back = Some(now);
+            // Most likely it was started anew, and what it answered says nothing of what it is now.
+            self.answered = None;
         }
         (before != after).then_some(after)
     }
@@ -133,12 +157,21 @@ impl Record {
 /// before it may say an hour.
 pub const REST_MAX: Duration = Duration::from_secs(30);
 
-/// How long a replica is left alone that answered busy and said `retry_after`. Not at all when it was shown the client's
+/// How long a replica is left alone that answered busy and did not say for how long: what the edge tells its own clients
+/// then, and no longer than a few answers take to end. To turn a call away takes no time, so that it would else be the
+/// idlest, and be sent them all.
+pub const BUSY_REST: Duration = Duration::from_secs(1);
+
+/// How long one that [refuses](Record::refuses) is passed over after each refusal: the calls that find out whether it is
+/// mended are few beside those that its pool answers, and it is used again a second after it is.
+pub const REFUSAL_REST: Duration = Duration::from_secs(1);
+
+/// How long a replica is left alone that answered busy, and perhaps said `retry_after`. Not at all when it was shown the client's
 /// own credential: then it may be that client's quota which is used up, and the others are welcome.
 pub fn rest_of(retry_after: Option<Duration>, credential: &Credential) -> Option<Duration> {
     match credential {
         Credential::Pass => None,
-        Credential::None | Credential::Key(_) => retry_after.map(|pause| pause.min(REST_MAX)),
+        Credential::None | Credential::Key(_) => Some(retry_after.unwrap_or(BUSY_REST).min(REST_MAX)),
     }
 }
 
@@ -171,7 +204,8 @@ mod tests {
         let key = Credential::Key("k".into());
         assert_eq!(rest_of(Some(secs(2)), &key), Some(secs(2)));
         assert_eq!(rest_of(Some(secs(3_600)), &Credential::None), Some(REST_MAX));
-        assert_eq!(rest_of(None, &key), None);
+        assert_eq!(rest_of(None, &key), Some(BUSY_REST));
+        assert_eq!(rest_of(None, &Credential::Pass), None);
         assert_eq!(rest_of(Some(secs(2)), &Credential::Pass), None, "it may be the client's own quota");
     }
 
@@ -248,6 +282,40 @@ mod tests {
         assert_eq!(record.weight(PARAMS, now), WEIGHT_MIN);
         ends(&mut record, Outcome::Ok, PARAMS, now);
         assert_eq!(record.weight(PARAMS, now), 1.0);
+    }
+
+    #[test]
+    fn who_refused_all_for_a_while_is_passed_over_for_a_second_and_who_answered_is_not() {
+        let (mut record, start) = (Record::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        ends(&mut record, Outcome::ClientError, PARAMS, start);
+        assert!(!record.refuses(PARAMS, start), "one refusal is the client's");
+        ends(&mut record, Outcome::ClientError, PARAMS, start);
+        assert!(record.refuses(PARAMS, start) && record.refuses(PARAMS, at(999)) && !record.refuses(PARAMS, at(1_000)));
+        ends(&mut record, Outcome::ClientError, PARAMS, at(1_000));
+        assert!(record.refuses(PARAMS, at(1_999)), "each refusal counts anew");
+        ends(&mut record, Outcome::Ok, PARAMS, at(1_100));
+        assert!(!record.refuses(PARAMS, at(1_100)));
+        let window = at(1_100) + PARAMS.window;
+        for (now, refuses) in [(window - Duration::from_millis(1), false), (window, true)] {
+            for _ in 0..1_000 {
+                ends(&mut record, Outcome::ClientError, PARAMS, now);
+            }
+            assert_eq!(record.refuses(PARAMS, now), refuses, "for a window it is the clients' own");
+        }
+    }
+
+    #[test]
+    fn who_was_started_anew_and_refuses_all_is_passed_over_whatever_it_answered_before() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        ends(&mut record, Outcome::Ok, PARAMS, now);
+        let health = health::Params { unhealthy_after: 1, healthy_after: 1 };
+        record.checked(false, health, PARAMS, now);
+        record.checked(true, health, PARAMS, now);
+        for _ in 0..2 {
+            ends(&mut record, Outcome::ClientError, PARAMS, now);
+        }
+        assert!(record.refuses(PARAMS, now));
     }
 
     #[test]

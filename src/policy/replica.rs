@@ -76,6 +76,8 @@ pub struct Candidate {
     pub ttft: Typical,
     /// Whether it said that it is busy and asked to be left alone for now; to wait helps, as when it is at its cap.
     pub rests: bool,
+    /// Whether it seems to refuse whatever it is sent: it is passed over for those of its pool that do not.
+    pub refuses: bool,
     /// Whether this request already failed there.
     pub tried: bool,
     /// Tokens of the call's prompt that its cache is taken to hold.
@@ -154,7 +156,9 @@ pub enum NoReplica {
 /// Picks a replica of one pool. Deterministic for a request with a session; `rng` serves those without.
 pub fn choose(view: &[Candidate], call: Call, rng: &mut impl RngExt) -> Result<Choice, NoReplica> {
     let refusal = || if view.iter().any(Candidate::eligible) { NoReplica::Full } else { NoReplica::Unusable };
-    let open = || view.iter().filter(|candidate| candidate.takes_more());
+    // Where all refuse, it is what they are sent.
+    let pass_over = view.iter().any(|candidate| candidate.eligible() && !candidate.refuses);
+    let open = || view.iter().filter(|candidate| candidate.takes_more() && !(pass_over && candidate.refuses));
     let costs: Vec<(&Candidate, f64)> = open().map(|open| (open, cost::of(open, call).ms())).collect();
     let most_ms = cost::band(costs.iter().map(|(_, ms)| *ms).reduce(f64::min).ok_or_else(refusal)?);
     let equal: Vec<&Candidate> = costs.iter().filter(|(_, ms)| *ms <= most_ms).map(|(equal, _)| *equal).collect();
@@ -299,6 +303,25 @@ mod tests {
                 check(&without, session(n, None), choice.replica.0, Affinity::New);
             }
         }
+    }
+
+    #[test]
+    fn one_that_refuses_all_is_passed_over_and_not_where_all_do() {
+        for call in [Call::default(), session(1, None), session(1, Some(2))] {
+            for seed in 0..100 {
+                let busy = |two: &mut Candidate| two.refuses = true;
+                let mut view = with_two(busy);
+                view.iter_mut().filter(|other| !other.refuses).for_each(|other| other.in_flight = other.cap - 1);
+                assert_ne!(choose(&view, call, &mut rng(seed)).unwrap().replica, ReplicaIx(2));
+                view.iter_mut().filter(|other| !other.refuses).for_each(|other| other.in_flight = other.cap);
+                assert_eq!(choose(&view, call, &mut rng(seed)), Err(NoReplica::Full), "to wait is better");
+                view.iter_mut().for_each(|other| other.standing = Standing::Unhealthy);
+                view[2].standing = Standing::Usable;
+                assert_eq!(choose(&view, call, &mut rng(seed)).unwrap().replica, ReplicaIx(2));
+            }
+        }
+        let all = pool().map(|candidate| Candidate { refuses: true, ..candidate });
+        check(&all, session(1, Some(2)), 2, Affinity::Session);
     }
 
     #[test]

@@ -251,7 +251,8 @@ fn at_home(
     home: Option<Home>,
     exhausted: impl Fn(PoolIx) -> bool,
 ) -> Option<(Selection, Candidate)> {
-    let home = home.filter(|home| home.candidate.takes_more() && !exhausted(home.pool))?;
+    let takes = |home: &Home| home.candidate.takes_more() && !home.candidate.refuses;
+    let home = home.filter(|home| takes(home) && !exhausted(home.pool))?;
     let pool = *pools.iter().find(|pool| pool.pool == home.pool && !pool.fallback)?;
     let affinity = call.session.map_or(Affinity::None, |session| session.at_home());
     let choice = home.candidate.chosen(call, affinity);

@@ -159,6 +159,7 @@ pub(crate) fn candidate(n: usize) -> Candidate {
         cap: 4,
         engine_full: 0.0,
         rests: false,
+        refuses: false,
         tried: false,
         cached_tokens: 0,
         shared_tokens: 0,

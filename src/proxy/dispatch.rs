@@ -200,8 +200,11 @@ impl Dispatch<'_> {
             || self.edge.roster.retries.take(self.client, self.snapshot.config.retry_budget, Instant::now())
     }
 
-    /// Leaves a replica alone for as long as it asked.
+    /// Leaves a replica alone that is busy.
     fn rest(&self, selection: &Selection, failed: &Failed) {
+        if failed.outcome != Outcome::Busy {
+            return;
+        }
         let credential = &self.snapshot.config.topology.pool(selection.pool.pool).credential;
         if let Some(rest) = record::rest_of(failed.retry_after, credential) {
             self.snapshot.live(selection.replica).rest(rest, Instant::now());

@@ -204,6 +204,7 @@ impl Snapshot {
             weight: record.weight(breaker, now),
             ttft: record.ttft(now),
             rests: record.rests(now),
+            refuses: record.refuses(breaker, now),
             tried,
             cached_tokens: 0,
             shared_tokens: 0,

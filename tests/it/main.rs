@@ -27,6 +27,7 @@ mod limits;
 mod pace;
 mod proxied;
 mod queue;
+mod refusals;
 mod regions;
 mod reload;
 mod replay;

@@ -611,6 +611,7 @@ impl World {
             weight: live.record.weight(BREAKER, now),
             ttft: live.record.ttft(now),
             rests: live.record.rests(now),
+            refuses: live.record.refuses(BREAKER, now),
             cached_tokens: 0,
             shared_tokens: 0,
             queued_tokens: 0,

@@ -50,6 +50,17 @@ impl Fault {
         }
     }
 
+    /// Whether it is busy and does not say for how long: it is left alone for a second.
+    pub(super) fn pauses(self) -> bool {
+        match self {
+            Fault::Answer([Step::Send(text), ..]) => text.contains(" 429 ") && !text.contains("retry-after"),
+            Fault::Frames([Frames::Only(head), ..]) => {
+                head.contains(&(":status", "429")) && !head.iter().any(|(name, _)| *name == "retry-after")
+            }
+            _ => false,
+        }
+    }
+
     /// Whether its streams break after they have begun.
     pub(super) fn begins(self) -> bool {
         matches!(self, Fault::Answer([Step::Begin, ..]))

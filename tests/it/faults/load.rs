@@ -65,6 +65,8 @@ impl Breaker {
     pub(super) fn struck(self, fault: Fault, clients: usize) -> RangeInclusive<usize> {
         match self {
             _ if fault.rests() => 1..=1 + clients,
+            // As often as this takes seconds.
+            _ if fault.pauses() => 1..=CALLS - STRUCK_MIN,
             Breaker::Off => STRUCK_MIN..=CALLS - STRUCK_MIN,
             // Those under way when it opens go on.
             Breaker::Default => 5..=5 + clients,
