@@ -5,20 +5,22 @@
 //! for thrashing (Denning's working sets, 1968): sessions that are under way go on, and new ones wait until there is room, or
 //! start in another pool. With it the same replicas answered more than twice as many calls in the laboratory.
 //!
-//! A session is *active* while a call of it is in flight, and for a while after the last one. Its context is the prompt that
-//! it sent last. Many calls are no agents' and stay alone: what they leave in the caches is of no use to anybody, and
-//! nothing is gained by keeping others out for it. So a session that has made one call counts with the share of such
-//! sessions that went on lately, which is nearly all of agents' and none of a batch job's. No session counts with more than
-//! one replica's cache, since it is in no other. The bound is what the caches hold
-//! ([`CacheSize`](super::cache_size::CacheSize)) and a tenth more, since sessions share their beginnings; while it is not known
-//! what they hold, nothing is refused.
+//! A session is *active* while a call of it is in flight, and for a while after the last one. Its context is the larger
+//! prompt of its last two calls: agents make small calls on the side under the same name (for a title, for a summary), and
+//! one whose context was cut down stays small. While a call is in flight the context grows only. Many calls are no agents'
+//! and stay alone: what they leave in the caches is of no use to anybody, and nothing is gained by keeping others out for
+//! it. So a session that has made one call counts with the share of such sessions that went on lately, which is nearly all
+//! of agents' and none of a batch job's. No session counts with more than one replica's cache, since it is in no other. The
+//! bound is what the caches hold ([`CacheSize`](super::cache_size::CacheSize)) and a tenth more, since sessions share their
+//! beginnings; while it is not known what they hold, nothing is refused.
 //!
 //! Where it gets scarce a client is held to its share, the bound divided by the clients that have sessions here or wait for
 //! them. Whose first session is larger than that waits for the [entrance](super::entrance) to give it a turn.
 //!
 //! What it costs: new sessions wait in overload, where without it all would. When it errs: a session that paused for longer
 //! than an active one may has to ask again; and an edge that has just started takes on a first burst of sessions whole, until
-//! it has seen some of them go on.
+//! it has seen some of them go on; and a session that makes two small calls on the side at a stretch counts for less than it
+//! holds until it goes on.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -110,13 +112,26 @@ pub struct Stay(u64);
 #[derive(Clone, Copy, Debug)]
 struct Active {
     client: ClientKey,
+    /// Its context.
     tokens: u32,
+    /// The prompt of its last call, if that was smaller and no other was in flight.
+    smaller: Option<u32>,
     /// Whether it has made more than one call.
     chain: bool,
     in_flight: u32,
     stay: Stay,
     /// When it began or ended a call last.
     last: Instant,
+}
+
+/// What a session with this prompt counts with from now on, and the prompt itself if it is smaller than that.
+fn context(before: Option<&Active>, prompt: u32) -> (u32, Option<u32>) {
+    let Some(before) = before.filter(|before| prompt < before.tokens) else { return (prompt, None) };
+    if before.in_flight > 0 {
+        return (before.tokens, before.smaller);
+    }
+    let tokens = before.smaller.map_or(before.tokens, |last| last.max(prompt));
+    (tokens, Some(prompt).filter(|prompt| *prompt < tokens))
 }
 
 /// What the pool may take on.
@@ -218,16 +233,17 @@ impl Admission {
 
     /// A call of a session is sent. What is returned is to be told when it ends.
     pub fn began(&mut self, asking: Asking, now: Instant) -> Stay {
-        let Asking { session, client, tokens, turn } = asking;
+        let Asking { session, client, tokens: prompt, turn } = asking;
         let before = self.take(session);
         let chain = turn == Turn::UnderWay || before.is_some_and(|before| before.chain);
         if chain && before.is_some_and(|before| !before.chain) {
             self.goes_on += (1.0 - self.goes_on) * NEWEST_SHARE;
         }
+        let (tokens, smaller) = context(before.as_ref(), prompt);
         let in_flight = before.map_or(0, |before| before.in_flight) + 1;
         let stay = before.map_or(Stay(self.stays), |before| before.stay);
         self.stays += u64::from(before.is_none());
-        self.put(session, Active { client, tokens, chain, in_flight, stay, last: now });
+        self.put(session, Active { client, tokens, smaller, chain, in_flight, stay, last: now });
         while self.sessions() > ACTIVE_MAX && self.forget_oldest() {}
         if self.sessions() > ACTIVE_MAX {
             self.take(session);
@@ -425,6 +441,46 @@ mod tests {
         assert_eq!((admission.sessions(), admission.tokens(), admission.chains.by_client.len()), (0, 0, 0));
     }
 
+    /// A session makes calls with such prompts one after the other, and counts with so much after each of them.
+    #[track_caller]
+    fn check_context(prompts: &[u32], counted: &[u64]) {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let calls = prompts.iter().map(|prompt| {
+            let stay = admission.began(asking(1, 1, *prompt), now);
+            admission.ended(session_key(1), stay, now);
+            admission.tokens()
+        });
+        assert_eq!(calls.collect::<Vec<_>>(), counted, "{prompts:?}");
+    }
+
+    #[test]
+    fn one_small_call_on_the_side_makes_no_context_smaller_and_what_was_cut_down_stays_small() {
+        check_context(&[900, 18, 910, 18, 920], &[900, 900, 910, 910, 920]);
+        check_context(&[900, 100, 120, 140], &[900, 900, 120, 140]);
+        check_context(&[900, 120, 100, 90, 80], &[900, 900, 120, 100, 90]);
+        check_context(&[900, 100, 900, 100, 100], &[900, 900, 900, 900, 100]);
+    }
+
+    #[test]
+    fn small_calls_beside_one_in_flight_make_its_context_no_smaller_however_many() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let begin = |admission: &mut Admission, tokens| admission.began(asking(1, 1, tokens), now);
+        let large = begin(&mut admission, 900);
+        for _ in 0..5 {
+            let small = begin(&mut admission, 18);
+            admission.ended(session_key(1), small, now);
+            assert_eq!(admission.tokens(), 900);
+        }
+        begin(&mut admission, 950);
+        assert_eq!(admission.tokens(), 950);
+        (0..2).for_each(|_| admission.ended(session_key(1), large, now));
+        for tokens in [950, 18] {
+            let small = begin(&mut admission, 18);
+            admission.ended(session_key(1), small, now);
+            assert_eq!(admission.tokens(), tokens);
+        }
+    }
+
     /// So many sessions of 100 tokens come, one a second, and this share of them goes on after ten seconds.
     fn traffic(sessions: usize, go_on: f64) -> (Admission, Instant) {
         let (mut admission, start) = (Admission::default(), Instant::now());
@@ -521,8 +577,12 @@ mod tests {
                         prop_assert!(!admitted || model.contains_key(&n) || fits);
                         if admitted {
                             stays.insert(n, admission.began(asked, now));
-                            let (_, in_flight, _, chain) = model.remove(&n).unwrap_or((0, 0, now, false));
-                            model.insert(n, (tokens, in_flight + 1, now, chain || step == 0));
+                            let (before, in_flight, _, chain) = model.remove(&n).unwrap_or((0, 0, now, false));
+                            let counted = admission.in_flight[&asked.session].tokens;
+                            let most = tokens.max(before);
+                            let may_be = if in_flight > 0 { most..=most } else { tokens..=most };
+                            prop_assert!(may_be.contains(&counted), "{counted}: {tokens} after {before}");
+                            model.insert(n, (counted, in_flight + 1, now, chain || step == 0));
                         }
                     }
                     2 => if let Some((_, in_flight, last, _)) = model.get_mut(&n) {

@@ -281,8 +281,12 @@ mod tests {
         assert_eq!(first.next_change(ACTIVE), None, "nobody knows when the call under way ends");
         pool.intake.ended(SessionKey(1), stay, now);
         assert!(is_called(&first).await && first.next_change(ACTIVE) == Some(now + ACTIVE));
-        pool.intake.began(asking(1, 1_000), now);
-        assert!(!is_called(&first).await, "it makes no room");
+        for tokens in [1_000, 100] {
+            let stay = pool.intake.began(asking(1, tokens), now);
+            assert!(!is_called(&first).await, "it makes no room");
+            pool.intake.ended(SessionKey(1), stay, now);
+            assert!(is_called(&first).await, "the time at which it ceases is another");
+        }
         pool.intake.began(asking(1, 100), now);
         assert!(is_called(&first).await && pool.intake.admits(asking(2, 900), BOUND, now));
     }
@@ -313,11 +317,12 @@ mod tests {
     async fn a_client_within_its_share_is_called_past_one_who_has_more() {
         let pool = Arc::new(PoolLive::new(9));
         let now = Instant::now();
-        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 1_000) }, now);
+        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(1, 100) }, now);
+        pool.intake.began(Asking { turn: Turn::UnderWay, ..asking(5, 900) }, now);
         let other = Asking { client: ClientKey(2), ..asking(4, 200) };
         let (_first, second) = (enter(&pool, 2, 200), Waiting::enter([&pool].into_iter(), other).unwrap());
         assert!(!pool.intake.admits(other, BOUND, now), "there is no room");
-        pool.intake.began(asking(1, 900), now);
+        pool.intake.left(SessionKey(1));
         assert!(is_called(&second).await && pool.intake.admits(other, BOUND, now));
         assert_eq!(second.next_change(ACTIVE), None, "one knows the time for all");
     }
