@@ -3,8 +3,8 @@
 //! A line for places lets those behind try when the first cannot use what is free. Here whoever asks for no more than its
 //! client's share holds up everyone behind until there is room for it: else small contexts would slip past a large one for
 //! ever, and what is kept free for it meanwhile is less than what it has a right to. Whoever asks for more than the share
-//! holds up only those who do as well, and its client's own. A session that waited for as long as one waits, and was told to come again, keeps its
-//! number: when it does come again it stands where it stood.
+//! holds up only those who do as well, and its client's own. A session that waited for as long as one waits and was told to
+//! come again, or whose client hung up before, keeps its number: when it does come again it stands where it stood.
 //!
 //! For some contexts there is never room. So nobody holds up others at each of its visits: it does at its first and second,
 //! fourth, eighth, and so on. What never fits stops less and less, and what does fit some time is never passed for good. A
@@ -67,9 +67,9 @@ struct SentAway {
 /// Why somebody leaves the entrance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Left {
-    /// It was taken on, or the client went away.
+    /// It was taken on, or its pool is there no more.
     ForGood,
-    /// It waited for as long as one waits, and may come again.
+    /// It waited for as long as one waits, or as its client does, and may come again.
     SentAway,
 }
 

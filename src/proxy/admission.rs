@@ -118,13 +118,13 @@ impl Dispatch<'_> {
         loop {
             if !self.is_kept_out(tried) {
                 match self.choose(tried, rng, Manner::Comes) {
-                    Ok(placed) => return Entered::Placed(Box::new(placed)),
+                    Ok(placed) => {
+                        waiting.placed();
+                        return Entered::Placed(Box::new(placed));
+                    }
                     Err(NoReplica::Full) if self.is_kept_out(tried) => {}
                     Err(NoReplica::Full) => return Entered::Standing(waiting, waits),
-                    Err(no) => {
-                        waiting.sent_away();
-                        return Entered::Not(NoPlace::No(no));
-                    }
+                    Err(no) => return Entered::Not(NoPlace::No(no)),
                 }
             }
             // As the bounds, by what is configured now.
@@ -144,7 +144,6 @@ impl Dispatch<'_> {
                 }
             };
             if let Err(late) = due.bound(look).await {
-                waiting.sent_away();
                 let kept_out = late == Outcome::AtCapacity;
                 return Entered::Not(if kept_out { NoPlace::KeptOut } else { NoPlace::Late(late) });
             }

@@ -72,8 +72,8 @@ impl Dispatch<'_> {
             Err(NoPlace::No(NoReplica::Full)) => self.choose(tried, rng, Manner::Leaves).map_err(NoPlace::No),
             placed => placed,
         };
-        if let (Err(_), Some((waiting, _))) = (&placed, standing) {
-            waiting.sent_away();
+        if let (Ok(_), Some((waiting, _))) = (&placed, standing) {
+            waiting.placed();
         }
         placed
     }

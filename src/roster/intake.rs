@@ -134,9 +134,11 @@ impl Inner {
     }
 }
 
-/// A call that waits at the entrances of its pools. Dropped, it leaves them all for good.
+/// A call that waits at the entrances of its pools. Dropped before it was placed, it leaves them all and stands where it
+/// stood when it comes again: it waited for as long as one waits, or for as long as its client does.
 #[derive(Debug)]
 pub struct Waiting {
+    session: SessionKey,
     caller: Arc<Notify>,
     stands: Vec<(Arc<PoolLive>, Place)>,
 }
@@ -157,7 +159,7 @@ impl Waiting {
                 stands.push((Arc::clone(pool), place));
             }
         }
-        (!stands.is_empty()).then_some(Waiting { caller, stands })
+        (!stands.is_empty()).then_some(Waiting { session: asking.session, caller, stands })
     }
 
     /// Waits until it is to look for room, or had to leave an entrance.
@@ -187,15 +189,17 @@ impl Waiting {
         self.stands.iter().filter_map(change).min()
     }
 
-    /// It waited for as long as one waits. When it comes again it stands where it stood.
-    pub fn sent_away(mut self) {
-        self.leave(Left::SentAway);
+    /// It was placed, and leaves for good.
+    pub fn placed(mut self) {
+        self.leave(Left::ForGood);
     }
 
     fn leave(&mut self, why: Left) {
         for (pool, place) in self.stands.drain(..) {
             let mut inner = pool.intake.lock();
-            inner.entrance.leave(place, why);
+            // Another call of the session may have been placed meanwhile.
+            let taken_on = inner.admission.is_active(self.session);
+            inner.entrance.leave(place, if taken_on { Left::ForGood } else { why });
             inner.call_first();
             inner.call();
         }
@@ -204,7 +208,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.leave(Left::ForGood);
+        self.leave(Left::SentAway);
     }
 }
 
@@ -252,7 +256,7 @@ mod tests {
         assert!(!pool.intake.admits(asking(2, 200), BOUND, now));
         assert!(!pool.intake.admits(asking(3, 100), BOUND, later) && pool.intake.admits(asking(2, 100), BOUND, later));
         pool.intake.began(asking(2, 100), later);
-        drop(first);
+        first.placed();
         assert!(is_called(&second).await && pool.intake.admits(asking(3, 100), BOUND, later));
     }
 
@@ -295,10 +299,38 @@ mod tests {
     async fn whoever_is_sent_away_comes_again_before_those_who_stood_behind() {
         let (pool, now) = full();
         let (first, second) = (enter(&pool, 2, 200), enter(&pool, 3, 200));
-        first.sent_away();
+        drop(first);
         assert!(is_called(&second).await && pool.intake.waiting() == 1);
         let again = enter(&pool, 2, 200);
         assert_eq!((again.next_change(ACTIVE), second.next_change(ACTIVE)), (Some(now + ACTIVE), None));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_hangs_up_time_and_again_keeps_its_place_and_holds_up_nobody_meanwhile() {
+        let (pool, now) = full();
+        let later = now + ACTIVE + Duration::from_millis(1);
+        drop(enter(&pool, 2, 200));
+        let behind: Vec<_> = (3..6).map(|n| enter(&pool, n, 200)).collect();
+        for _ in 0..5 {
+            assert_eq!(behind[0].next_change(ACTIVE), Some(now + ACTIVE), "nobody stands before it");
+            let again = enter(&pool, 2, 200);
+            assert_eq!((again.next_change(ACTIVE), behind[0].next_change(ACTIVE)), (Some(now + ACTIVE), None));
+        }
+        assert!(pool.intake.admits(asking(3, 200), BOUND, later));
+    }
+
+    #[tokio::test]
+    async fn a_session_that_was_placed_comes_as_a_new_one_when_it_comes_again() {
+        let (pool, now) = full();
+        let (one, other, behind) = (enter(&pool, 2, 200), enter(&pool, 2, 200), enter(&pool, 3, 200));
+        let stay = pool.intake.began(asking(2, 200), now);
+        one.placed();
+        // Its client hangs up before this one looks.
+        drop(other);
+        pool.intake.ended(SessionKey(2), stay, now);
+        pool.intake.left(SessionKey(2));
+        let again = enter(&pool, 2, 200);
+        assert_eq!((behind.next_change(ACTIVE), again.next_change(ACTIVE)), (Some(now + ACTIVE), None));
     }
 
     #[tokio::test]
