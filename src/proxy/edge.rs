@@ -102,11 +102,16 @@ impl Edge {
         Counted::one_more(&self.open)
     }
 
-    /// Remembers where a session is warm now. Not where a fallback answers: the session returns to its own model.
+    /// Remembers a session, and where it is warm now. A fallback changes the home of none that has one: the session
+    /// returns to its own model.
     pub(super) fn remember(&self, snapshot: &Snapshot, session: Option<Session>, selection: &Selection) {
-        let (Some(session), false) = (session, selection.pool.fallback) else { return };
+        let Some(session) = session else { return };
         let live = snapshot.live(selection.replica);
-        self.roster.sessions.remember(session, live.key(), Instant::now());
+        let keeps = session.view.home.filter(|_| selection.pool.fallback);
+        self.roster.sessions.remember(session, keeps.unwrap_or(live.key()), Instant::now());
+        if keeps.is_some() {
+            return;
+        }
         let home = session.view.home.filter(|home| session.view.begun && *home != live.key());
         if let Some(left) = home.and_then(|home| snapshot.by_key(home)).map(|home| snapshot.live(home).pool())
             && !Arc::ptr_eq(left, live.pool())

@@ -1,10 +1,10 @@
 //! Sessions are taken on as the caches hold them: those under way go on, new ones wait in order, or start elsewhere.
 
-use nearpool::sim::server::{LoggedRequest, ReplicaHandle};
-use serde_json::json;
+use nearpool::sim::server::{Fault, FaultPlan, LoggedRequest, ReplicaHandle};
+use serde_json::{Value, json};
 
 use super::call::{CHAT, call, hold, of_pool, prompt, send, text, told, until_waiting};
-use crate::support::{Answer, Edge, EdgeConfig, Http1, Pool, calls, json_body, post, sim, sim_with, with};
+use crate::support::{Answer, Edge, EdgeConfig, Http1, Pool, SERVED, calls, json_body, post, sim, sim_with, with};
 
 /// Tokens of a session of which a pool of one replica takes on but one.
 pub(super) const ONE: usize = 900;
@@ -191,6 +191,36 @@ async fn a_session_that_moves_to_another_region_makes_room_at_once() {
     assert_eq!(told(&call(&edge, "a", &prompt(ONE)).await), ("there", "failover"));
     assert_eq!(edge.metric(&of_pool("sessions_active", "near")).await, 0.0);
     assert_eq!(edge.metric(&of_pool("sessions_active", "far")).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_session_that_its_messages_tell_is_one_at_a_fallback_too() {
+    let (main, other) = (sim("main").await, sim("other").await);
+    let config = small(near().sims(&[&main]))
+        .without_m()
+        .model("m", &[&format!("served_as = \"{SERVED}\""), "fallbacks = [\"n\"]"])
+        .model("n", &[&format!("served_as = \"{SERVED}\"")])
+        .pool(Pool::new("other", "here", "n").sims(&[&other]).line("kv_cache_tokens = 1024"));
+    let edge = Edge::start(config.set("sessions", "active", "\"10m\"")).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    let mut goes_on = async |body: &mut Value| {
+        let answer = client.call(&post(CHAT, body)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let messages = body["messages"].as_array_mut().unwrap();
+        messages.extend([json!({"role": "assistant", "content": "ok"}), json!({"role": "user", "content": "go on"})]);
+        let (replica, reason) = told(&answer);
+        (replica.to_owned(), reason.to_owned())
+    };
+    let told = |replica: &str, reason: &str| (replica.to_owned(), reason.to_owned());
+    let (mut begun, mut new) = (prompt(100), prompt(100));
+    assert_eq!(goes_on(&mut begun).await, told("main", "new"));
+    main.set_fault(FaultPlan::from(Fault::Status { status: 503, retry_after_s: None })).await.unwrap();
+    for _ in 0..4 {
+        for body in [&mut begun, &mut new] {
+            assert_eq!(goes_on(body).await, told("other", "fallback"));
+        }
+    }
+    assert_eq!(edge.metric(&of_pool("sessions_active", "other")).await, 2.0);
 }
 
 #[tokio::test]
