@@ -266,6 +266,13 @@ impl Admission {
         self.take(session);
     }
 
+    /// What it asked for here came to nothing, and it goes on elsewhere. It stays while another call of it is in flight.
+    pub fn gave_up(&mut self, session: SessionKey) {
+        if !self.in_flight.contains_key(&session) {
+            self.left(session);
+        }
+    }
+
     /// When the next session ceases to be active, if none of them calls.
     pub fn next_change(&self, active: Duration) -> Option<Instant> {
         let (_, first) = self.idle.peek_lru()?;
@@ -514,6 +521,17 @@ mod tests {
         admission.left(session_key(1));
         admission.ended(session_key(1), stay, now);
         assert!(admits(&mut admission, asking(2, 1, 900), 1_000, now));
+    }
+
+    #[test]
+    fn a_session_that_gave_up_makes_room_unless_another_call_of_it_is_in_flight() {
+        let (mut admission, now) = (Admission::default(), Instant::now());
+        let stays = [0; 2].map(|_| admission.began(asking(1, 1, 900), now));
+        for (stay, sessions) in stays.into_iter().zip([1, 0]) {
+            admission.ended(session_key(1), stay, now);
+            admission.gave_up(session_key(1));
+            assert_eq!(admission.sessions(), sessions);
+        }
     }
 
     #[test]

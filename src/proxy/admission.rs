@@ -89,6 +89,20 @@ impl Dispatch<'_> {
         (selection, booking)
     }
 
+    /// Notes that the call is answered in a pool, and its session has nothing in those where attempts of it came to nothing;
+    /// but in that of its home, to which it may return.
+    pub(super) fn give_up(&self, tried: &[Tried], dropped: Option<PoolIx>, answered: PoolIx) {
+        let Some(session) = self.session else { return };
+        let pool_of = |replica| self.snapshot.config.topology.replica(replica).pool;
+        let home = session.view.home.filter(|_| session.view.begun);
+        let keeps = [home.and_then(|home| self.snapshot.by_key(home)).map(pool_of), Some(answered)];
+        let before = self.failed.iter().map(|replica| pool_of(*replica));
+        let pools = tried.iter().map(|tried| tried.pool).chain(dropped).chain(before);
+        for pool in pools.filter(|pool| !keeps.contains(&Some(*pool))) {
+            self.snapshot.pool(pool).intake.gave_up(session.key);
+        }
+    }
+
     /// Waits until a pool takes the session on, and takes a place there if one is free.
     pub(super) async fn enter(&self, tried: &[Tried], rng: &mut SmallRng, account: &mut Account<'_>) -> Entered<'_> {
         let asking = self.asking().filter(|_| self.is_kept_out(tried));

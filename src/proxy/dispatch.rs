@@ -145,6 +145,7 @@ impl Dispatch<'_> {
                     }
                 };
                 self.note_first(&selection, &mut booking, &began);
+                self.give_up(&tried, raced.dropped, selection.pool.pool);
                 let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
                 return Ok(Reached { began, selection, booking, broke_down });
             }

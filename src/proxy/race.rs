@@ -15,6 +15,7 @@ use super::attempt::{Began, Failed};
 use super::dispatch::Dispatch;
 use super::place::{Manner, Placed};
 use super::rewritten::Rewritten;
+use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::HedgeResult;
 use crate::policy::retry::{self, Tried};
@@ -26,11 +27,13 @@ pub(super) struct Raced {
     pub(super) failed: Vec<(Placed, Failed)>,
     /// The one that has something to show.
     pub(super) began: Option<(Placed, Began)>,
+    /// The pool of the one that was dropped.
+    pub(super) dropped: Option<PoolIx>,
 }
 
 impl Raced {
     fn of(placed: Placed, result: Result<Began, Failed>) -> Raced {
-        let mut raced = Raced { failed: Vec::new(), began: None };
+        let mut raced = Raced { failed: Vec::new(), began: None, dropped: None };
         raced.add(placed, result);
         raced
     }
@@ -64,7 +67,8 @@ impl Dispatch<'_> {
         // Boxed, since nearly every request has no second attempt and would hold the room for it.
         let mut own = Rewritten::default();
         let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool)));
-        let raced = tokio::select! {
+        let pools = [selection.pool.pool, hedge.0.pool.pool];
+        let mut raced = tokio::select! {
             biased;
             result = first.as_mut() => {
                 let mut raced = Raced::of(placed, result);
@@ -82,6 +86,7 @@ impl Dispatch<'_> {
             }
         };
         let won = raced.began.as_ref().is_some_and(|((began, _), _)| began.replica != selection.replica);
+        raced.dropped = Some(pools[usize::from(!won)]);
         self.edge.metrics.hedge(if won { HedgeResult::Won } else { HedgeResult::Lost });
         raced
     }

@@ -65,10 +65,12 @@ impl Intake {
 
     /// The session goes on in another pool.
     pub fn left(&self, session: SessionKey) {
-        let mut inner = self.lock();
-        inner.admission.left(session);
-        inner.call_first();
-        inner.call();
+        self.lock().make_room(|admission| admission.left(session));
+    }
+
+    /// A call of the session came to nothing here, and was answered by another pool.
+    pub fn gave_up(&self, session: SessionKey) {
+        self.lock().make_room(|admission| admission.gave_up(session));
     }
 
     /// What there is room for may be another: everyone is to look.
@@ -106,6 +108,12 @@ impl Inner {
         if self.admission.tokens() < before {
             self.call();
         }
+    }
+
+    fn make_room(&mut self, goes: impl FnOnce(&mut Admission)) {
+        goes(&mut self.admission);
+        self.call_first();
+        self.call();
     }
 
     fn bounded_by(&mut self, caches: Option<Caches>) {

@@ -194,6 +194,20 @@ async fn a_session_that_moves_to_another_region_makes_room_at_once() {
 }
 
 #[tokio::test]
+async fn a_new_session_whose_first_attempts_fail_takes_no_room_where_they_did() {
+    let (here, there) = (sim("here").await, sim("there").await);
+    let far = Pool::new("far", "ireland", "m").sims(&[&there]);
+    let config = small(near().sims(&[&here])).region("ireland", 53.35, -6.26).pool(far);
+    let edge = Edge::start(config.set("sessions", "active", "\"10m\"")).await;
+    here.set_fault(FaultPlan::from(Fault::Status { status: 503, retry_after_s: None })).await.unwrap();
+    assert_eq!(told(&call(&edge, "a", &prompt(ONE)).await), ("there", "failover"));
+    assert_eq!(calls(&here).len(), 1, "it was tried");
+    for (pool, sessions) in [("near", 0.0), ("far", 1.0)] {
+        assert_eq!(edge.metric(&of_pool("sessions_active", pool)).await, sessions, "{pool}");
+    }
+}
+
+#[tokio::test]
 async fn a_session_that_its_messages_tell_is_one_at_a_fallback_too() {
     let (main, other) = (sim("main").await, sim("other").await);
     let config = small(near().sims(&[&main]))
