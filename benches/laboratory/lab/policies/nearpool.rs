@@ -127,7 +127,7 @@ impl<'w> Nearpool<'w> {
         if now - since < most && self.entering.get_mut(&(since, ask.number)).is_some_and(stands) {
             return Decision::Wait;
         }
-        self.entering.remove(&(since, ask.number)).into_iter().for_each(Waiting::sent_away);
+        self.entering.remove(&(since, ask.number)).into_iter().for_each(drop);
         self.come_again(now)
     }
 
@@ -186,7 +186,7 @@ impl<'w> Nearpool<'w> {
     fn refuse(&mut self, number: usize, since: Option<Micros>) -> Decision {
         // Who was let in keeps its number until it has a place.
         let entering = since.and_then(|since| self.entering.remove(&(since, number)));
-        entering.into_iter().for_each(Waiting::sent_away);
+        entering.into_iter().for_each(drop);
         if let Some(place) = self.places.remove(&number) {
             self.line.leave(place, false);
         }
@@ -249,7 +249,8 @@ impl Router for Nearpool<'_> {
             if let Some(place) = self.places.remove(&ask.number) {
                 self.line.leave(place, true);
             }
-            ask.waits_since.and_then(|since| self.entering.remove(&(since, ask.number)));
+            let waited = ask.waits_since.and_then(|since| self.entering.remove(&(since, ask.number)));
+            waited.into_iter().for_each(Waiting::placed);
             return Decision::Go(replica);
         }
         if joins { Decision::Wait } else { self.wait(ask, turn, now) }
