@@ -57,9 +57,7 @@ fn topology(regions: usize) -> Topology {
     Topology {
         edge: "edge".into(),
         home: RegionIx(0),
-        regions: (0..regions)
-            .map(|n| Region { name: format!("region-{n}"), place: place(n), bias: 0, edge: None })
-            .collect(),
+        regions: (0..regions).map(|n| Region::new(format!("region-{n}"), place(n))).collect(),
         models: vec![Model {
             name: "model".into(),
             served_as: "model".into(),
@@ -102,7 +100,7 @@ fn replicas(count: usize) -> Vec<Candidate> {
 /// `policy::select` whole: the walk over four regions, the nearest of which serves.
 fn choose(c: &mut Criterion) {
     let topology = topology(4);
-    let standings = rules(&topology).standings(&topology, Asker::NOBODY, |_| None);
+    let standings = Rules::default().standings(&topology, Asker::NOBODY, |_| None);
     let pools = pool::order(&topology, ModelIx(0), Dialect::Chat, &standings).unwrap_or_default();
     let mut group = c.benchmark_group("select");
     for count in [10, 100, 1_000] {
@@ -142,11 +140,6 @@ fn choose(c: &mut Criterion) {
     group.finish();
 }
 
-/// Distance is all that counts.
-fn rules(topology: &Topology) -> Rules {
-    Rules { points: topology.regions.iter().map(|region| region.place.point()).collect(), ..Rules::default() }
-}
-
 /// From where distances are measured.
 const NEAREST_TO: [(&str, NearestTo); 2] = [("client", NearestTo::Client), ("edge", NearestTo::Edge)];
 
@@ -160,7 +153,7 @@ struct Order {
 impl Order {
     fn of(regions: usize, nearest_to: NearestTo) -> Order {
         let topology = topology(regions);
-        let rules = Rules { nearest_to, ..rules(&topology) };
+        let rules = Rules { nearest_to, ..Rules::default() };
         let place = Some(Place { latitude: 52.5, longitude: 13.4 });
         Order { topology, rules, whereabouts: Whereabouts { place, ..Whereabouts::NOWHERE } }
     }

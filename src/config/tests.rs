@@ -7,11 +7,9 @@ use proptest::prelude::*;
 
 use super::check::Outside;
 use super::raw::{Document, Report};
-use super::values::Geo;
 use super::*;
 use crate::domain::topology::Credential;
 use crate::policy::affinity;
-use crate::policy::region::Rules;
 
 const REFERENCE: &str = include_str!("../../conf/edge.toml");
 
@@ -68,10 +66,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     assert_eq!(reference.hedging, small.hedging);
     assert_eq!(reference.timeouts, small.timeouts);
     assert_eq!(reference.limits, small.limits);
-    // Where the regions are is no knob.
-    let geo =
-        |config: &Config| Geo { rules: Rules { points: Vec::new(), ..config.geo.rules.clone() }, ..config.geo.clone() };
-    assert_eq!(geo(&reference), geo(&small));
+    assert_eq!(reference.geo, small.geo);
     assert_eq!(reference.topology.pools[0].max_in_flight, small.topology.pools[0].max_in_flight);
     assert_eq!(reference.topology.pools[0].queue, small.topology.pools[0].queue);
     assert_eq!(reference.topology.pools[0].queue_timeout, small.topology.pools[0].queue_timeout);

@@ -127,8 +127,8 @@ impl<'a> Status<'a> {
         let regions = topology.regions.iter().enumerate().map(|(ix, region)| Region {
             name: &region.name,
             home: topology.home == RegionIx(ix),
-            latitude: region.place.latitude,
-            longitude: region.place.longitude,
+            latitude: region.place().latitude,
+            longitude: region.place().longitude,
             rtt_ms: snapshot.region(RegionIx(ix)).rtt_ms(),
             pools: pools(snapshot, RegionIx(ix), now),
         });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::ask::DialectSet;
 use super::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx, ReplicaKey};
-use super::place::Place;
+use super::place::{Place, Point};
 
 /// The whole of it. Cross references are indices into the vectors here, all in range.
 #[derive(Clone, Debug)]
@@ -33,8 +33,9 @@ pub struct Topology {
 pub struct Region {
     /// Its key in the config.
     pub name: String,
-    /// Where it lies.
-    pub place: Place,
+    place: Place,
+    /// The same place, from which many distances are measured for each request.
+    point: Point,
     /// By how many percent it counts as nearer (or, below 0, farther) than it is, −99 to 99.
     pub bias: i8,
     /// The name of the edge that stands there, where the config tells; of the own region, [`Topology::edge`] does.
@@ -42,6 +43,21 @@ pub struct Region {
 }
 
 impl Region {
+    /// A region at this place, without a bias or an edge.
+    pub fn new(name: impl Into<String>, place: Place) -> Region {
+        Region { name: name.into(), place, point: place.point(), bias: 0, edge: None }
+    }
+
+    /// Where it lies.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The same as a point.
+    pub fn point(&self) -> Point {
+        self.point
+    }
+
     /// What its distance counts times: 1 without a bias, 0.5 at 50, 2 at −50.
     pub fn bias_factor(&self) -> f64 {
         let part = 1.0 - f64::from(self.bias.unsigned_abs().min(99)) / 100.0;

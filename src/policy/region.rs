@@ -14,7 +14,6 @@ use super::client_rule::{Asker, Meant, Selector};
 use super::cost;
 use super::pool::PoolCandidate;
 use crate::domain::ids::RegionIx;
-use crate::domain::place::Point;
 use crate::domain::topology::Topology;
 
 /// The most regions: they fit into one word.
@@ -75,7 +74,7 @@ pub enum ResidencyUnknown {
     Only(RegionSet),
 }
 
-/// The rules of `[geo]`, and where the regions are.
+/// The rules of `[geo]`.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Rules {
     /// From where distances are measured.
@@ -88,8 +87,6 @@ pub struct Rules {
     pub residency_unknown: ResidencyUnknown,
     /// Ways that differ by at most so many ms are equally near; of those the cheapest pool comes first. 0: price is no matter.
     pub cheaper_within_ms: f64,
-    /// Where each region is.
-    pub points: Vec<Point>,
 }
 
 /// How a region stands to a client.
@@ -146,16 +143,14 @@ impl Rules {
         rtt_ms: impl Fn(RegionIx) -> Option<f64>,
     ) -> Standings {
         let allowed = self.allowed(asker);
-        let none = Vec::new();
         let overridden = self.overrides.iter().find(|(selector, _)| selector.means(asker) == Meant::Yes);
-        let listed = overridden.map_or(&none, |(_, regions)| regions);
-        let home = self.points[topology.home.0];
+        let listed = overridden.map_or(&[][..], |(_, regions)| regions);
         let from = match (self.nearest_to, asker.whereabouts.place) {
             (NearestTo::Client, Some(place)) => place.point(),
-            _ => home,
+            _ => topology.region(topology.home).point(),
         };
-        let regions = topology.regions.iter().zip(&self.points).enumerate().map(|(n, (region, at))| {
-            let (ix, distance_km) = (RegionIx(n), from.distance_km(*at));
+        let regions = topology.regions.iter().enumerate().map(|(n, region)| {
+            let (ix, distance_km) = (RegionIx(n), from.distance_km(region.point()));
             let rtt_ms = rtt_ms(ix).filter(|_| self.nearest_to == NearestTo::Edge);
             let (bias, biased_km) = (region.bias_factor(), distance_km * region.bias_factor());
             Standing {

@@ -13,15 +13,15 @@ use crate::domain::whereabouts::Whereabouts;
 
 /// The region whose edge is nearest to this client, if that is another one than here, and certainly nearer.
 pub fn nearer_edge(topology: &Topology, at: &Whereabouts) -> Option<RegionIx> {
-    let place = at.place?;
+    let from = at.place?.point();
     let others = topology.regions.iter().enumerate().filter(|(ix, region)| {
         RegionIx(*ix) != topology.home && region.edge.as_ref().is_some_and(|edge| *edge != topology.edge)
     });
-    let distances = others.map(|(ix, region)| (RegionIx(ix), place.distance_km(region.place)));
+    let distances = others.map(|(ix, region)| (RegionIx(ix), from.distance_km(region.point())));
     let (nearest, distance_km) = distances.min_by(|a, b| a.1.total_cmp(&b.1))?;
     // From elsewhere within the radius, the one may be farther by it and the other nearer by it.
     let doubt_km = 2.0 * f64::from(at.accuracy_radius_km.unwrap_or(0));
-    (distance_km + doubt_km < place.distance_km(topology.region(topology.home).place)).then_some(nearest)
+    (distance_km + doubt_km < from.distance_km(topology.region(topology.home).point())).then_some(nearest)
 }
 
 #[cfg(test)]
@@ -66,7 +66,7 @@ mod tests {
     fn what_is_in_doubt_is_not_told() {
         // Halifax, 4,300 km from the one and 4,200 from the other.
         let halifax = |radius| at(44.65, -63.57, radius);
-        let (home, eu) = (topology().regions[0].place, topology().regions[1].place);
+        let (home, eu) = (topology().regions[0].place(), topology().regions[1].place());
         let nearer_km = halifax(None).place.map(|place| place.distance_km(home) - place.distance_km(eu)).unwrap();
         assert!((50.0..500.0).contains(&nearer_km), "{nearer_km}");
         check(&halifax(Some(20)), Some(1));
@@ -92,7 +92,7 @@ mod tests {
             let topology = topology();
             let whereabouts = at(latitude, longitude, Some(radius));
             if let (Some(other), Some(place)) = (nearer_edge(&topology, &whereabouts), whereabouts.place) {
-                let km = |region: RegionIx| place.distance_km(topology.region(region).place);
+                let km = |region: RegionIx| place.distance_km(topology.region(region).place());
                 prop_assert!(km(other) + 2.0 * f64::from(radius) < km(topology.home));
                 prop_assert!(km(other) <= km(RegionIx(1)) && km(other) <= km(RegionIx(2)));
             }

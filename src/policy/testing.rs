@@ -30,12 +30,7 @@ pub(crate) const BREAKER: breaker::Params = breaker::Params {
 pub(crate) fn standings(topology: &Topology, from: Option<Place>) -> Standings {
     let whereabouts = Whereabouts { place: from, ..Whereabouts::NOWHERE };
     let asker = Asker { whereabouts: &whereabouts, keys: &[] };
-    rules(topology).standings(topology, asker, |_| None)
-}
-
-/// The rules of a topology that has none.
-pub(crate) fn rules(topology: &Topology) -> Rules {
-    Rules { points: topology.regions.iter().map(|region| region.place.point()).collect(), ..Rules::default() }
+    Rules::default().standings(topology, asker, |_| None)
 }
 
 /// A topology under construction; what is named must have been added before.
@@ -57,7 +52,7 @@ impl Fleet {
     }
 
     pub(super) fn region(mut self, name: &str, latitude: f64, longitude: f64) -> Fleet {
-        self.0.regions.push(Region { name: name.into(), place: Place { latitude, longitude }, bias: 0, edge: None });
+        self.0.regions.push(Region::new(name, Place { latitude, longitude }));
         self
     }
 

@@ -37,9 +37,9 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
 
 /// One region. `edges` are the edges that stand in others.
 fn region(name: &At<&str>, value: &Value<'_>, edges: &mut Names) -> Region {
-    let nowhere = Place { latitude: 0.0, longitude: 0.0 };
-    let name = name.value.to_owned();
-    let Some(region) = value.table() else { return Region { name, place: nowhere, bias: 0, edge: None } };
+    let Some(region) = value.table() else {
+        return Region::new(name.value, Place { latitude: 0.0, longitude: 0.0 });
+    };
     let bias = region.get("bias").and_then(|bias| bias.number(-99.0..=99.0, "percent"));
     let edge = region.text("edge");
     if let Some(edge) = &edge {
@@ -47,7 +47,9 @@ fn region(name: &At<&str>, value: &Value<'_>, edges: &mut Names) -> Region {
         edges.declare(edge, 0, region.report());
     }
     let edge = edge.map(|edge| edge.value.to_owned());
-    Region { name, place: place(&region), bias: bias.unwrap_or_default().round() as i8, edge }
+    let mut found = Region::new(name.value, place(&region));
+    (found.bias, found.edge) = (bias.unwrap_or_default().round() as i8, edge);
+    found
 }
 
 fn place(region: &Table<'_>) -> Place {
@@ -62,17 +64,16 @@ fn place(region: &Table<'_>) -> Place {
 }
 
 /// Checks `[geo]`.
-pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>, regions: &[Region], names: &Names) -> Geo {
+pub(super) fn check(root: &Table<'_>, outside: &Outside<'_>, regions: &Names) -> Geo {
     let report = root.report();
     let section = root.section("geo");
     let database = section.text("database");
     let rules = Rules {
         nearest_to: nearest_to(&section),
-        overrides: client_rules::overrides(&section, names),
-        residency: client_rules::residency(&section, names),
-        residency_unknown: client_rules::residency_unknown(&section, names),
+        overrides: client_rules::overrides(&section, regions),
+        residency: client_rules::residency(&section, regions),
+        residency_unknown: client_rules::residency_unknown(&section, regions),
         cheaper_within_ms: knobs::cheaper_within(&section).as_secs_f64() * 1_000.0,
-        points: regions.iter().map(|region| region.place.point()).collect(),
     };
     // What is in the database is seen by whoever reads it; here it is only seen that it can be read.
     let database = database.and_then(|path| outside.open("geo.database", &path, report));

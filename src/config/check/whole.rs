@@ -10,7 +10,7 @@ use crate::domain::topology::Topology;
 pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: String) -> Config {
     let (regions, region_names) = geo::regions(root);
     let edge = edge::check(root, &region_names, &outside);
-    let geo = geo::check(root, &outside, &regions, &region_names);
+    let geo = geo::check(root, &outside, &region_names);
     let mut models = models::check(root);
     let (pools, replicas) = pools::check(root, &region_names, &models.names, &outside);
     models::attach_pools(&mut models, &pools, root.report());

@@ -4,10 +4,11 @@ use super::*;
 use crate::domain::ask::Dialect;
 use crate::domain::code::Code;
 use crate::domain::place::Place;
+use crate::domain::topology::Region;
 use crate::domain::whereabouts::{Source, Unions, Whereabouts};
 use crate::policy::client_rule::Union;
 use crate::policy::pool::{self, NoPool};
-use crate::policy::testing::{Fleet, rules};
+use crate::policy::testing::Fleet;
 
 /// A pool in each of four regions; the edge stands in Oregon.
 fn topology() -> Topology {
@@ -51,7 +52,7 @@ fn names(topology: &Topology, rules: &Rules, client: &Whereabouts, rtt_ms: [Opti
 #[track_caller]
 fn check(change: impl Fn(&mut Topology, &mut Rules), client: Whereabouts, rtt_ms: [Option<f64>; 4], expected: &str) {
     let mut topology = topology();
-    let mut rules = rules(&topology);
+    let mut rules = Rules::default();
     change(&mut topology, &mut rules);
     assert_eq!(names(&topology, &rules, &client, rtt_ms).join(" "), expected);
 }
@@ -84,7 +85,7 @@ fn from_the_edge_the_round_trip_decides_among_those_that_are_about_as_near() {
     check(no_own_pool, in_berlin(), [Some(1.0), None, Some(25.0), None], "de us ap");
     let between = |topology: &mut Topology, rules: &mut Rules| {
         no_own_pool(topology, rules);
-        rules.points[AP.0] = Place { latitude: 40.4, longitude: -3.7 }.point();
+        topology.regions[AP.0] = Region::new("ap", Place { latitude: 40.4, longitude: -3.7 });
     };
     // Madrid, 1,450 km away, is on it.
     check(between, in_berlin(), [None, None, Some(30.0), Some(20.0)], "ap de us");
@@ -178,8 +179,8 @@ fn an_override_lists_nothing_that_residency_leaves_out() {
 #[test]
 fn no_pool_is_told_apart_from_no_region() {
     let topology = topology();
-    let mut rules = rules(&topology);
-    rules.residency = vec![(Selector::Country(code("DE")), RegionSet::from_iter([]))];
+    let residency = vec![(Selector::Country(code("DE")), RegionSet::from_iter([]))];
+    let rules = Rules { residency, ..Rules::default() };
     let berlin = in_berlin();
     let standings = rules.standings(&topology, Asker { whereabouts: &berlin, keys: &[] }, |_| None);
     assert!(standings.leave_out());
@@ -202,7 +203,7 @@ proptest! {
             residency: vec![(Selector::Country(code("DE")), set)],
             residency_unknown: [ResidencyUnknown::Common, ResidencyUnknown::Any, ResidencyUnknown::Only(set)][usize::from(unknown)],
             overrides: vec![(Selector::Country(code("DE")), vec![RegionIx(listed)])],
-            ..rules(&topology)
+            ..Rules::default()
         };
         let place = Some(Place { latitude, longitude });
         let client = Whereabouts { place, country: country.map(code), ..Whereabouts::NOWHERE };

@@ -15,7 +15,7 @@ use crate::domain::whereabouts::{Source, Unions, Whereabouts};
 use crate::policy::client_rule::{Selector, Union};
 use crate::policy::region::{NearestTo, RegionSet, ResidencyUnknown, Rules};
 use crate::policy::select::Reason;
-use crate::policy::testing::{self, Fleet};
+use crate::policy::testing::Fleet;
 
 const SEEDS: u64 = 200;
 const SESSIONS: usize = 60;
@@ -53,7 +53,7 @@ fn only(letters: &str) -> RegionSet {
 }
 
 /// What the operator wrote, in one of three ways.
-fn rules(topology: &Topology, variant: usize) -> Rules {
+fn rules(variant: usize) -> Rules {
     let code = |text| Code::new(text).unwrap();
     let everywhere = vec![
         (Selector::Union(Union::Eu), only("if")),
@@ -73,7 +73,7 @@ fn rules(topology: &Topology, variant: usize) -> Rules {
         nearest_to: if variant == 1 { NearestTo::Edge } else { NearestTo::Client },
         residency,
         residency_unknown,
-        ..testing::rules(topology)
+        ..Rules::default()
     }
 }
 
@@ -120,7 +120,7 @@ fn run(seed: u64) -> Tally {
     let _seed = Seed(seed);
     let mut world = World::new(seed, fleet());
     let variant = seed as usize % 3;
-    world.rules = rules(&world.topology, variant);
+    world.rules = rules(variant);
     (world.noisy, world.streams) = (true, true);
     let clients = clients();
     for session in 0..SESSIONS {

@@ -25,7 +25,7 @@ use crate::policy::replica::{Call, Candidate, NoReplica, SessionView};
 use crate::policy::retry::{self, FREE_ATTEMPTS_MAX, Next, Tried};
 use crate::policy::select::{self, Home, Reason, Selection};
 use crate::policy::spill::Level;
-use crate::policy::testing::{self, BREAKER, rng, session_key};
+use crate::policy::testing::{BREAKER, rng, session_key};
 use crate::policy::{affinity, weight};
 
 pub(super) const RETRY: retry::Params = retry::Params {
@@ -256,7 +256,7 @@ impl World {
             levels: vec![Cell::default(); topology.pools.len()],
             switches: Cell::default(),
             starts: Vec::new(),
-            rules: testing::rules(&topology),
+            rules: Rules::default(),
             topology,
             rng: rng(seed),
             epoch: Instant::now(),
@@ -281,7 +281,7 @@ impl World {
         let session = self.sessions.len();
         self.sessions.push(Session {
             known: true,
-            whereabouts: Whereabouts { place: Some(self.topology.region(region).place), ..Whereabouts::NOWHERE },
+            whereabouts: Whereabouts { place: Some(self.topology.region(region).place()), ..Whereabouts::NOWHERE },
             keys: Vec::new(),
             allowed: (0..self.topology.regions.len()).map(RegionIx).collect(),
             calls_left: calls,
