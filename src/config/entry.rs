@@ -10,6 +10,7 @@ use super::check::{self, Outside};
 use super::diagnostic::Diagnostics;
 use super::raw::{Document, Report};
 use super::values::{Config, References};
+use crate::domain::hex::hex;
 
 /// Largest config in bytes. The largest fleet that fits the checks' bounds needs less; what is larger was generated
 /// wrongly, and is refused before it is parsed.
@@ -87,7 +88,7 @@ fn checked(
 }
 
 fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// The file's bytes, or what is wrong and what to do.

@@ -21,6 +21,7 @@ use thiserror::Error;
 use super::files::{self, Stamp};
 use super::geo;
 use crate::config::{self, Config, Diagnostics};
+use crate::domain::hex::hex;
 use crate::observe::metrics::{Metrics, ReloadSource};
 use crate::observe::timestamp::Timestamp;
 use crate::roster::{Roster, Snapshot};
@@ -382,7 +383,7 @@ impl fmt::Debug for Reloader {
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod ask;
 pub mod code;
 pub mod engine_load;
 pub mod health_check;
+pub mod hex;
 pub mod ids;
 pub mod outcome;
 pub mod place;

@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::domain::hex::hex;
+
 const BEARER: &[u8] = b"bearer";
 
 /// SHA-256 of a client's API key in lower-case hexadecimal digits, from what stands in `Authorization` or `x-api-key`; `None`
@@ -13,8 +15,7 @@ pub fn key_sha256(credential: &[u8]) -> Option<String> {
         Some((scheme, key)) if scheme.eq_ignore_ascii_case(BEARER) && key[0].is_ascii_whitespace() => key.trim_ascii(),
         _ => credential,
     };
-    let hash = || Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
-    (!key.is_empty()).then(hash)
+    (!key.is_empty()).then(|| hex(&Sha256::digest(key)))
 }
 
 #[cfg(test)]
