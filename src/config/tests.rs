@@ -295,6 +295,25 @@ proptest! {
     }
 }
 
+/// Rules that name the last of so many regions.
+fn many_regions_with_rules(count: usize) -> String {
+    let regions: String = (0..count).map(|n| format!("z{n:05} = {{ latitude = 0, longitude = 0 }}\n")).collect();
+    let last = format!("z{:05}", count - 1);
+    let rules = format!("[geo]\nresidency = {{ \"union:EU\" = [\"{last}\"] }}\nresidency_unknown = [\"{last}\"]\n");
+    SMALL.replace("[regions]\n", &format!("{rules}[regions]\n{regions}"))
+}
+
+#[test]
+fn more_regions_than_there_may_be_are_refused_also_where_rules_name_them() {
+    for (count, is_good) in [(127, true), (128, false), (129, false), (300, false)] {
+        let parsed = parse("c.toml", &many_regions_with_rules(count), Path::new(""), &|_| None);
+        let said =
+            parsed.map_or_else(|errors| errors.iter().map(|error| error.message.clone()).collect(), |_| Vec::new());
+        let expected = if is_good { vec![] } else { vec![format!("there are {} regions, more than 128", count + 1)] };
+        assert_eq!(said, expected, "{count}");
+    }
+}
+
 #[test]
 fn hostile_texts_of_full_size_end_in_few_words() {
     let full = |part: &str| part.repeat(FILE_BYTES_MAX / part.len());
@@ -309,6 +328,7 @@ fn hostile_texts_of_full_size_end_in_few_words() {
         format!("a = {}", full("[")),
         format!("{SMALL}[nonsense]\n{}", (0..60_000).map(|n| format!("k{n}=1\n")).collect::<String>()),
         format!("[regions]\n{}", (0..40_000).map(|n| format!("r{n}={{}}\n")).collect::<String>()),
+        many_regions_with_rules(10_000),
         format!("{SMALL}dialects = [{}]", full("\"chat\",")).chars().take(FILE_BYTES_MAX).collect(),
     ] {
         // What grew with the square of the text would not end within the patience of whoever runs this.

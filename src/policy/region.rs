@@ -26,7 +26,8 @@ const SHORTLIST_KM: f64 = 1_000.0;
 /// What a region that an override names stands behind the one before it, in ms: the shortest way between two regions.
 const LISTED_STEP_MS: f64 = cost::REGION_MS;
 
-/// A set of regions.
+/// A set of regions. A configuration with more than [`REGIONS_MAX`] is refused, but only after its rules were read: those
+/// beyond are in no set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegionSet(u128);
 
@@ -36,7 +37,11 @@ impl RegionSet {
 
     /// Whether the region is in it.
     pub fn contains(self, region: RegionIx) -> bool {
-        self.0 >> region.0 & 1 == 1
+        self.0 & RegionSet::one(region) != 0
+    }
+
+    fn one(region: RegionIx) -> u128 {
+        u32::try_from(region.0).ok().and_then(|bit| 1u128.checked_shl(bit)).unwrap_or(0)
     }
 
     /// Those that are in both.
@@ -48,7 +53,7 @@ impl RegionSet {
 
 impl FromIterator<RegionIx> for RegionSet {
     fn from_iter<I: IntoIterator<Item = RegionIx>>(regions: I) -> RegionSet {
-        RegionSet(regions.into_iter().fold(0, |set, region| set | 1 << region.0))
+        RegionSet(regions.into_iter().fold(0, |set, region| set | RegionSet::one(region)))
     }
 }
 
