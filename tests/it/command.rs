@@ -123,6 +123,55 @@ fn explain_says_where_a_call_would_go() {
     fails(&["explain", "--config", &file, "--ip", "::1", "--model", "m", "--dialect", "x"], 2, &["known are", "chat"]);
 }
 
+#[test]
+fn explain_leaves_out_no_region_and_counts_addresses_of_a_file() {
+    let folder = Folder::new();
+    // Ireland has only the fallback's pool, and Tokyo none at all.
+    let file = folder.file(
+        r#"
+        [edge]
+        name = "e"
+        region = "here"
+        listen = ["127.0.0.1:0"]
+        [regions]
+        here = { latitude = 37.34, longitude = -121.89 }
+        ireland = { latitude = 53.35, longitude = -6.26 }
+        tokyo = { latitude = 35.68, longitude = 139.69 }
+        [geo]
+        database = "tests/data/mini-city.mmdb"
+        [models.m]
+        fallbacks = ["small"]
+        [models.small]
+        [[pools]]
+        name = "near"
+        region = "here"
+        model = "m"
+        engine = "vllm"
+        replicas = ["http://127.0.0.1:9"]
+        [[pools]]
+        name = "irish"
+        region = "ireland"
+        model = "small"
+        engine = "vllm"
+        replicas = ["http://127.0.0.1:10"]
+        "#,
+    );
+    let ask = |more: &[&str]| -> Value {
+        let told = nearpool(&[&["explain", "--config", &file, "--model", "m", "--json"], more].concat());
+        serde_json::from_slice(&told.stdout).unwrap()
+    };
+    let said = ask(&["--ip", "127.3.0.1"]);
+    let regions: Vec<_> =
+        said["regions"].as_array().unwrap().iter().map(|row| (&row["region"], &row["verdict"])).collect();
+    let none = Value::from("left out: no pool of the model");
+    assert_eq!(regions, [(&"here".into(), &"1st".into()), (&"ireland".into(), &none), (&"tokyo".into(), &none)]);
+    assert_eq!(said["country"], "IE");
+    let other = Folder::new();
+    let list = other.file("127.3.0.1\n# nobody\nfoo\n{\"client\":\"127.6.0.1\"}\n");
+    let said = ask(&["--from-log", &list]);
+    assert_eq!((&said["calls"], &said["bad_lines"], &said["regions"][0]["calls"]), (&2.into(), &1.into(), &2.into()));
+}
+
 #[tokio::test]
 async fn an_edge_without_an_admin_listener_serves() {
     use crate::support::{Http1, request, soon};

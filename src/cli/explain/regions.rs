@@ -23,7 +23,8 @@ pub(super) fn rows<'a>(topology: &'a Topology, standings: &Standings, pools: &[P
         }
     }
     let kept = order.len();
-    order.extend((0..topology.regions.len()).map(RegionIx).filter(|ix| !pools.iter().any(|pool| pool.region == *ix)));
+    let others: Vec<_> = (0..topology.regions.len()).map(RegionIx).filter(|ix| !order.contains(ix)).collect();
+    order.extend(others);
     let row = |(at, ix): (usize, &RegionIx)| {
         let (region, standing) = (topology.region(*ix), standings.of(*ix));
         let verdict = match standing {
