@@ -6,12 +6,10 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle, ServerParams, Serve
 use serde_json::{Value, json};
 
 use crate::support::{
-    Answer, Edge, EdgeConfig, Http1, Pool, SERVED, chat, json_body, post, post_with, sim, sim_with, soon, unheard, with,
+    Answer, Edge, EdgeConfig, Http1, IRELAND, NOWHERE, Pool, SERVED, chat, json_body, post, post_with, sim, sim_with,
+    soon, unheard, with,
 };
 
-/// A client in Ireland, and one whose network is in no database, as `mini-city.mmdb` has it.
-const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
-const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 200, 7, 7);
 /// A peer whose `X-Forwarded-For` is believed.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
 
@@ -26,16 +24,11 @@ struct World {
 impl World {
     async fn start(pool_line: &str) -> World {
         let (here, ireland, singapore) = (sim("here").await, sim("ireland").await, sim("singapore").await);
-        let pool = |region: &str, sim: &ReplicaHandle| {
-            Pool::new(&format!("p-{region}"), region, "m").sims(&[sim]).line(pool_line)
-        };
-        let config = EdgeConfig::new()
-            .region("ireland", 53.35, -6.26)
-            .region("singapore", 1.35, 103.82)
-            .pool(pool("here", &here))
-            .pool(pool("ireland", &ireland))
-            .pool(pool("singapore", &singapore))
-            .set("edge", "trusted_proxies", "[\"127.200.0.0/24\"]");
+        let config = EdgeConfig::in_three_regions(&here, &ireland, &singapore, pool_line).set(
+            "edge",
+            "trusted_proxies",
+            "[\"127.200.0.0/24\"]",
+        );
         World { edge: Edge::start(config).await, here, ireland, singapore }
     }
 

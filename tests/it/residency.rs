@@ -8,12 +8,9 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 use nearpool::wire::key_hash::key_sha256;
 use serde_json::json;
 
-use crate::support::{Answer, Edge, EdgeConfig, Http1, Pool, chat, json_body, post_with, sim, unheard, with};
-
-/// Clients as `mini-city.mmdb` places them; the last is in no database.
-const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
-const SINGAPORE: Ipv4Addr = Ipv4Addr::new(127, 4, 0, 1);
-const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 200, 7, 7);
+use crate::support::{
+    Answer, Edge, EdgeConfig, Http1, IRELAND, NOWHERE, SINGAPORE, chat, json_body, post_with, sim, unheard, with,
+};
 
 /// The edge stands in `here`, in California; the calls of clients in the union stay in Ireland.
 struct World {
@@ -29,13 +26,7 @@ impl World {
 
     async fn with(geo: &[(&str, &str)], checks_every: &str) -> World {
         let (here, ireland, singapore) = (sim("here").await, sim("ireland").await, sim("singapore").await);
-        let pool = |region: &str, sim: &ReplicaHandle| Pool::new(&format!("p-{region}"), region, "m").sims(&[sim]);
-        let config = EdgeConfig::new()
-            .region("ireland", 53.35, -6.26)
-            .region("singapore", 1.35, 103.82)
-            .pool(pool("here", &here))
-            .pool(pool("ireland", &ireland))
-            .pool(pool("singapore", &singapore));
+        let config = EdgeConfig::in_three_regions(&here, &ireland, &singapore, "");
         let config = geo.iter().fold(config, |config, (key, value)| config.set("geo", key, value));
         // What fails here fails for a reason that is no replica's, and is to be asked again.
         let config = config.set("circuit_breaker", "failure_threshold", "1000");

@@ -6,11 +6,10 @@ use nearpool::sim::server::ReplicaHandle;
 use serde_json::json;
 
 use crate::support::{
-    Answer, Edge, EdgeConfig, H2, Http1, Pool, SERVED, calls, chat, post_with, sim_with, soon, unheard, with,
+    Answer, Edge, EdgeConfig, H2, Http1, IRELAND, Pool, SERVED, calls, chat, post_with, sim_with, soon, unheard, with,
 };
 
 const CHAT: &str = "/v1/chat/completions";
-const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
 /// In no database; what stands there is trusted.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
 

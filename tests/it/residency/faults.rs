@@ -8,8 +8,10 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::{EUROPE, IRELAND, NOWHERE, SINGAPORE};
-use crate::support::{Edge, EdgeConfig, Http1, Pool, calls, chat, post_with, sim_with, unheard, with};
+use super::EUROPE;
+use crate::support::{
+    Edge, EdgeConfig, Http1, IRELAND, NOWHERE, Pool, SINGAPORE, calls, chat, post_with, sim_with, unheard, with,
+};
 
 const REGIONS: [(&str, f64, f64); 3] =
     [("here", 37.34, -121.89), ("ireland", 53.35, -6.26), ("singapore", 1.35, 103.82)];

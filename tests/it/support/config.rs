@@ -114,6 +114,22 @@ impl EdgeConfig {
         self
     }
 
+    /// Three regions with one replica each, in a pool `p-REGION` with this line. The edge stands in `here`, in California.
+    pub fn in_three_regions(
+        here: &ReplicaHandle,
+        ireland: &ReplicaHandle,
+        singapore: &ReplicaHandle,
+        line: &str,
+    ) -> EdgeConfig {
+        let pool = |region: &str, sim| Pool::new(&format!("p-{region}"), region, "m").sims(&[sim]).line(line);
+        EdgeConfig::new()
+            .region("ireland", 53.35, -6.26)
+            .region("singapore", 1.35, 103.82)
+            .pool(pool("here", here))
+            .pool(pool("ireland", ireland))
+            .pool(pool("singapore", singapore))
+    }
+
     /// Without the model `m`.
     pub fn without_m(mut self) -> EdgeConfig {
         self.models.remove("m");

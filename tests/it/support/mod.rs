@@ -49,6 +49,11 @@ pub fn soon<T>(wait: impl Future<Output = T>) -> impl Future<Output = T> {
     }
 }
 
+/// Clients in Ireland and in Singapore, and one whose network is in no database, as `mini-city.mmdb` has it.
+pub const IRELAND: Ipv4Addr = Ipv4Addr::new(127, 3, 0, 1);
+pub const SINGAPORE: Ipv4Addr = Ipv4Addr::new(127, 4, 0, 1);
+pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 200, 7, 7);
+
 /// An address of the loopback network that nobody else uses: it is made of this process's id and a counter, so that the
 /// ports there are the caller's alone. `127.64.0.0` to `127.191.255.255`, clear of the networks of `mini-city.mmdb`.
 pub fn own_address() -> Ipv4Addr {
