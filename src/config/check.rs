@@ -6,6 +6,7 @@
 mod client_rules;
 mod edge;
 mod geo;
+mod gpu_metrics;
 mod knobs;
 mod models;
 mod names;

@@ -1,9 +1,12 @@
-//! Engines' own numbers: `GET /metrics` of every replica, into its live record.
+//! Engines' own numbers, and those of their GPUs: `GET /metrics` of every replica, and of the exporter beside it where one
+//! is configured, into the replica's live record.
 //!
 //! It is an extra: what an engine says of its load sharpens the choice, and an edge that hears nothing chooses by what it
 //! knows itself. So nothing here touches a replica's health. One that has no such page (llama.cpp without `--metrics`,
 //! SGLang without `--enable-metrics`, a gateway), or does not answer a few times in a row, is asked more seldom, and said
-//! so once in the log. Replicas of kind "openai" are not asked at all: nobody knows what their numbers are called.
+//! so once in the log. Replicas of kind "openai" are not asked at all: nobody knows what their numbers are called. An
+//! exporter that tells of the GPUs of several replicas is asked for each: its page is short, and each question says which
+//! of its GPUs are meant.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +16,7 @@ use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use tokio::task::JoinSet;
 
-use self::rounds::Rounds;
+use self::rounds::{Rounds, Source};
 use super::line::Connections;
 use crate::roster::Roster;
 
@@ -41,18 +44,23 @@ impl Scrape {
 impl BackgroundService for Scrape {
     /// Goes on while the edge drains, since it still chooses replicas then; ends with its runtime.
     async fn start(&self, _shutdown: ShutdownWatch) {
-        let (mut rounds, mut asked) = (Rounds::default(), JoinSet::new());
+        let mut sources = [Rounds::new(Source::Engine), Rounds::new(Source::Gpu)];
+        let mut asked = JoinSet::new();
         loop {
             let snapshot = self.roster.snapshot();
             let now = Instant::now();
-            rounds.follow(&snapshot, now);
-            for round in rounds.due(&snapshot, ASKED_MAX.saturating_sub(asked.len()), now) {
-                let connections = self.connections.clone();
-                asked.spawn(async move { round.ask(&connections).await });
+            for (source, rounds) in sources.iter_mut().enumerate() {
+                rounds.follow(&snapshot, now);
+                for round in rounds.due(&snapshot, ASKED_MAX.saturating_sub(asked.len()), now) {
+                    let connections = self.connections.clone();
+                    asked.spawn(async move { (source, round.ask(&connections).await) });
+                }
             }
-            let wake = rounds.wake(now);
+            let wake = sources[0].wake(now).min(sources[1].wake(now));
             tokio::select! {
-                Some(Ok(answered)) = asked.join_next() => rounds.done(&snapshot, answered, Instant::now()),
+                Some(Ok((source, answered))) = asked.join_next() => {
+                    sources[source].done(&snapshot, answered, Instant::now());
+                }
                 // At the bound, only an end makes room.
                 () = tokio::time::sleep_until(wake.into()), if asked.len() < ASKED_MAX => {}
             }

@@ -79,6 +79,8 @@ struct Replica<'a> {
     failing: Option<Failing>,
     /// What its engine said last of its own load; `null` when that is too long ago, or nothing was said.
     engine_load: Option<EngineLoad>,
+    /// The share of time in which its GPUs are busy; `null` while no exporter tells.
+    gpu_utilization_ratio: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -207,6 +209,7 @@ fn replicas<'a>(snapshot: &'a Snapshot, pool: &'a Pool, now: Instant) -> Vec<Rep
                 prefix_hit_tokens: report.load.prefix_hits,
                 age_ms: report.age(now).as_millis(),
             }),
+            gpu_utilization_ratio: live.gpu_utilization(now),
         }
     };
     pool.replicas.iter().map(status).collect()

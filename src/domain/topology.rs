@@ -128,6 +128,17 @@ pub struct Replica {
     pub pool: PoolIx,
     /// Where it listens.
     pub address: ReplicaAddress,
+    /// Who tells how busy its GPUs are, where that is stated.
+    pub gpu_metrics: Option<GpuMetrics>,
+}
+
+/// An exporter that tells how busy GPUs are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GpuMetrics {
+    /// Its page. The base path is the page's whole path.
+    pub page: ReplicaAddress,
+    /// The replica's GPUs, by their number on the host or their UUID; empty for all that the page tells of.
+    pub gpus: Vec<String>,
 }
 
 /// Where a replica listens, taken from its URL.

@@ -183,6 +183,7 @@ pub struct Metrics {
     replica_running: IntGaugeVec,
     replica_waiting: IntGaugeVec,
     replica_kv_usage: GaugeVec,
+    gpu_utilization: GaugeVec,
     queued: IntGaugeVec,
     pools: Pools,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
@@ -234,6 +235,7 @@ impl Metrics {
             replica_running: new.gauges("nearpool_replica_running", "Requests in the engine's batch, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
             replica_waiting: new.gauges("nearpool_replica_waiting", "Requests in the engine's queue, whoever sent them, as it says; absent while it does not.", &["pool", "replica"])?,
             replica_kv_usage: new.float_gauges("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
+            gpu_utilization: new.float_gauges("nearpool_gpu_utilization_ratio", "Share of time in which a replica's GPUs are busy, as their exporter says; absent while it does not.", &["pool", "replica"])?,
             pools: Pools::new(&new)?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
@@ -397,6 +399,7 @@ impl Metrics {
             self.replica_in_flight.with_label_values(&labels).set(reading.in_flight.into());
             self.breaker_state.with_label_values(&labels).set(breaker);
             self.refresh_engine(labels, live.engine().filter(|report| report.tells(now)), now);
+            told(&self.gpu_utilization, labels, live.gpu_utilization(now));
             present.insert((labels[0].to_owned(), labels[1].to_owned()));
         }
         let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
@@ -405,6 +408,7 @@ impl Metrics {
                 let _gone = gauge.remove_label_values(&[pool, replica]);
             }
             self.refresh_engine([pool, replica], None, now);
+            told(&self.gpu_utilization, [pool, replica], None);
         }
         series.replicas = present;
         let pools: HashSet<_> = topology.pools.iter().map(|pool| pool.name.clone()).collect();
@@ -448,16 +452,22 @@ impl Metrics {
                 None => drop(gauge.remove_label_values(&labels)),
             }
         }
-        match report.and_then(|report| report.kv_usage(now)) {
-            Some(usage) => self.replica_kv_usage.with_label_values(&labels).set(usage),
-            None => drop(self.replica_kv_usage.remove_label_values(&labels)),
-        }
+        told(&self.replica_kv_usage, labels, report.and_then(|report| report.kv_usage(now)));
     }
 
     /// Everything in this registry in Prometheus' text format ([`prometheus::TEXT_FORMAT`]).
     pub fn render(&self, registry: &Registry) -> String {
         // It fails only for a family without a name or without series, and `gather` yields neither.
         TextEncoder::new().encode_to_string(&registry.gather()).unwrap_or_default()
+    }
+}
+
+/// Shows what somebody else tells of a replica, while he does.
+fn told(gauge: &GaugeVec, labels: [&str; 2], value: Option<f64>) {
+    match value {
+        Some(value) => gauge.with_label_values(&labels).set(value),
+        // It fails when there is none.
+        None => drop(gauge.remove_label_values(&labels)),
     }
 }
 

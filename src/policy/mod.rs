@@ -15,6 +15,7 @@ pub mod cost;
 pub mod countries;
 pub mod engine_load;
 pub mod entrance;
+pub mod gpu_load;
 pub mod health;
 pub mod least_bad;
 pub mod limits;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::breaker::{self, Breaker, Gate};
 use super::engine_load::LoadReport;
+use super::gpu_load::GpuReport;
 use super::health::{self, Health};
 use super::replica::Standing;
 use super::success_rate::Recent;
@@ -24,6 +25,8 @@ pub struct Record {
     pub breaker: Breaker,
     /// What its engine said last of its own load.
     pub engine: Option<LoadReport>,
+    /// What was said last of its GPUs.
+    pub gpu: Option<GpuReport>,
     recent: Recent,
     ttft: Ttft,
     /// Until when it asked to be left alone.

@@ -103,6 +103,7 @@ impl Fleet {
                 base_path: String::new(),
                 http2: false,
             },
+            gpu_metrics: None,
         }));
         self.0.models[model.0].pools.push(ix);
         self.0.pools.push(Pool {

@@ -17,6 +17,7 @@ use crate::domain::outcome::Outcome;
 use crate::domain::topology::ReplicaAddress;
 use crate::policy::breaker::{self, Breaker};
 use crate::policy::engine_load::LoadReport;
+use crate::policy::gpu_load::GpuReport;
 use crate::policy::health::{self, Health};
 use crate::policy::record::Record;
 use crate::policy::replica::Standing;
@@ -220,6 +221,16 @@ impl Live {
             self.pool.cache.engine_tells_size(self.key, tokens);
         }
         self.lock().engine = Some(report);
+    }
+
+    /// The share of time in which its GPUs are busy, 0 to 1; `None` while their exporter does not tell at `now`.
+    pub fn gpu_utilization(&self, now: Instant) -> Option<f64> {
+        self.read(|record| record.gpu)?.utilization(now)
+    }
+
+    /// Notes what an exporter says of its GPUs.
+    pub fn set_gpu(&self, report: GpuReport) {
+        self.lock().gpu = Some(report);
     }
 
     /// Its state for people and gauges.

@@ -15,32 +15,35 @@
 //!
 //! What is not finite, negative or no number says nothing.
 
-use memchr::memchr;
-
+use self::lines::Lines;
 use self::series::{Family, family, read};
 use self::tally::Tally;
 use crate::domain::engine_load::EngineLoad;
 use crate::domain::topology::Engine;
 
+mod gpu;
+mod lines;
 mod series;
 mod tally;
+
+pub use gpu::GpuPage;
 
 /// Bytes of a page: vLLM's has 50 to 200 KiB, and ten times that with many engines in one replica.
 pub const PAGE_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of a line that came in pieces; a longer one is passed over. `cache_config_info`, with all its labels, has 1 KiB.
-const LINE_BYTES_MAX: usize = 16 << 10;
-
 /// Reads one page, in whatever pieces it comes.
 #[derive(Debug)]
 pub struct Page {
+    lines: Lines,
+    samples: Samples,
+}
+
+/// What was read of it so far.
+#[derive(Debug)]
+struct Samples {
     engine: Engine,
     /// The model's name at the replicas.
     model: String,
-    /// The beginning of a line whose end is still to come.
-    begun: Vec<u8>,
-    /// The line is too long: nothing of it counts.
-    skips: bool,
     /// Of series with the model's name or none.
     own: Tally,
     /// Of series with another model's name.
@@ -54,60 +57,27 @@ impl Page {
     /// A page of a replica of this kind that serves this model.
     pub fn new(engine: Engine, served_as: &str) -> Page {
         let (own, other) = (Tally::default(), Tally::default());
-        let (begun, model) = (Vec::new(), served_as.to_owned());
-        Page { engine, model, begun, skips: false, own, other, other_model: None, several: false }
+        let samples = Samples { engine, model: served_as.to_owned(), own, other, other_model: None, several: false };
+        Page { lines: Lines::default(), samples }
     }
 
     /// The next piece.
-    pub fn push(&mut self, mut piece: &[u8]) {
-        while let Some(at) = memchr(b'\n', piece) {
-            let (line, rest) = (&piece[..at], &piece[at + 1..]);
-            piece = rest;
-            if std::mem::take(&mut self.skips) {
-                continue;
-            }
-            if self.begun.is_empty() {
-                self.line(line);
-            } else if self.keep(line) {
-                let whole = std::mem::take(&mut self.begun);
-                self.line(&whole);
-                self.begun = whole;
-                self.begun.clear();
-            } else {
-                self.skips = false;
-            }
-        }
-        if !self.skips && !piece.is_empty() {
-            self.keep(piece);
-        }
+    pub fn push(&mut self, piece: &[u8]) {
+        let Page { lines, samples } = self;
+        lines.push(piece, |line| samples.line(line));
     }
 
     /// The load, unless the page says nothing of requests.
-    pub fn finish(mut self) -> Option<EngineLoad> {
-        if !self.begun.is_empty() {
-            let last = std::mem::take(&mut self.begun);
-            self.line(&last);
-        }
-        let other = self.other.load().filter(|_| !self.several);
-        self.own.load().or(other)
+    pub fn finish(self) -> Option<EngineLoad> {
+        let Page { lines, mut samples } = self;
+        lines.finish(|line| samples.line(line));
+        let other = samples.other.load().filter(|_| !samples.several);
+        samples.own.load().or(other)
     }
+}
 
-    /// Adds to the line that has begun; `false` when it is too long now, and given up.
-    fn keep(&mut self, part: &[u8]) -> bool {
-        self.skips = self.begun.len() + part.len() > LINE_BYTES_MAX;
-        if self.skips {
-            self.begun.clear();
-        } else {
-            self.begun.extend_from_slice(part);
-        }
-        !self.skips
-    }
-
+impl Samples {
     fn line(&mut self, line: &[u8]) {
-        // Also where it came in one piece, so that pieces make no difference.
-        if line.len() > LINE_BYTES_MAX {
-            return;
-        }
         let Some((family, rest)) = family(self.engine, line) else { return };
         let Some(sample) = read(rest) else { return };
         if sample.is_of_a_further_rank() {

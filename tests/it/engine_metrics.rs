@@ -3,7 +3,9 @@
 use nearpool::sim::server::{MetricsPage, ReplicaHandle};
 use serde_json::{Value, json};
 
-use crate::support::{Edge, EdgeConfig, Http1, Pool, SERVED, calls, chat, json_body, post, sim, sim_with, soon, with};
+use crate::support::{
+    Edge, EdgeConfig, Http1, Pool, SERVED, calls, chat, json_body, own_address, post, sim, sim_with, soon, with,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -142,4 +144,33 @@ async fn engines_are_shown_the_pools_key_and_never_a_clients() {
     assert!(questions(&keyed).iter().all(|key| key.as_deref() == Some("Bearer pools-own-key")));
     assert!(questions(&passing).len() >= 2 && questions(&passing).iter().all(Option::is_none));
     assert_eq!((questions(&foreign).len(), calls(&keyed).len()), (0, 1), "nobody knows what its numbers are called");
+}
+
+#[tokio::test]
+async fn how_busy_a_replicas_gpus_are_is_shown_while_their_exporter_tells() {
+    let page = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\",UUID=\"GPU-x\"} 80\nDCGM_FI_DEV_GPU_UTIL{gpu=\"1\",UUID=\"GPU-y\"} 20\n";
+    let exporter = sim_with("exporter", |params| params.metrics = MetricsPage::Bytes(page.into())).await;
+    let (a, b, c) = (sim("a").await, sim("b").await, sim("c").await);
+    let beside = |text: String, replica: &ReplicaHandle, gpus: &str| {
+        let url = format!("url = \"{}\"", replica.url());
+        text.replace(&url, &format!("{url}, gpu_metrics = \"{}/metrics\"{gpus}", exporter.url()))
+    };
+    let at = own_address();
+    let plain = asked(EdgeConfig::of(&[&a, &b, &c])).toml(at);
+    let edge = Edge::start_with_text(at, &beside(beside(plain.clone(), &a, ""), &b, ", gpus = [\"GPU-x\"]")).await;
+    let of = |replica: &str| format!("nearpool_gpu_utilization_ratio{{pool=\"near\",replica=\"{replica}\"}}");
+    edge.wait_for_metric(&of("a"), |ratio| ratio == 0.5).await;
+    edge.wait_for_metric(&of("b"), |ratio| ratio == 0.8).await;
+    let status = json_body(&edge.admin_get("/status").await);
+    let told = status["regions"][0]["pools"][0]["replicas"].as_array().unwrap();
+    assert_eq!(told[0]["gpu_utilization_ratio"], json!(0.5));
+    assert_eq!(told[2]["gpu_utilization_ratio"], Value::Null);
+    let series = |page: Vec<u8>| String::from_utf8(page).unwrap().matches("\nnearpool_gpu_utilization_ratio{").count();
+    assert_eq!(series(edge.admin_get("/metrics").await.body.to_vec()), 2, "nobody tells of c's");
+    exporter.stop().await;
+    edge.wait_for_metric(&of("a"), |ratio| ratio == 0.0).await;
+    edge.wait_for_metric(&of("b"), |ratio| ratio == 0.0).await;
+    assert_eq!(series(edge.admin_get("/metrics").await.body.to_vec()), 0, "without a word there is no series");
+    edge.wait_for_stderr("GPU exporter does not tell of its GPUs pool=near replica=a why=\"").await;
+    assert_eq!(edge.metric("nearpool_replica_up{pool=\"near\",replica=\"a\"}").await, 1.0);
 }

@@ -10,6 +10,7 @@ use crate::config::diagnostic::quoted;
 use crate::config::entry::{Env, reason};
 use crate::config::raw::{At, Report, Value};
 use crate::config::values::References;
+use crate::domain::topology::ReplicaAddress;
 
 /// Longest secret and longest PEM file in bytes; a chain of certificates has a few KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -149,11 +150,20 @@ impl<'a> Outside<'a> {
         }
     }
 
-    /// Notes a replica's link-local address: cloud metadata services live there.
-    pub(super) fn link_local(&self, address: IpAddr, place: &At<&str>, report: &Report) {
+    /// Notes an address that is to be called if it is a link-local one: cloud metadata services live there.
+    pub(super) fn link_local(&self, called: &ReplicaAddress, place: &At<&str>, report: &Report) {
+        let Some(address) = called.host.parse().ok().filter(is_link_local) else { return };
         if self.running.is_some_and(|running| !running.link_local.contains(&address)) {
             report.error(&place.span, "a pushed config may not introduce a link-local address", PUSH_HINT);
         }
         self.used.borrow_mut().link_local.insert(address);
+    }
+}
+
+/// 169.254.0.0/16 and fe80::/10, also where an IPv6 address maps an IPv4 one.
+fn is_link_local(address: &IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
     }
 }

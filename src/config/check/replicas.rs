@@ -1,16 +1,16 @@
 //! A pool's `replicas`: a URL each, or a table with a name.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::ops::Range;
 
+use super::gpu_metrics;
 use super::names;
 use super::outside::Outside;
 use super::url;
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Report, Span, Table, Value};
 use crate::domain::ids::PoolIx;
-use crate::domain::topology::{Replica, ReplicaAddress};
+use crate::domain::topology::{GpuMetrics, Replica, ReplicaAddress};
 use crate::policy::affinity;
 
 /// Most replicas in all: each is checked for health every few seconds and has its own series of metrics.
@@ -51,7 +51,7 @@ impl Replicas {
                 report.error(&item.span(), message, "split the fleet among several edges");
                 break;
             }
-            let Some((name, url)) = name_and_url(&item) else { continue };
+            let Some(Item { name, url, gpu_metrics }) = read(&item, outside) else { continue };
             let Some(address) = self.address(&url, http2, outside, report) else { continue };
             let name = name.unwrap_or_else(|| At {
                 value: affinity::replica_name(&url::canonical(&address)),
@@ -65,7 +65,7 @@ impl Replicas {
                 None => drop(names.insert(name.value.clone(), name.span)),
             }
             let key = affinity::replica_key(pool_name, &name.value);
-            self.list.push(Replica { name: name.value, key, pool, address });
+            self.list.push(Replica { name: name.value, key, pool, address, gpu_metrics });
         }
         start..self.list.len()
     }
@@ -88,9 +88,7 @@ impl Replicas {
                 return None;
             }
         };
-        if let Some(ip) = address.host.parse().ok().filter(is_link_local) {
-            outside.link_local(ip, url, report);
-        }
+        outside.link_local(&address, url, report);
         let canonical = url::canonical(&address);
         match self.urls.get(&canonical) {
             Some(first) => {
@@ -108,24 +106,24 @@ impl Replicas {
     }
 }
 
-fn name_and_url<'a>(item: &Value<'a>) -> Option<(Option<At<String>>, At<&'a str>)> {
+/// One item of the list.
+struct Item<'a> {
+    name: Option<At<String>>,
+    url: At<&'a str>,
+    gpu_metrics: Option<GpuMetrics>,
+}
+
+fn read<'a>(item: &Value<'a>, outside: &Outside<'_>) -> Option<Item<'a>> {
     if let Some(url) = item.as_text() {
-        return Some((None, url));
+        return Some(Item { name: None, url, gpu_metrics: None });
     }
     let table = item.table_or("a URL or { name = …, url = … }", "write \"http://10.0.1.11:8000\"")?;
     let name = table.text("name");
     let url = table.required("url", "where it listens, as url = \"http://10.0.1.11:8000\"");
+    let gpu_metrics = gpu_metrics::check(&table, outside);
     if let Some(name) = &name {
         names::plain("a replica", name, table.report());
     }
     let name = name.map(|name| At { value: name.value.to_owned(), span: name.span });
-    Some((name, url?.text()?))
-}
-
-/// 169.254.0.0/16 and fe80::/10, also where an IPv6 address maps an IPv4 one.
-fn is_link_local(address: &IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    }
+    Some(Item { name, url: url?.text()?, gpu_metrics })
 }

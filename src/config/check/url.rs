@@ -1,4 +1,5 @@
-//! A replica's URL: scheme, host, port and what comes before `/v1`. Strict, since what is read here is where calls go.
+//! A replica's URL: scheme, host, port and what comes before `/v1`; and the URL of a page with metrics. Strict, since what
+//! is read here is where calls go.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -23,8 +24,30 @@ fn refused<T>(message: impl Into<String>, hint: &'static str) -> Result<T, Refus
     Err(Refusal { message: message.into(), hint, secret: false })
 }
 
-/// The address in a URL.
+const PAGE_HINT: &str = "write the whole URL of the page, as \"http://10.0.1.12:9400/metrics\"";
+
+/// The address in a replica's URL.
 pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal> {
+    let address = read(url)?;
+    if address.base_path == "/v1" || address.base_path.ends_with("/v1") {
+        let hint = "leave `/v1` out: the edge appends the path that the client called";
+        return refused("the URL ends in /v1", hint);
+    }
+    Ok(ReplicaAddress { http2, ..address })
+}
+
+/// The address in the URL of a page. Its base path is the whole path.
+pub(super) fn page(url: &str) -> Result<ReplicaAddress, Refusal> {
+    let told = |refusal: Refusal| match refusal {
+        Refusal { secret: true, .. } => Refusal { hint: "the page must be readable without credentials", ..refusal },
+        Refusal { hint: HINT, .. } => Refusal { hint: PAGE_HINT, ..refusal },
+        refusal => refusal,
+    };
+    let page = read(url).map_err(told)?;
+    if page.base_path.is_empty() { refused("the URL has no path", PAGE_HINT) } else { Ok(page) }
+}
+
+fn read(url: &str) -> Result<ReplicaAddress, Refusal> {
     let (scheme, rest) = match url.split_once("://") {
         Some(parts) => parts,
         None => return refused(format!("{} is no URL", quoted(url)), HINT),
@@ -32,7 +55,7 @@ pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal>
     let tls = match scheme {
         "http" => false,
         "https" => true,
-        _ => return refused(format!("{} is no scheme of a replica", quoted(scheme)), "use http:// or https://"),
+        _ => return refused(format!("{} is neither http nor https", quoted(scheme)), "use http:// or https://"),
     };
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if authority.contains('@') {
@@ -40,10 +63,10 @@ pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal>
         return Err(Refusal { message: "credentials in a URL".to_owned(), hint, secret: true });
     }
     if path.contains(['?', '#']) {
-        return refused("a replica's URL ends with its path", "remove the `?` or `#` and what follows");
+        return refused("the URL goes on behind its path", "remove the `?` or `#` and what follows");
     }
     if url.len() > CHARS_MAX || !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains(['\\', '"', '<', '>', '%']) {
-        return refused(format!("{} is no URL of a replica", quoted(url)), HINT);
+        return refused(format!("{} is no URL", quoted(url)), HINT);
     }
     let (host, port) = host_and_port(authority)?;
     let port = match port {
@@ -60,14 +83,10 @@ pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal>
         },
     };
     let base_path = path.trim_end_matches('/');
-    if base_path == "/v1" || base_path.ends_with("/v1") {
-        let hint = "leave `/v1` out: the edge appends the path that the client called";
-        return refused("the URL ends in /v1", hint);
-    }
     if path.contains("//") || base_path.split('/').any(|part| part == "." || part == "..") {
         return refused("the URL's path has empty or dotted parts", "write the path that the server sees");
     }
-    Ok(ReplicaAddress { tls, host, port, base_path: base_path.to_owned(), http2 })
+    Ok(ReplicaAddress { tls, host, port, base_path: base_path.to_owned(), http2: false })
 }
 
 /// Splits `host:port` and checks the host; an IPv6 address loses its brackets.
@@ -184,5 +203,21 @@ mod tests {
             assert!(address(url, false).is_err(), "{url}");
         }
         assert!(address("http://user:secret@h", false).unwrap_err().secret);
+    }
+
+    #[test]
+    fn a_page_has_a_path() {
+        let metrics = page("http://10.0.1.12:9400/a/metrics").unwrap();
+        assert_eq!((metrics.port, metrics.base_path.as_str()), (9400, "/a/metrics"));
+        assert_eq!(page("https://h/v1").unwrap().base_path, "/v1");
+        for (url, hint) in [
+            ("10.0.1.12:9400/metrics", PAGE_HINT),
+            ("http://10.0.1.12:9400", PAGE_HINT),
+            ("http://10.0.1.12:9400/", PAGE_HINT),
+            ("http://h/metrics?x", "remove the `?` or `#` and what follows"),
+            ("http://u:p@h/metrics", "the page must be readable without credentials"),
+        ] {
+            assert_eq!(page(url).unwrap_err().hint, hint, "{url}");
+        }
     }
 }

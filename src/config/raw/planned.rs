@@ -3,10 +3,7 @@
 //! Building a feature means deleting its line here.
 
 /// Key, and what happens without the feature. `*` at the end stands for the rest of a key.
-const PLANNED: &[(&str, &str)] = &[
-    ("sessions.interaction_idle", "interactions are not measured yet"),
-    ("pools.replicas.gpu_metrics", "GPU exporters are not scraped"),
-];
+const PLANNED: &[(&str, &str)] = &[("sessions.interaction_idle", "interactions are not measured yet")];
 
 /// Why this key cannot be set, when it is one of a feature to come.
 pub(super) fn planned_key(path: &str) -> Option<&'static str> {

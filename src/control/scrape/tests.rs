@@ -6,13 +6,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::round::Miss;
+use super::round::{Answered, Miss};
 use super::*;
 use crate::config::Config;
 use crate::control::testing::soon;
 use crate::domain::health_check::Failure;
 use crate::domain::ids::ReplicaIx;
-use crate::domain::topology::{Credential, Engine};
+use crate::domain::topology::{Credential, Engine, GpuMetrics, ReplicaAddress};
 use crate::observe::testing;
 use crate::policy::engine_load::LoadReport;
 use crate::roster::Snapshot;
@@ -158,19 +158,23 @@ async fn the_question_goes_below_the_base_path_and_shows_the_pools_key_alone() {
     }
 }
 
+/// Asks the first replica's source once.
+async fn asked_once(config: Config, source: Source) -> Answered {
+    let snapshot = testing::roster(config).snapshot();
+    let (mut rounds, now) = (Rounds::new(source), Instant::now());
+    rounds.follow(&snapshot, now);
+    let round = rounds.due(&snapshot, 1, now + Duration::from_secs(1)).remove(0);
+    round.ask(&Connections::new()).await
+}
+
 /// Asks a replica that answers so once, and says what is missing.
 async fn check(answer: Vec<u8>, expected: Miss) {
     let replica = Replica::start(move || answer.clone()).await;
     let mut config = config(&replica);
     config.engine_metrics.timeout =
         Duration::from_millis(if expected == Miss::Failed(Failure::Timeout) { 50 } else { 20_000 });
-    let snapshot = testing::roster(config).snapshot();
-    let (mut rounds, now) = (Rounds::default(), Instant::now());
-    rounds.follow(&snapshot, now);
-    let round = rounds.due(&snapshot, 1, now + Duration::from_secs(1)).remove(0);
-    let answered = round.ask(&Connections::new()).await;
-    assert_eq!(answered.result, Err(expected));
-    let live = snapshot.live(ReplicaIx(0));
+    let Answered { result, live, .. } = asked_once(config, Source::Engine).await;
+    assert_eq!(result, Err(expected));
     assert_eq!(live.engine(), None);
     assert!(live.reading().healthy && live.failing().is_none(), "it says nothing of its health");
 }
@@ -197,7 +201,7 @@ async fn a_replica_that_does_not_tell_is_none_the_worse_for_it() {
 
 /// How often one replica is asked in ten minutes when each question ends like this.
 fn asked_in_ten_minutes(snapshot: &Arc<Snapshot>, mut end: impl FnMut(u32) -> Result<(), Miss>) -> u32 {
-    let (mut rounds, start) = (Rounds::default(), Instant::now());
+    let (mut rounds, start) = (Rounds::new(Source::Engine), Instant::now());
     rounds.follow(snapshot, start);
     let mut asked = 0;
     for tenth in 0..6_000 {
@@ -257,4 +261,62 @@ async fn a_reload_changes_who_is_asked_and_how_often_and_draining_changes_nothin
     let before = old.asked().len();
     new.questions(5).await;
     assert!(old.asked().len() <= before + 1, "at most the question that was under way");
+}
+
+const GPUS: &str = "DCGM_FI_DEV_GPU_UTIL{gpu=\"0\"} 90\nDCGM_FI_DEV_GPU_UTIL{gpu=\"1\"} 30\n";
+
+/// The exporter of the first replica, at this host.
+fn exporter(replica: &Replica, host: &str, gpus: &[&str]) -> GpuMetrics {
+    let base_path = "/gpus/metrics".into();
+    GpuMetrics {
+        page: ReplicaAddress { tls: false, host: host.into(), port: replica.port, base_path, http2: false },
+        gpus: gpus.iter().map(|gpu| (*gpu).to_owned()).collect(),
+    }
+}
+
+#[tokio::test]
+async fn an_exporter_is_asked_for_the_replicas_gpus_and_is_shown_no_key() {
+    let (engine, mut gpus) =
+        (Replica::start(|| http(404, b"")).await, Replica::start(|| http(200, GPUS.as_bytes())).await);
+    let mut config = config(&engine);
+    config.topology.pools[0].credential = Credential::Key("pools".into());
+    config.topology.replicas[0].gpu_metrics = Some(exporter(&gpus, "127.0.0.1", &["0"]));
+    let roster = start(config.clone());
+    gpus.questions(5).await;
+    let told = |roster: &Roster| roster.snapshot().live(ReplicaIx(0)).gpu_utilization(Instant::now());
+    assert_eq!(told(&roster), Some(0.9));
+    let asked = gpus.asked();
+    assert!(asked.iter().all(|(connection, _)| *connection == 0), "one connection serves all questions");
+    assert!(asked[0].1.starts_with("get /gpus/metrics http/1.1\r\n") && !asked[0].1.contains("authorization"));
+    config.topology.replicas[0].gpu_metrics = Some(exporter(&gpus, "127.0.0.1", &[]));
+    roster.swap(Arc::new(config), Arc::new(testing::geo()));
+    soon(|| told(&roster) == Some(0.6)).await;
+    assert_eq!(roster.snapshot().live(ReplicaIx(0)).engine(), None, "the engine is another source");
+}
+
+#[tokio::test]
+async fn an_exporter_has_its_own_host_name_which_is_looked_up_until_it_answers() {
+    let gpus = Replica::start(|| http(200, GPUS.as_bytes())).await;
+    for (host, expected) in
+        [("localhost", Ok(())), ("127.0.0.1", Ok(())), ("no.such.host.invalid", Err(Miss::Failed(Failure::Unresolved)))]
+    {
+        let mut config = config(&gpus);
+        config.engine_metrics.timeout = Duration::from_secs(20);
+        config.topology.replicas[0].gpu_metrics = Some(exporter(&gpus, host, &[]));
+        let Answered { result, at, .. } = asked_once(config, Source::Gpu).await;
+        assert_eq!(result, expected, "{host}");
+        assert_eq!(at.map(|(page, at)| (page.host, at.port())), expected.is_ok().then_some((host.into(), gpus.port)));
+    }
+}
+
+#[tokio::test]
+async fn an_exporter_without_the_replicas_gpus_is_asked_seldom_and_the_replica_is_none_the_worse_for_it() {
+    let gpus = Replica::start(|| http(200, GPUS.as_bytes())).await;
+    let mut config = config(&gpus);
+    config.topology.replicas[0].gpu_metrics = Some(exporter(&gpus, "127.0.0.1", &["7"]));
+    let Answered { result, live, at, .. } = asked_once(config, Source::Gpu).await;
+    assert_eq!(result, Err(Miss::NoGpus));
+    assert!(Miss::NoGpus.is_final() && at.is_none());
+    assert_eq!(live.gpu_utilization(Instant::now()), None);
+    assert!(live.reading().healthy && live.failing().is_none());
 }

@@ -212,7 +212,7 @@ fn a_line_without_end_is_passed_over_and_nothing_of_it_kept() {
     page.push(b"vllm:num_requests_running{a=\"");
     for _ in 0..PAGE_BYTES_MAX / 1024 {
         page.push(&[b'x'; 1024]);
-        assert!(page.begun.len() <= LINE_BYTES_MAX);
+        assert!(page.lines.held_bytes() <= lines::LINE_BYTES_MAX);
     }
     page.push(b"\"} 5\nvllm:num_requests_waiting 1");
     assert_eq!(page.finish(), Some(EngineLoad { waiting: 1, ..LOAD }));
