@@ -42,13 +42,15 @@ pub(super) struct Assembled {
     pub(super) server: Server,
     pub(super) edge: Arc<Edge>,
     pub(super) roster: Arc<Roster>,
+    pub(super) log: Arc<AccessLog>,
     pub(super) config: Arc<Config>,
 }
 
 /// How it is put together.
 pub(super) struct Options<'a> {
     pub(super) config: &'a Path,
-    pub(super) log: Arc<AccessLog>,
+    /// Whether requests are logged, as the config says where.
+    pub(super) access_log: bool,
     /// Take the listeners over from the running process.
     pub(super) upgrade: bool,
     pub(super) upgrade_socket: PathBuf,
@@ -57,7 +59,7 @@ pub(super) struct Options<'a> {
 }
 
 pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
-    let Options { config: path, log, upgrade, upgrade_socket, threads, seed } = options;
+    let Options { config: path, access_log, upgrade, upgrade_socket, threads, seed } = options;
     let env: reload::Env = Box::new(super::environment);
     let loaded = reload::load(path, &env).map_err(|error| anyhow::anyhow!("{error}"))?;
     let config = Arc::clone(&loaded.config);
@@ -66,6 +68,10 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     }
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(&registry)?);
+    let log = Arc::new(match access_log {
+        true => AccessLog::start(&config.access_log, metrics.log_dropped())?,
+        false => AccessLog::off(metrics.log_dropped()),
+    });
     let start = Instant::now();
     let snapshot = Snapshot::new(Arc::clone(&config), Arc::clone(&loaded.geo), None);
     let roster = Arc::new(Roster::new(snapshot, start));
@@ -75,7 +81,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         env,
         roster: Arc::clone(&roster),
         metrics: Arc::clone(&metrics),
-        prepare: prepare(certificates.clone()),
+        prepare: prepare(certificates.clone(), Arc::clone(&log)),
     };
     let reloader = Arc::new(Reloader::new(parts, &loaded));
     let edge = Arc::new(Edge::new(Parts {
@@ -129,7 +135,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let mut watch = background_service("watch", Watch::new(reloader));
     watch.threads = Some(1);
     server.add_service(watch);
-    Ok(Assembled { server, edge, roster, config })
+    Ok(Assembled { server, edge, roster, log, config })
 }
 
 /// The agents' listeners. All of them share one acceptor, and with it one bound on connections.
@@ -161,12 +167,27 @@ fn certificates(config: &Config) -> anyhow::Result<Option<Arc<Certificates>>> {
     Ok(Some(Arc::new(Certificates::new(Certificate::read(&tls.certificate, &tls.key)?))))
 }
 
-/// What a reload does beside the roster: the certificate is read again, since its files may have changed.
-fn prepare(certificates: Option<Arc<Certificates>>) -> Prepare {
+/// What a reload does beside the roster: the certificate is read again, since its files may have changed, and the access
+/// log is opened where a new configuration wants it.
+fn prepare(certificates: Option<Arc<Certificates>>, log: Arc<AccessLog>) -> Prepare {
     Box::new(move |config| -> Result<Commit, String> {
-        let (Some(tls), Some(certificates)) = (&config.tls, certificates.clone()) else { return Ok(Box::new(|| ())) };
-        let certificate = Certificate::read(&tls.certificate, &tls.key).map_err(|error| error.to_string())?;
-        Ok(Box::new(move || certificates.swap(certificate)))
+        let opened = log.prepare(&config.access_log).map_err(|error| error.to_string())?;
+        let certificate = match (&config.tls, certificates.clone()) {
+            (Some(tls), Some(certificates)) => {
+                let read = Certificate::read(&tls.certificate, &tls.key).map_err(|error| error.to_string())?;
+                Some((certificates, read))
+            }
+            _ => None,
+        };
+        let log = Arc::clone(&log);
+        Ok(Box::new(move || {
+            if let Some((certificates, certificate)) = certificate {
+                certificates.swap(certificate);
+            }
+            if let Some(opened) = opened {
+                log.turn_to(opened);
+            }
+        }))
     })
 }
 

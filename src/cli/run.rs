@@ -1,11 +1,9 @@
 //! `nearpool run`: serve.
 
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nearpool::observe::access_log::AccessLog;
 use pingora::server::RunArgs as ServerArgs;
 use pingora::services::background::background_service;
 
@@ -33,12 +31,10 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::start_log("warn,nearpool=info");
-    let log = if args.no_access_log { AccessLog::off() } else { AccessLog::start(io::stdout())? };
-    let log = Arc::new(log);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let Assembled { mut server, edge, roster, config } = assemble(Options {
+    let Assembled { mut server, edge, roster, log, config } = assemble(Options {
         config: &args.config,
-        log: Arc::clone(&log),
+        access_log: !args.no_access_log,
         upgrade: args.upgrade,
         upgrade_socket: args.upgrade_socket.clone(),
         threads: args.threads.unwrap_or(cores).max(1),

@@ -3,6 +3,7 @@
 //! A check that fails goes on with a stand-in value, so that one run finds all errors; what is made of stand-ins never
 //! leaves, since a single error refuses the whole.
 
+mod access_log;
 mod client_rules;
 mod edge;
 mod geo;

@@ -67,6 +67,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     assert_eq!(reference.timeouts, small.timeouts);
     assert_eq!(reference.limits, small.limits);
     assert_eq!(reference.geo, small.geo);
+    assert_eq!(reference.access_log, small.access_log);
     assert_eq!(reference.topology.pools[0].max_in_flight, small.topology.pools[0].max_in_flight);
     assert_eq!(reference.topology.pools[0].queue, small.topology.pools[0].queue);
     assert_eq!(reference.topology.pools[0].queue_timeout, small.topology.pools[0].queue_timeout);

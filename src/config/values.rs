@@ -51,6 +51,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How large things may be.
     pub limits: limits::Params,
+    /// Where requests are logged.
+    pub access_log: AccessLog,
     /// What the file refers to outside of itself; a pushed config may refer to nothing else.
     pub references: References,
 }
@@ -65,6 +67,8 @@ pub struct References {
     pub env: BTreeSet<(&'static str, String)>,
     /// Files, by key, as written in the config.
     pub files: BTreeSet<(&'static str, PathBuf)>,
+    /// Files that are written, by key.
+    pub written: BTreeSet<(&'static str, PathBuf)>,
     /// Link-local addresses among the replicas' hosts: cloud metadata services live there.
     pub link_local: BTreeSet<IpAddr>,
 }
@@ -170,6 +174,17 @@ pub struct Timeouts {
     pub drain_delay: Duration,
     /// How long requests under way may then take to end.
     pub drain: Duration,
+}
+
+/// Where requests are logged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AccessLog {
+    /// The file; `None` for standard output.
+    pub file: Option<PathBuf>,
+    /// Bytes from which on it is set aside and a new one begun.
+    pub rotate_at_bytes: u64,
+    /// Files set aside that are kept.
+    pub keep: u32,
 }
 
 /// A value that is never printed.

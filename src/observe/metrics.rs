@@ -3,12 +3,11 @@
 //! Label values are names from the configuration or members of closed enums, so the number of series is bounded by what
 //! the operator wrote. A client's own words (a model that nobody serves, a session, an address) never become a label.
 
-mod pools;
-
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use outlets::Outlets;
 use pools::Pools;
 use prometheus::local::LocalHistogram;
 use prometheus::{
@@ -54,6 +53,9 @@ macro_rules! labels {
         }
     )*};
 }
+
+mod outlets;
+mod pools;
 
 labels! {
     /// How an address was found in the GeoIP database.
@@ -186,6 +188,7 @@ pub struct Metrics {
     gpu_utilization: GaugeVec,
     queued: IntGaugeVec,
     pools: Pools,
+    outlets: Outlets,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
     series: Mutex<Series>,
 }
@@ -237,6 +240,7 @@ impl Metrics {
             replica_kv_usage: new.float_gauges("nearpool_replica_kv_usage_ratio", "Share of the engine's KV cache in use, as it says; absent while it does not.", &["pool", "replica"])?,
             gpu_utilization: new.float_gauges("nearpool_gpu_utilization_ratio", "Share of time in which a replica's GPUs are busy, as their exporter says; absent while it does not.", &["pool", "replica"])?,
             pools: Pools::new(&new)?,
+            outlets: Outlets::new(&new)?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
         };
@@ -306,6 +310,11 @@ impl Metrics {
     /// Counts a stream that broke off.
     pub fn resume(&self, result: Resumed) {
         self.resumes.with_label_values(&[result.name()]).inc();
+    }
+
+    /// Where lines of the access log that are not written are counted.
+    pub fn log_dropped(&self) -> IntCounter {
+        self.outlets.log_dropped()
     }
 
     /// Counts a session that no pool took on at once.

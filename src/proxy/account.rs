@@ -221,11 +221,14 @@ impl<'a> Account<'a> {
     }
 
     fn line(&self) -> AccessLine<'_> {
-        let route = self.route();
+        let (route, total) = (self.route(), self.start.elapsed());
         let usage = self.usage.as_ref();
+        let receive = self.received.map(|received| received - self.start);
         AccessLine {
             ts: Timestamp(self.arrived),
             request_id: &self.request_id,
+            trace_id: None,
+            edge: &self.snapshot.config.topology.edge,
             client: self.client,
             country: self.country.as_ref().map(Code::as_str),
             place_source: self.place_source.map(Source::name),
@@ -249,10 +252,12 @@ impl<'a> Account<'a> {
             bytes_in: self.bytes_in as u64,
             bytes_out: self.bytes_out as u64,
             ms: Times {
+                receive,
                 overhead: self.overhead,
                 queue: (!self.queued.is_zero()).then_some(self.queued),
                 ttft: self.ttft,
-                total: Some(self.start.elapsed()),
+                stream: receive.zip(self.ttft).map(|(receive, ttft)| total.saturating_sub(receive + ttft)),
+                total: Some(total),
             },
             tokens: Tokens {
                 prompt: usage.map(|usage| usage.prompt_tokens),

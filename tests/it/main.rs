@@ -5,6 +5,7 @@
 
 mod support;
 
+mod access_log;
 mod affinity;
 mod bad_input;
 mod bad_input_h2;

@@ -7,13 +7,11 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use async_trait::async_trait;
-use nearpool::observe::access_log::AccessLog;
 use nearpool::sim::world::{World, WorldParams};
 use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::{oneshot, watch};
@@ -119,14 +117,7 @@ fn run_edge(
     started: oneshot::Sender<anyhow::Result<()>>,
 ) {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let options = Options {
-        config: &config,
-        log: Arc::new(AccessLog::off()),
-        upgrade: false,
-        upgrade_socket,
-        threads: cores,
-        seed,
-    };
+    let options = Options { config: &config, access_log: false, upgrade: false, upgrade_socket, threads: cores, seed };
     // Nobody waits any more only if the demo was ended meanwhile.
     match assemble(options) {
         Ok(assembled) => {

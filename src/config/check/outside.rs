@@ -150,6 +150,37 @@ impl<'a> Outside<'a> {
         }
     }
 
+    /// A file that is to be written, which need not be there yet. Whether it can be is seen when it is opened.
+    pub(super) fn written(&self, key: &'static str, path: &At<&str>, report: &Report) -> Option<PathBuf> {
+        if path.value.is_empty() || path.value.ends_with('/') {
+            report.error(&path.span, format!("{} names no file", quoted(path.value)), "name a file");
+            return None;
+        }
+        let reference = (key, PathBuf::from(path.value));
+        if self.running.is_some_and(|running| !running.written.contains(&reference)) {
+            report.error(&path.span, "a pushed config may not introduce a path", PUSH_HINT);
+            return None;
+        }
+        self.used.borrow_mut().written.insert(reference);
+        let full = self.base.join(path.value);
+        // A pipe would keep the edge from starting until somebody reads it.
+        match std::fs::metadata(&full) {
+            Ok(found) if !found.is_file() => {
+                let hint = "name a file; without the key it goes to standard output";
+                report.error(&path.span, format!("{} is no regular file", quoted(path.value)), hint);
+                return None;
+            }
+            _ => {}
+        }
+        let folder = full.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            let message = format!("the folder of {} does not exist", quoted(path.value));
+            report.error(&path.span, message, "create it: nearpool makes the file, and no folders");
+            return None;
+        }
+        Some(full)
+    }
+
     /// Notes an address that is to be called if it is a link-local one: cloud metadata services live there.
     pub(super) fn link_local(&self, called: &ReplicaAddress, place: &At<&str>, report: &Report) {
         let Some(address) = called.host.parse().ok().filter(is_link_local) else { return };

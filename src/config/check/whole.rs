@@ -1,7 +1,7 @@
 //! The whole file: each section in the order that others refer to it.
 
 use super::outside::Outside;
-use super::{edge, geo, knobs, models, pools};
+use super::{access_log, edge, geo, knobs, models, pools};
 use crate::config::raw::Table;
 use crate::config::values::Config;
 use crate::domain::topology::Topology;
@@ -44,6 +44,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         hedging: knobs::hedging(root),
         timeouts,
         limits: knobs::limits(root),
+        access_log: access_log::check(root, &outside),
         references: outside.into_references(),
     }
 }

@@ -26,7 +26,7 @@ async fn serve(edge: &str) -> Served {
         reloader: Arc::clone(&world.reloader),
         metrics: Arc::clone(&world.metrics),
         registry: world.registry.clone(),
-        access_log: Arc::new(AccessLog::off()),
+        access_log: Arc::new(AccessLog::off(world.metrics.log_dropped())),
         started: Instant::now(),
     }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -88,6 +88,7 @@ fn names_and_labels_are_the_contracts() {
         "agent_llm_calls_total{model,step_type}",
         "agent_step_errors_total{model,outcome,step_type}",
         "agent_step_latency_seconds{model,step_type}",
+        "nearpool_access_log_dropped_total{}",
         "nearpool_affinity_total{reason}",
         "nearpool_attempts_total{outcome,pool,replica}",
         "nearpool_breaker_state{pool,replica}",
