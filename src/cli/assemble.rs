@@ -16,6 +16,7 @@ use nearpool::control::scrape::Scrape;
 use nearpool::control::watch::Watch;
 use nearpool::observe::access_log::AccessLog;
 use nearpool::observe::metrics::Metrics;
+use nearpool::observe::recent::Feed;
 use nearpool::proxy::tls::{Certificate, Certificates};
 use nearpool::proxy::{Accept, BeforeTls, Edge, Parts};
 use nearpool::roster::{Roster, Snapshot};
@@ -75,6 +76,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let start = Instant::now();
     let snapshot = Snapshot::new(Arc::clone(&config), Arc::clone(&loaded.geo), None);
     let roster = Arc::new(Roster::new(snapshot, start));
+    let feed = Arc::new(Feed::new(start));
     let certificates = certificates(&config)?;
     let parts = reload::Parts {
         path: path.to_owned(),
@@ -88,6 +90,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         roster: Arc::clone(&roster),
         metrics: Arc::clone(&metrics),
         log: Arc::clone(&log),
+        feed: Arc::clone(&feed),
         seed,
     }));
 
@@ -117,6 +120,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
             metrics,
             registry,
             access_log: Arc::clone(&log),
+            feed,
             started: start,
         };
         let mut service = Service::new("admin".into(), Admin::new(parts));

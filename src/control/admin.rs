@@ -13,16 +13,19 @@ use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
 use pingora::server::ShutdownWatch;
 use prometheus::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
 use self::answer::Answer;
+use self::events::{Events, Source, VIEWERS_MAX, event};
 use self::write::may_write;
 use super::reload::Reloader;
 use super::status::{Beside, Status, unready};
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{Metrics, ReloadSource};
-use crate::roster::Roster;
+use crate::observe::recent::{Feed, History};
+use crate::observe::timestamp::Timestamp;
+use crate::roster::{Roster, Snapshot};
 
 /// From a connection's start, or from the last answer, to a whole request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,6 +49,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Whose dropped lines are shown.
     pub access_log: Arc<AccessLog>,
+    /// What happened lately.
+    pub feed: Arc<Feed>,
     /// When the edge started.
     pub started: Instant,
 }
@@ -55,6 +60,7 @@ pub struct Parts {
 pub struct Admin {
     parts: Parts,
     connections: Semaphore,
+    events: Events,
 }
 
 /// The pages, with the methods that each takes.
@@ -65,6 +71,8 @@ enum Page {
     Healthz,
     Readyz,
     Status,
+    History,
+    Events,
     Reload,
     Config,
 }
@@ -77,6 +85,8 @@ impl Page {
             "/healthz" => Page::Healthz,
             "/readyz" => Page::Readyz,
             "/status" => Page::Status,
+            "/history" => Page::History,
+            "/events" => Page::Events,
             "/reload" => Page::Reload,
             "/config" => Page::Config,
             _ => return None,
@@ -86,9 +96,9 @@ impl Page {
     /// The value of `Allow`.
     const fn allows(self) -> &'static str {
         match self {
-            Page::Index | Page::Metrics | Page::Healthz | Page::Readyz | Page::Status => "GET, HEAD",
             Page::Reload => "POST",
             Page::Config => "PUT",
+            _ => "GET, HEAD",
         }
     }
 }
@@ -96,25 +106,27 @@ impl Page {
 impl Admin {
     /// The app with these parts.
     pub fn new(parts: Parts) -> Admin {
-        Admin { parts, connections: Semaphore::new(CONNECTIONS_MAX) }
+        Admin { parts, connections: Semaphore::new(CONNECTIONS_MAX), events: Events::new() }
     }
 
-    async fn answer(&self, session: &mut ServerSession) -> Answer {
+    /// `Err`: the answer is a stream of events.
+    async fn answer(&self, session: &mut ServerSession) -> Result<Answer, SemaphorePermit<'_>> {
         let head = session.req_header();
         let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if head_bytes > HEAD_BYTES_MAX {
-            return Answer::error(431, "headers_too_large", "the headers are longer than 16 KiB");
+            return Ok(Answer::error(431, "headers_too_large", "the headers are longer than 16 KiB"));
         }
         let Some(page) = Page::of_path(head.uri.path()) else {
-            return Answer::error(404, "not_found", "there is no such page; GET / lists what there is");
+            return Ok(Answer::error(404, "not_found", "there is no such page; GET / lists what there is"));
         };
         if !page.allows().split(", ").any(|method| method == head.method.as_str()) {
             let message = format!("{} takes {}", head.uri.path(), page.allows());
-            return Answer::error(405, "method_not_allowed", &message).with("allow", page.allows());
+            return Ok(Answer::error(405, "method_not_allowed", &message).with("allow", page.allows()));
         }
         match page {
-            Page::Reload | Page::Config => self.write(page, session).await,
-            _ => self.read(page, Instant::now()),
+            Page::Reload | Page::Config => Ok(self.write(page, session).await),
+            Page::Events if head.method.as_str() == "GET" => self.events.place().map_or_else(|| Ok(crowded()), Err),
+            _ => Ok(self.read(page, Instant::now())),
         }
     }
 
@@ -131,17 +143,29 @@ impl Admin {
                 None => Answer::json(200, &serde_json::json!({ "ready": true })),
                 Some(reason) => Answer::json(503, &serde_json::json!({ "ready": false, "reason": reason })),
             },
-            Page::Status => {
-                let beside = Beside {
-                    started: parts.started,
-                    today: SystemTime::now(),
-                    reloads: parts.reloader.history(),
-                    access_log_dropped: parts.access_log.dropped(),
-                };
-                Answer::json(200, &Status::new(roster, &snapshot, beside, now))
-            }
+            Page::Status => Answer::json(200, &self.status(&snapshot, now)),
+            Page::History => Answer::json(200, &self.history(&snapshot, now)),
+            // HEAD alone comes here.
+            Page::Events => Answer::new(200, "text/event-stream", ""),
             Page::Index | Page::Reload | Page::Config => Answer::index(),
         }
+    }
+
+    fn status<'a>(&'a self, snapshot: &'a Snapshot, now: Instant) -> Status<'a> {
+        let parts = &self.parts;
+        let beside = Beside {
+            started: parts.started,
+            today: SystemTime::now(),
+            reloads: parts.reloader.history(),
+            access_log_dropped: parts.access_log.dropped(),
+            feed: &parts.feed,
+            viewers: self.events.viewers(),
+        };
+        Status::new(&parts.roster, snapshot, beside, now)
+    }
+
+    fn history<'a>(&self, snapshot: &'a Snapshot, now: Instant) -> History<'a> {
+        self.parts.feed.history(&snapshot.config.topology, now, Timestamp(SystemTime::now()))
     }
 
     async fn write(&self, page: Page, session: &mut ServerSession) -> Answer {
@@ -193,7 +217,14 @@ impl HttpServerApp for Admin {
         let keep = reads_only && !*shutdown.borrow();
         session.set_keepalive(keep.then_some(HEAD_TIMEOUT.as_secs()));
         let is_head = session.req_header().method.as_str() == "HEAD";
-        let answer = self.answer(&mut session).await;
+        let answer = match self.answer(&mut session).await {
+            Ok(answer) => answer,
+            Err(_viewer) => {
+                // What fails is the viewer that has gone.
+                let _gone = self.events.stream(&mut session, &**self, shutdown.clone()).await;
+                return None;
+            }
+        };
         let (header, body) = answer.into_parts().ok()?;
         session.write_response_header(Box::new(header)).await.ok()?;
         if !is_head {
@@ -208,7 +239,25 @@ impl HttpServerApp for Admin {
     }
 }
 
+/// The answer to one who comes when as many watch as may.
+fn crowded() -> Answer {
+    let message =
+        format!("{VIEWERS_MAX} viewers watch already, which is as many as may; GET /status tells the same once");
+    Answer::error(503, "too_many_viewers", &message).with("retry-after", "10")
+}
+
+impl Source for Admin {
+    fn status(&self) -> Bytes {
+        event("status", &self.status(&self.parts.roster.snapshot(), Instant::now()))
+    }
+
+    fn history(&self) -> Bytes {
+        event("history", &self.history(&self.parts.roster.snapshot(), Instant::now()))
+    }
+}
+
 mod answer;
+mod events;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::reload::Verdict;
 use crate::domain::ids::{PoolIx, RegionIx};
 use crate::domain::topology::Pool;
+use crate::observe::recent::{Failover, Feed, Flow, Recent, Totals};
 use crate::observe::timestamp::Timestamp;
 use crate::policy::breaker::Breaker;
 use crate::policy::replica::Standing;
@@ -17,6 +18,7 @@ use crate::roster::{Roster, Snapshot};
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
     edge: &'a str,
+    now: Timestamp,
     version: &'static str,
     uptime_s: u64,
     draining: bool,
@@ -26,8 +28,13 @@ pub(super) struct Status<'a> {
     geo: Geo<'a>,
     sessions: usize,
     access_log_dropped: u64,
+    /// Who watches `/events`.
+    viewers: usize,
+    totals: Totals,
     reloads: Vec<Verdict>,
     regions: Vec<Region<'a>>,
+    flows: Vec<Flow<'a>>,
+    failovers: Vec<Failover>,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,9 +67,21 @@ struct PoolStatus<'a> {
     model: &'a str,
     engine: &'static str,
     gpu: Option<&'a str>,
+    /// USD for one replica.
+    cost_per_hour: Option<f64>,
     max_in_flight: u32,
     /// Calls that wait for a place.
     queued: usize,
+    /// Sessions that it has taken on.
+    sessions_active: usize,
+    /// Calls of sessions that wait to be.
+    sessions_waiting: usize,
+    /// Tokens of the contexts of those that it has taken on, estimated.
+    context_tokens: u64,
+    /// What the KV cache of one replica holds; `null` while unknown.
+    kv_cache_tokens: Option<u64>,
+    last_minute: Recent,
+    last_quarter: Recent,
     replicas: Vec<Replica<'a>>,
 }
 
@@ -103,12 +122,14 @@ struct Failing {
 }
 
 /// What stands neither in the roster nor in the snapshot.
-pub(super) struct Beside {
+pub(super) struct Beside<'a> {
     pub(super) started: Instant,
     /// The wall clock's time.
     pub(super) today: SystemTime,
     pub(super) reloads: Vec<Verdict>,
     pub(super) access_log_dropped: u64,
+    pub(super) feed: &'a Feed,
+    pub(super) viewers: usize,
 }
 
 /// Why the edge should get no new requests; `None` when it should.
@@ -124,7 +145,7 @@ pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Opt
 
 impl<'a> Status<'a> {
     /// The status at `now`.
-    pub(super) fn new(roster: &Roster, snapshot: &'a Snapshot, beside: Beside, now: Instant) -> Status<'a> {
+    pub(super) fn new(roster: &Roster, snapshot: &'a Snapshot, beside: Beside<'a>, now: Instant) -> Status<'a> {
         let (config, topology) = (&snapshot.config, &snapshot.config.topology);
         let regions = topology.regions.iter().enumerate().map(|(ix, region)| Region {
             name: &region.name,
@@ -132,10 +153,11 @@ impl<'a> Status<'a> {
             latitude: region.place().latitude,
             longitude: region.place().longitude,
             rtt_ms: snapshot.region(RegionIx(ix)).rtt_ms(),
-            pools: pools(snapshot, RegionIx(ix), now),
+            pools: pools(snapshot, RegionIx(ix), beside.feed, now),
         });
         Status {
             edge: &topology.edge,
+            now: Timestamp(beside.today),
             version: env!("CARGO_PKG_VERSION"),
             uptime_s: now.saturating_duration_since(beside.started).as_secs(),
             draining: roster.is_draining(),
@@ -144,8 +166,12 @@ impl<'a> Status<'a> {
             geo: geo(snapshot, beside.today),
             sessions: roster.sessions.sweep(config.sessions.idle, now),
             access_log_dropped: beside.access_log_dropped,
-            reloads: beside.reloads,
+            viewers: beside.viewers,
+            totals: beside.feed.totals(),
             regions: regions.collect(),
+            reloads: beside.reloads,
+            flows: beside.feed.flows(topology, now),
+            failovers: beside.feed.failovers(),
         }
     }
 }
@@ -164,17 +190,29 @@ fn geo(snapshot: &Snapshot, today: SystemTime) -> Geo<'_> {
     }
 }
 
-fn pools(snapshot: &Snapshot, region: RegionIx, now: Instant) -> Vec<PoolStatus<'_>> {
+fn pools<'a>(snapshot: &'a Snapshot, region: RegionIx, feed: &Feed, now: Instant) -> Vec<PoolStatus<'a>> {
     let topology = &snapshot.config.topology;
     let here = topology.pools.iter().enumerate().filter(|(_, pool)| pool.region == region);
-    here.map(|(ix, pool)| PoolStatus {
-        name: &pool.name,
-        model: &topology.model(pool.model).name,
-        engine: pool.engine.name(),
-        gpu: pool.gpu.as_deref(),
-        max_in_flight: pool.max_in_flight,
-        queued: snapshot.pool(PoolIx(ix)).waiting(),
-        replicas: replicas(snapshot, pool, now),
+    here.map(|(ix, pool)| {
+        let live = snapshot.pool(PoolIx(ix));
+        let (sessions_active, context_tokens) = live.intake.taken_on(snapshot.config.sessions.active, now);
+        let [last_minute, last_quarter] = feed.recent(&pool.name, now);
+        PoolStatus {
+            name: &pool.name,
+            model: &topology.model(pool.model).name,
+            engine: pool.engine.name(),
+            gpu: pool.gpu.as_deref(),
+            cost_per_hour: pool.cost_per_hour,
+            max_in_flight: pool.max_in_flight,
+            queued: live.waiting(),
+            sessions_active,
+            sessions_waiting: live.intake.waiting(),
+            context_tokens,
+            kv_cache_tokens: live.cache.known_size(),
+            last_minute,
+            last_quarter,
+            replicas: replicas(snapshot, pool, now),
+        }
     })
     .collect()
 }

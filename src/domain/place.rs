@@ -37,6 +37,33 @@ impl Point {
     }
 }
 
+/// Places added up, for the point in the middle of them.
+#[derive(Clone, Copy, Default, PartialEq, Debug)]
+pub struct Middle([f64; 3]);
+
+impl Middle {
+    /// Adds a place.
+    pub fn add(&mut self, place: Place) {
+        self.merge(Middle(place.point().0));
+    }
+
+    /// Adds all that another one has added up.
+    pub fn merge(&mut self, other: Middle) {
+        self.0.iter_mut().zip(other.0).for_each(|(own, more)| *own += more);
+    }
+
+    /// The middle, also of places on both sides of the date line; `None` of none, or where they lie all around the Earth.
+    pub fn place(self) -> Option<Place> {
+        let [x, y, z] = self.0;
+        let length = (x * x + y * y + z * z).sqrt();
+        // A millimetre of a radius: less is rounding.
+        (length > 1e-9).then(|| Place {
+            latitude: (z / length).clamp(-1.0, 1.0).asin().to_degrees(),
+            longitude: y.atan2(x).to_degrees(),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +85,22 @@ mod tests {
         check((-36.85, 174.76), (37.77, -122.42), 10_480.0); // Auckland to San Francisco, over the date line
         check((0.0, 0.0), (0.0, 180.0), 20_015.1); // antipodes
         check((90.0, 0.0), (-90.0, 77.0), 20_015.1); // pole to pole
+    }
+
+    #[test]
+    fn the_middle_is_between_them_also_over_the_date_line() {
+        let middle = |places: &[(f64, f64)]| {
+            let mut middle = Middle::default();
+            places
+                .iter()
+                .for_each(|(latitude, longitude)| middle.add(Place { latitude: *latitude, longitude: *longitude }));
+            middle.place().map(|place| (place.latitude.round(), place.longitude.round().abs()))
+        };
+        assert_eq!(middle(&[(48.86, 2.35)]), Some((49.0, 2.0)));
+        assert_eq!(middle(&[(0.0, 10.0), (0.0, 30.0)]), Some((0.0, 20.0)));
+        assert_eq!(middle(&[(0.0, 170.0), (0.0, -170.0)]), Some((0.0, 180.0)));
+        assert_eq!(middle(&[(0.0, 10.0), (0.0, 10.0), (0.0, 40.0)]).map(|at| at.1), Some(20.0));
+        assert_eq!(middle(&[]), None);
+        assert_eq!(middle(&[(0.0, 0.0), (0.0, 180.0)]), None);
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod access_log;
 pub mod metrics;
+pub mod recent;
 pub mod seldom;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -7,14 +7,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::edge::Edge;
 use super::reply::{Receipt, Route};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
-use crate::domain::ids::{ModelIx, RegionIx, SessionKey};
+use crate::domain::ids::{ModelIx, RegionIx, ReplicaIx, SessionKey};
 use crate::domain::outcome::Outcome;
+use crate::domain::place::Place;
 use crate::domain::whereabouts::Source;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
 use crate::observe::metrics::{CacheState, Metrics, RequestEnd, StreamMetrics};
+use crate::observe::recent::{At, Call, Failover, Feed, Kind};
 use crate::observe::timestamp::Timestamp;
 use crate::policy::resolve::NO_STEP;
 use crate::policy::select::{Reason, Selection};
@@ -30,6 +33,7 @@ const WARM_SHARE: f64 = 0.5;
 pub(super) struct Account<'a> {
     metrics: &'a Metrics,
     log: &'a AccessLog,
+    feed: &'a Feed,
     snapshot: Arc<Snapshot>,
     arrived: SystemTime,
     start: Instant,
@@ -38,6 +42,7 @@ pub(super) struct Account<'a> {
     pub(super) request_id: String,
     pub(super) client: Option<IpAddr>,
     pub(super) country: Option<Code>,
+    pub(super) place: Option<Place>,
     pub(super) place_source: Option<Source>,
     /// The region whose edge is nearer to the client.
     pub(super) nearer_edge: Option<RegionIx>,
@@ -45,9 +50,9 @@ pub(super) struct Account<'a> {
     pub(super) endpoint: Option<Endpoint>,
     pub(super) model_asked: Option<String>,
     /// The model asked for, resolved.
-    pub(super) model: Option<ModelIx>,
+    model: Option<ModelIx>,
     /// The step as a label.
-    pub(super) step: Option<String>,
+    step: Option<String>,
     pub(super) stream: bool,
     pub(super) session: Option<SessionKey>,
     /// Where the last attempt went.
@@ -72,10 +77,11 @@ pub(super) struct Account<'a> {
 }
 
 impl<'a> Account<'a> {
-    pub(super) fn open(metrics: &'a Metrics, log: &'a AccessLog, snapshot: Arc<Snapshot>) -> Account<'a> {
+    pub(super) fn open(edge: &'a Edge, snapshot: Arc<Snapshot>) -> Account<'a> {
         Account {
-            metrics,
-            log,
+            metrics: &edge.metrics,
+            log: &edge.log,
+            feed: &edge.feed,
             snapshot,
             arrived: SystemTime::now(),
             start: Instant::now(),
@@ -83,6 +89,7 @@ impl<'a> Account<'a> {
             request_id: String::new(),
             client: None,
             country: None,
+            place: None,
             place_source: None,
             nearer_edge: None,
             http: "HTTP/1.1",
@@ -113,6 +120,12 @@ impl<'a> Account<'a> {
     pub(super) fn received(&mut self, bytes: usize) {
         self.bytes_in = bytes;
         self.received = Some(Instant::now());
+    }
+
+    /// The request is an agent's call of this model, at this step.
+    pub(super) fn resolved(&mut self, model: ModelIx, step: &str) {
+        (self.model, self.step) = (Some(model), Some(step.to_owned()));
+        self.feed.began();
     }
 
     /// The request waited so long for a place.
@@ -149,6 +162,26 @@ impl<'a> Account<'a> {
     /// So many bytes of the answer's body went down.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes;
+    }
+
+    /// An attempt ended so at one replica, and the request goes on at another one; at none if there is none left.
+    pub(super) fn failed_over(&self, kind: Kind, from: ReplicaIx, to: Option<ReplicaIx>, cause: &'static str) {
+        let topology = &self.snapshot.config.topology;
+        let at = |replica: ReplicaIx| {
+            let replica = topology.replica(replica);
+            let pool = topology.pool(replica.pool);
+            let region = topology.region(pool.region).name.clone();
+            At { region, pool: pool.name.clone(), replica: replica.name.clone() }
+        };
+        self.feed.failed_over(Failover {
+            ts: Timestamp(SystemTime::now()),
+            request_id: self.request_id.clone(),
+            model: self.model_name().unwrap_or_default().to_owned(),
+            kind,
+            from: at(from),
+            to: to.map(at),
+            cause,
+        });
     }
 
     /// What the engine says it used.
@@ -209,15 +242,32 @@ impl<'a> Account<'a> {
             reason: route.map(|route| route.reason),
             seconds: self.start.elapsed().as_secs_f64(),
         });
+        let ttft = self.ttft.map(|ttft| (cache_state(self.usage, self.resumes > 0), ttft));
+        self.feed(route, ttft);
         let Some(route) = route else { return };
-        if let Some(ttft) = self.ttft {
-            let cache = cache_state(self.usage, self.resumes > 0);
+        if let Some((cache, ttft)) = ttft {
             self.metrics.ttft(route.pool, model, cache, ttft.as_secs_f64());
         }
         if let Some(usage) = &self.usage {
             let (prompt, completion) = (Some(usage.prompt_tokens), Some(usage.completion_tokens));
             self.metrics.tokens(route.pool, prompt, usage.cached_tokens, completion);
         }
+    }
+
+    /// Tells it to whoever watches, if it was an agent's call.
+    fn feed(&self, route: Option<Route<'_>>, ttft: Option<(CacheState, Duration)>) {
+        if self.model.is_none() {
+            return;
+        }
+        let call = Call {
+            pool: route.map(|route| route.pool),
+            ok: self.outcome == Outcome::Ok,
+            country: self.country,
+            place: self.place,
+            ttft,
+            tokens: self.usage.map(|usage| (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)),
+        };
+        self.feed.ended(&call, Instant::now());
     }
 
     fn line(&self) -> AccessLine<'_> {

@@ -21,6 +21,7 @@ use crate::domain::ask::Endpoint;
 use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
+use crate::observe::recent::Kind;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
@@ -116,7 +117,13 @@ impl Dispatch<'_> {
         let mut last_answer = None;
         let mut body = Rewritten::default();
         loop {
-            let placed = match self.place(&tried, &mut rng, account).await {
+            let placed = self.place(&tried, &mut rng, account).await;
+            // One that merely does not hold a stored response did not fail.
+            if let Some(last) = tried.last().filter(|last| last.outcome != Outcome::ClientError) {
+                let to = placed.as_ref().ok().map(|placed| placed.0.replica);
+                account.failed_over(Kind::Retry, last.replica, to, last.outcome.facts().label);
+            }
+            let placed = match placed {
                 Ok(placed) => placed,
                 Err(no) => return Err(self.nothing_left(no, &tried, last_answer.take())),
             };

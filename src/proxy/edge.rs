@@ -16,6 +16,7 @@ use super::upstream::Upstream;
 use crate::domain::outcome::Outcome;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::observe::recent::Feed;
 use crate::policy::limits;
 use crate::policy::select::Selection;
 use crate::roster::{Roster, Session, Snapshot};
@@ -37,6 +38,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Where requests are logged.
     pub log: Arc<AccessLog>,
+    /// What people who watch are told.
+    pub feed: Arc<Feed>,
     /// Any number; seeds what is random about choices.
     pub seed: u64,
 }
@@ -46,6 +49,7 @@ pub struct Edge {
     pub(super) roster: Arc<Roster>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<AccessLog>,
+    pub(super) feed: Arc<Feed>,
     seed: AtomicU64,
     pub(super) upstream: Upstream,
     pub(super) buffered: Buffered,
@@ -58,7 +62,7 @@ pub struct Edge {
 impl Edge {
     /// An edge of these parts.
     pub fn new(parts: Parts) -> Edge {
-        let Parts { roster, metrics, log, seed } = parts;
+        let Parts { roster, metrics, log, feed, seed } = parts;
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(roster.snapshot().config.limits.keepalive_timeout);
@@ -66,6 +70,7 @@ impl Edge {
             roster,
             metrics,
             log,
+            feed,
             seed: AtomicU64::new(seed),
             upstream: Upstream::new(),
             buffered: Buffered::default(),

@@ -18,6 +18,7 @@ use super::rewritten::Rewritten;
 use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::HedgeResult;
+use crate::observe::recent::{Kind, LATE};
 use crate::policy::retry::{self, Tried};
 use crate::policy::select::Selection;
 
@@ -67,7 +68,7 @@ impl Dispatch<'_> {
         // Boxed, since nearly every request has no second attempt and would hold the room for it.
         let mut own = Rewritten::default();
         let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool)));
-        let pools = [selection.pool.pool, hedge.0.pool.pool];
+        let (pools, hedge_replica) = ([selection.pool.pool, hedge.0.pool.pool], hedge.0.replica);
         let mut raced = tokio::select! {
             biased;
             result = first.as_mut() => {
@@ -86,6 +87,10 @@ impl Dispatch<'_> {
             }
         };
         let won = raced.began.as_ref().is_some_and(|((began, _), _)| began.replica != selection.replica);
+        if won {
+            let cause = raced.failed.first().map_or(LATE, |(_, failed)| failed.outcome.facts().label);
+            account.failed_over(Kind::Hedge, selection.replica, Some(hedge_replica), cause);
+        }
         raced.dropped = Some(pools[usize::from(!won)]);
         self.edge.metrics.hedge(if won { HedgeResult::Won } else { HedgeResult::Lost });
         raced

@@ -26,6 +26,7 @@ use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
 use crate::domain::topology::Engine;
+use crate::observe::recent::Kind;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::resume::{self as policy, Broken, Obstacle, Rescue, Resumed};
 use crate::policy::select::Selection;
@@ -197,7 +198,7 @@ impl Stream<'_> {
         match (policy::rescue(&broken), told) {
             (Rescue::NoCase, _) => Next::Lost,
             (Rescue::MakeUpEnd, Some(told)) => self.end(told, account),
-            (Rescue::Continue, Some(told)) => self.go_on(told, session, account).await,
+            (Rescue::Continue, Some(told)) => self.go_on(outcome, told, session, account).await,
             (Rescue::Give(result), _) => self.lost(result, obstacle, account),
             (Rescue::MakeUpEnd | Rescue::Continue, None) => self.lost(Resumed::Unsafe, obstacle, account),
         }
@@ -223,20 +224,30 @@ impl Stream<'_> {
         Asked::read(self.endpoint.dialect(), &kept.body.slice(0..kept.body.len()))
     }
 
-    /// Finds a replica that goes on.
-    async fn go_on(&mut self, told: Box<Told>, session: &mut ServerSession, account: &mut Account<'_>) -> Next {
+    /// Finds a replica that goes on where one ended so.
+    async fn go_on(
+        &mut self,
+        outcome: Outcome,
+        told: Box<Told>,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> Next {
         let (pools, rest) = match self.rest(&told) {
             Ok(Some(rest)) => rest,
             Ok(None) => return self.end(told, account),
             Err(obstacle) => return self.lost(Resumed::Unsafe, Some(obstacle), account),
         };
         self.resumes += 1;
-        let attempts = account.attempts;
+        let (attempts, from) = (account.attempts, self.failed.last().copied());
         let reached = match self.walk(&pools, &rest, session, account).await {
             Ok(reached) => reached,
             Err(Unserved::Gone) => return Next::Gone,
             Err(Unserved::Drained) => None,
         };
+        if let Some(from) = from {
+            let to = reached.as_ref().map(|leg| leg.selection.replica);
+            account.failed_over(Kind::Resume, from, to, outcome.facts().label);
+        }
         match reached {
             Some(leg) => {
                 self.edge.remember(self.snapshot, self.session, &leg.selection);

@@ -90,7 +90,7 @@ impl Edge {
         }
         // A client that stops reading must not hold a replica's place for ever.
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
-        let mut account = Account::open(&self.metrics, &self.log, Arc::clone(&snapshot));
+        let mut account = Account::open(self, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         let mut serving = Serving {
             edge: self,
@@ -121,7 +121,7 @@ impl Edge {
 
     /// Answers a request whose head could not be read, and closes.
     pub(super) async fn refuse_unread(&self, mut session: ServerSession, refusal: Refusal) {
-        let mut account = Account::open(&self.metrics, &self.log, self.roster.snapshot());
+        let mut account = Account::open(self, self.roster.snapshot());
         account.outcome = refusal.outcome;
         account.status = refusal.outcome.facts().status;
         account.request_id = identify::new_request_id(self.next_seed());
@@ -261,8 +261,7 @@ impl Serving<'_, '_> {
         self.account.stream = received.scan.stream.unwrap_or(false);
         let resolved = resolve::resolve(&self.snapshot.config.topology, &model.name, caller.step.as_deref())
             .map_err(|unknown| route::unknown_model(&model.name, &unknown))?;
-        self.account.model = Some(resolved.model);
-        self.account.step = Some(resolved.step.to_owned());
+        self.account.resolved(resolved.model, resolved.step);
         Ok((model, resolved.model))
     }
 
@@ -438,7 +437,7 @@ impl Serving<'_, '_> {
         if let Some(result) = looked_up {
             self.edge.metrics.geo_lookup(result);
         }
-        (self.account.country, self.account.place_source) = (at.country, Some(at.source));
+        (self.account.country, self.account.place, self.account.place_source) = (at.country, at.place, Some(at.source));
         self.account.nearer_edge = steer::nearer_edge(&self.snapshot.config.topology, &at);
         if self.account.nearer_edge.is_some() {
             self.edge.metrics.misdirected(at.country);

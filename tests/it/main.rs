@@ -17,6 +17,7 @@ mod dialects;
 mod ending;
 mod engine_metrics;
 mod faults;
+mod feed;
 mod geoip;
 mod harness;
 mod health;

@@ -7,7 +7,7 @@ use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use crate::support::{Edge, EdgeConfig, Exchange, Http1, Pool, Scripted, chat, post, sim, with};
+use crate::support::{Edge, EdgeConfig, Exchange, Http1, Pool, Scripted, chat, json_body, post, sim, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -40,6 +40,10 @@ async fn a_late_stream_is_tried_at_a_second_replica_and_the_first_event_wins() {
     }
     let won = edge.metric("nearpool_hedges_total{result=\"won\"}").await;
     assert!(won >= 1.0, "{won}");
+    let status = json_body(&edge.admin_get("/status").await);
+    let told = status["failovers"].as_array().unwrap().iter().filter(|failover| failover["kind"] == "hedge");
+    let told: Vec<_> = told.map(|failover| (&failover["from"]["replica"], &failover["to"]["replica"])).collect();
+    assert_eq!(told, vec![(&json!("a"), &json!("b")); won as usize], "{status:#}");
     edge.wait_until_idle("near", "a").await;
     let breaker = edge.metric("nearpool_breaker_state{pool=\"near\",replica=\"a\"}").await;
     assert_eq!(breaker, 0.0, "to be overtaken is no failure");

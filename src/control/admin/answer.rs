@@ -23,6 +23,8 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/healthz\">GET /healthz</a>: the process lives
 <li><a href=\"/readyz\">GET /readyz</a>: 503 while draining or when no replica can serve
 <li><a href=\"/status\">GET /status</a>: regions, pools, replicas, last reloads; JSON
+<li><a href=\"/history\">GET /history</a>: the last quarter of an hour of each pool; JSON
+<li><a href=\"/events\">GET /events</a>: both, live; server-sent events
 <li>POST /reload: reads the config file again; bearer token
 <li>PUT /config: takes the body as the new config file; bearer token
 </ul>

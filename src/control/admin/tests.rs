@@ -17,6 +17,7 @@ const TOKEN: &str = r#"admin_token = { env = "TOKEN" }"#;
 struct Served {
     world: World,
     at: std::net::SocketAddr,
+    shutdown: watch::Sender<bool>,
 }
 
 async fn serve(edge: &str) -> Served {
@@ -27,18 +28,19 @@ async fn serve(edge: &str) -> Served {
         metrics: Arc::clone(&world.metrics),
         registry: world.registry.clone(),
         access_log: Arc::new(AccessLog::off(world.metrics.log_dropped())),
+        feed: Arc::new(Feed::new(Instant::now())),
         started: Instant::now(),
     }));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
+    let (end, shutdown) = watch::channel(false);
     tokio::spawn(async move {
-        let (_open, shutdown) = watch::channel(false);
         while let Ok((stream, _)) = listener.accept().await {
             let (admin, shutdown) = (Arc::clone(&admin), shutdown.clone());
             tokio::spawn(async move { admin.process_new(Box::new(Stream::from(stream)), &shutdown).await });
         }
     });
-    Served { world, at }
+    Served { world, at, shutdown: end }
 }
 
 /// An answer as it came over the wire.
@@ -285,4 +287,112 @@ async fn connections_are_bounded() {
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     }
     assert_eq!(reads.len(), CONNECTIONS_MAX);
+}
+
+/// A viewer of `/events`, and what it has got so far.
+struct Viewer {
+    stream: TcpStream,
+    got: String,
+}
+
+impl Viewer {
+    async fn open(edge: &Served) -> Viewer {
+        let mut stream = TcpStream::connect(edge.at).await.unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        Viewer { stream, got: String::new() }
+    }
+
+    /// Reads on until there is enough; whether there was before the stream ended.
+    async fn read_until(&mut self, enough: impl Fn(&str) -> bool) -> bool {
+        let mut piece = [0; 4096];
+        while !enough(&self.got) {
+            match self.stream.read(&mut piece).await {
+                Ok(0) | Err(_) => return false,
+                Ok(read) => self.got.push_str(std::str::from_utf8(&piece[..read]).unwrap()),
+            }
+        }
+        true
+    }
+
+    /// The statuses so far. None is cut by the frame of a chunk here, since each is written as one.
+    fn statuses(&self) -> Vec<Value> {
+        let data = self.got.split("event: status\ndata: ").skip(1).filter_map(|rest| rest.split_once("\n\n"));
+        data.map(|(json, _)| serde_json::from_str(json).unwrap()).collect()
+    }
+}
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+#[tokio::test]
+async fn events_are_the_status_each_second_and_the_history_at_once() {
+    let edge = serve("").await;
+    let mut viewer = Viewer::open(&edge).await;
+    assert!(viewer.read_until(|got| count(got, "event: status") == 3 && got.ends_with("\n\n\r\n")).await);
+    assert!(viewer.got.starts_with("HTTP/1.1 200 OK\r\n"), "{}", viewer.got);
+    for line in ["Content-Type: text/event-stream\r\n", "Cache-Control: no-store\r\n", "Connection: close\r\n"] {
+        assert!(viewer.got.to_lowercase().contains(&line.to_lowercase()), "{line}: {}", viewer.got);
+    }
+    let statuses = viewer.statuses();
+    assert_eq!((&statuses[0]["edge"], &statuses[0]["viewers"]), (&"edge-1".into(), &1.into()));
+    assert!(statuses[1]["now"].as_str() < statuses[2]["now"].as_str(), "{statuses:?}");
+    let (_, history) = viewer.got.split_once("event: history\ndata: ").unwrap();
+    let history: Value = serde_json::from_str(history.split_once('\n').unwrap().0).unwrap();
+    assert_eq!(history["pools"][0]["points"].as_array().unwrap().len(), 90);
+    assert!(viewer.got.find("event: history") < viewer.got.rfind("event: status"), "it comes with the first status");
+}
+
+#[tokio::test]
+async fn the_same_event_goes_to_everyone() {
+    let edge = serve("").await;
+    let mut viewers = [Viewer::open(&edge).await, Viewer::open(&edge).await];
+    let mut seen = Vec::new();
+    for viewer in &mut viewers {
+        assert!(viewer.read_until(|got| count(got, "event: status") == 3 && got.ends_with("\n\n\r\n")).await);
+        seen.push(viewer.statuses().into_iter().map(|status| status["now"].clone()).collect::<Vec<_>>());
+    }
+    // The first of them may have come a tick earlier.
+    assert!(seen[0][1..].iter().any(|now| seen[1].contains(now)), "{seen:?}");
+}
+
+#[tokio::test]
+async fn viewers_are_bounded_and_one_that_goes_makes_room() {
+    let edge = serve("").await;
+    let mut viewers = Vec::new();
+    for _ in 0..VIEWERS_MAX {
+        let mut viewer = Viewer::open(&edge).await;
+        assert!(viewer.read_until(|got| got.contains("event: history")).await);
+        viewers.push(viewer);
+    }
+    assert_eq!(edge.get("/status").await.json()["viewers"], VIEWERS_MAX);
+    edge.get("/events").await.check(503, "retry-after: 10\r\n", "too_many_viewers");
+    edge.send("HEAD", "/events", "", "").await.check(200, "text/event-stream", "");
+    viewers.pop();
+    // It is found out at one of the next events.
+    let mut tries = 0;
+    while edge.get("/status").await.json()["viewers"] == VIEWERS_MAX {
+        tries += 1;
+        assert!(tries < 100_000);
+    }
+    assert!(Viewer::open(&edge).await.read_until(|got| got.contains("event: history")).await);
+}
+
+#[tokio::test]
+async fn events_end_with_the_edge_and_their_last_tells_of_then() {
+    let edge = serve("").await;
+    let mut viewer = Viewer::open(&edge).await;
+    assert!(viewer.read_until(|got| got.contains("event: history")).await);
+    edge.world.roster.start_draining();
+    edge.shutdown.send(true).unwrap();
+    assert!(!viewer.read_until(|_| false).await);
+    assert!(viewer.got.ends_with("\r\n0\r\n\r\n"), "ended, not cut: {}", viewer.got);
+    assert_eq!(viewer.statuses().last().unwrap()["draining"], true);
+}
+
+#[tokio::test]
+async fn history_is_told_once_too() {
+    let edge = serve("").await;
+    let history = edge.get("/history").await.json();
+    assert_eq!((&history["step_s"], &history["pools"][0]["name"]), (&10.into(), &"pool".into()));
 }
