@@ -30,9 +30,10 @@ use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::net::TcpSocket;
 
-/// Read and write buffer of a client's connection, in bytes. They are most of what an idle connection costs; a write
-/// buffer that holds a head and a small answer saves a system call for each.
-const CONNECTION_BUFFERS: (usize, usize) = (8 * 1024, 8 * 1024);
+/// Read and write buffer of a client's connection, in bytes. They are much of what an idle connection costs. Whatever reads
+/// as much as the buffer holds goes past it, so it serves but the first look at a new connection; a write buffer that holds a
+/// head and a small answer saves a system call for each.
+const CONNECTION_BUFFERS: (usize, usize) = (1024, 8 * 1024);
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.

@@ -74,17 +74,20 @@ impl ServerApp for Accept {
 }
 
 impl Accept {
-    /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 16 KiB
+    /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 5 KiB
     /// while a request is served, and little while it is idle.
     async fn serve_http1(&self, stream: Stream, tls: bool, mut shutdown: ShutdownWatch) {
         let stream: Stream = Box::new(Client::new(stream));
         let mut next = Some(Reusable { stream, prefix: None, settings: None });
         let mut first = true;
         while let Some(connection) = next.take() {
-            let Some(session) = Box::pin(self.next_request(connection, tls, first, &mut shutdown)).await else {
+            let Some(mut session) = Box::pin(self.next_request(connection, tls, first, &mut shutdown)).await else {
                 return;
             };
-            next = Box::pin(self.edge.serve(session)).await;
+            if !Box::pin(self.edge.serve(&mut session)).await {
+                return;
+            }
+            next = Box::pin(Reusable::after(session)).await;
             first = false;
         }
     }

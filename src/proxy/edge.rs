@@ -10,6 +10,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::server::ShutdownWatch;
 
+use super::accept::Reusable;
 use super::body::Buffered;
 use super::ending::Ending;
 use super::upstream::Upstream;
@@ -169,10 +170,12 @@ impl Drop for Counted<'_> {
 impl HttpServerApp for Edge {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         _shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        self.serve(session).await;
+        if self.serve(&mut session).await {
+            Reusable::after(session).await;
+        }
         None
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::identify::{API_KEY, REQUEST_ID};
-use super::reply::RECEIPT_PREFIX;
+use super::reply::{RECEIPT_LINES, RECEIPT_PREFIX};
 use crate::domain::topology::{Credential, ReplicaAddress};
 use crate::policy::client::PlaceHeaders;
 
@@ -148,7 +148,7 @@ fn host(address: &ReplicaAddress) -> String {
 
 /// A replica's head as the client gets it, without the framing, which is this connection's own.
 pub(super) fn incoming(from: &ResponseHeader) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build_no_case(from.status, Some(from.headers.len() + 12))?;
+    let mut head = ResponseHeader::build_no_case(from.status, Some(from.headers.len() + RECEIPT_LINES))?;
     let nominated = nominated(&from.headers);
     for (name, value) in &from.headers {
         let ours = name == header::CONTENT_LENGTH || name == REQUEST_ID || name.as_str().starts_with(RECEIPT_PREFIX);

@@ -102,6 +102,9 @@ pub(super) struct Receipt<'a> {
     pub(super) attempts: Option<u32>,
 }
 
+/// The most that a receipt adds to a head.
+pub(super) const RECEIPT_LINES: usize = 9;
+
 impl Receipt<'_> {
     /// Writes the receipt into an answer's head. Names are checked to be visible ASCII when config is read; a value
     /// that could not be a header would be left out.

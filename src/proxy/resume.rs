@@ -61,7 +61,7 @@ pub(super) struct Stream<'a> {
     /// How long the prompt is; what it is made of was given back.
     pub(super) prompt_tokens: u32,
     /// In the order of the first walk.
-    pub(super) pools: &'a [PoolCandidate],
+    pub(super) pools: Vec<PoolCandidate>,
     pub(super) kept: Result<Kept<'a>, Obstacle>,
     /// What asks for the usage, where the client did not.
     pub(super) usage: Option<Edit>,
@@ -108,10 +108,10 @@ impl Stream<'_> {
     /// Sends the head, then everything, from as many replicas as it takes. An error means that the connection must be
     /// closed, not ended; what an engine itself reported as a failure is told and ended as the engine did.
     pub(super) async fn run(
-        mut self,
+        &mut self,
         session: &mut ServerSession,
         head: Box<ResponseHeader>,
-        mut leg: Leg,
+        mut leg: Box<Leg>,
         account: &mut Account<'_>,
     ) -> Result<Outcome, Outcome> {
         if let (Err(obstacle), Some(events)) = (&self.kept, &mut leg.under.events) {
@@ -128,11 +128,11 @@ impl Stream<'_> {
                 self.learn(&leg, account);
                 let failed = leg.under.events.as_ref().is_some_and(Events::failed);
                 let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
-                let under = self.ended(leg, outcome);
-                self.relay.close(session, Some(under.exchange), account).await?;
+                let under = self.ended(*leg, outcome);
+                Box::pin(self.relay.close(session, Some(under.exchange), account)).await?;
                 return Ok(outcome);
             };
-            let UnderWay { mut events, exchange, .. } = *self.ended(leg, outcome);
+            let UnderWay { mut events, exchange, .. } = *self.ended(*leg, outcome);
             // A replica that is merely too late stops at once.
             drop(exchange);
             // What is no stream has no event either that could tell of its end.
@@ -140,14 +140,14 @@ impl Stream<'_> {
             let told = events.take_told();
             self.failed.push(replica);
             self.breakdowns += usize::from(outcome == Outcome::Cut);
-            // Boxed, so that a stream under way does not hold what its rescue would take.
+            // Boxed, as is all that comes once, so that a stream under way does not hold what its rescue or its end take.
             match Box::pin(self.rescue(outcome, told, session, account)).await {
                 Next::Leg(next, told) => {
-                    leg = *next;
-                    result = self.relay.go_on(session, &mut leg.under, told, account).await;
+                    leg = next;
+                    result = Box::pin(self.relay.go_on(session, &mut leg.under, told, account)).await;
                 }
                 Next::End(end) => {
-                    self.relay.last(session, end, account).await?;
+                    Box::pin(self.relay.last(session, end, account)).await?;
                     return Ok(Outcome::Ok);
                 }
                 Next::Lost => {

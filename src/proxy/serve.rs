@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{StatusCode, Version};
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 
-use super::accept::{self, Reusable};
+use super::accept;
 use super::account::Account;
 use super::attempt::{Answer, Began};
 use super::body::{self, Received};
@@ -42,8 +43,9 @@ use crate::policy::client::Client;
 use crate::policy::client_rule::Asker;
 use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::region::Standings;
+use crate::policy::select::Selection;
 use crate::policy::{resolve, steer};
-use crate::roster::{Identity, Session, Snapshot};
+use crate::roster::{Identity, InFlight, Session, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::include_usage;
 use crate::wire::late_error::late_error_event;
@@ -81,8 +83,8 @@ struct Serving<'a, 's> {
 }
 
 impl Edge {
-    /// Serves one request whose head has been read. `None` when its connection cannot carry another.
-    pub(super) async fn serve(&self, mut session: ServerSession) -> Option<Reusable> {
+    /// Serves one request whose head has been read. False when its connection, which is closed then, broke off.
+    pub(super) async fn serve(&self, session: &mut ServerSession) -> bool {
         let open = self.request();
         let snapshot = self.roster.snapshot();
         if self.roster.closes_connections() {
@@ -92,14 +94,8 @@ impl Edge {
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
         let mut account = Account::open(self, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
-        let mut serving = Serving {
-            edge: self,
-            snapshot: &snapshot,
-            session: &mut session,
-            account: &mut account,
-            opened: false,
-            kept_in: false,
-        };
+        let mut serving =
+            Serving { edge: self, snapshot: &snapshot, session, account: &mut account, opened: false, kept_in: false };
         let mut result = serving.answer().await;
         if let Err(Ended::Refused(refusal)) = result {
             result = serving.refuse(&refusal).await;
@@ -109,14 +105,11 @@ impl Edge {
         }
         drop(account);
         drop(open);
-        match result {
-            Ok(()) => Reusable::after(session).await,
-            Err(_) => {
-                // Closed in mid-answer, so that nobody takes what came for the whole.
-                session.shutdown().await;
-                None
-            }
+        if result.is_err() {
+            // Closed in mid-answer, so that nobody takes what came for the whole.
+            session.shutdown().await;
         }
+        result.is_ok()
     }
 
     /// Answers a request whose head could not be read, and closes.
@@ -141,9 +134,25 @@ impl Edge {
     }
 }
 
-impl Serving<'_, '_> {
-    /// Stations 1 to 3, then the rest. The account's outcome is set by whoever knows it.
+/// An answer that goes down as it comes.
+struct Under<'a> {
+    head: Box<ResponseHeader>,
+    leg: Box<Leg>,
+    stream: Box<Stream<'a>>,
+}
+
+impl<'a> Serving<'a, '_> {
+    /// All stations. The account's outcome is set by whoever knows it.
     async fn answer(&mut self) -> Result<(), Ended> {
+        // Boxed, so that an answer that goes down for minutes does not hold what it took to get it.
+        let Some(mut under) = Box::pin(self.reach()).await? else { return Ok(()) };
+        let result = under.stream.run(self.session, under.head, under.leg, self.account).await;
+        self.account.outcome = result.unwrap_or_else(|outcome| outcome);
+        result.map(|_| ()).map_err(Ended::Broken)
+    }
+
+    /// Stations 1 to 3, then the rest, up to an answer's first event. `None` when all has been said.
+    async fn reach(&mut self) -> Result<Option<Under<'a>>, Ended> {
         // 1 accept: the head.
         let config = &self.snapshot.config;
         self.account.request_id = identify::request_id(self.session, || self.edge.next_seed());
@@ -152,11 +161,11 @@ impl Serving<'_, '_> {
         // 2 identify.
         let endpoint = match route::route(self.session)? {
             Target::Endpoint(endpoint) => endpoint,
-            Target::Health => return self.say("text/plain", "ok\n".into()).await,
+            Target::Health => return self.say("text/plain", "ok\n".into()).await.map(|()| None),
             Target::Models => {
                 let anthropic = self.session.req_header().headers.contains_key("anthropic-version");
                 let entries: Vec<_> = config.topology.models.iter().map(route::entry).collect();
-                return self.say("application/json", models(anthropic, &entries)).await;
+                return self.say("application/json", models(anthropic, &entries)).await.map(|()| None);
             }
         };
         self.account.endpoint = Some(endpoint);
@@ -170,7 +179,12 @@ impl Serving<'_, '_> {
     }
 
     /// Stations 3 to 8: the request is here whole.
-    async fn forward(&mut self, endpoint: Endpoint, caller: &Caller, received: Received<'_>) -> Result<(), Ended> {
+    async fn forward(
+        &mut self,
+        endpoint: Endpoint,
+        caller: &Caller,
+        received: Received<'a>,
+    ) -> Result<Option<Under<'a>>, Ended> {
         let config = &self.snapshot.config;
         let total = tokio::time::Instant::now() + config.timeouts.total;
         let (model, served) = self.resolve(caller, &received)?;
@@ -208,11 +222,11 @@ impl Serving<'_, '_> {
             template: &template,
             limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
         };
-        let mut reached = match self.walk(dispatch, endpoint).await? {
+        let reached = match self.walk(dispatch, endpoint).await? {
             Ok(reached) => reached,
             Err(Stopped::Refused(refusal)) => return Err(self.within_residency(refusal).into()),
             Err(Stopped::Answered(outcome, answer)) => {
-                return self.pass_on(outcome, answer, endpoint.dialect(), total).await;
+                return self.pass_on(outcome, answer, endpoint.dialect(), total).await.map(|()| None);
             }
         };
         // A replica that refused it has read nothing: as home, the session's every call would be refused there.
@@ -223,15 +237,18 @@ impl Serving<'_, '_> {
             chain.remember(self.edge, self.snapshot, &reached);
         }
 
-        // A stream may last for minutes: what its attempts took is given back, and made anew if it breaks off.
-        drop(template);
-        let prompt_tokens = prompt.tokens;
-        drop(prompt);
-
         // 8 stream, observe. Where nothing is tried again from here on, the body's bytes are given back before the answer,
         // which may be long, goes down.
         let dialect = endpoint.dialect();
         let kept = resume::keep(received, self.account.stream, &pools, self.edge, self.snapshot, dialect);
+        let Reached { began, selection, booking, broke_down } = reached;
+        let (head, under) = match began {
+            Began::Under(head, under) => (head, under),
+            Began::Whole(answer) => {
+                drop(kept);
+                return self.pass_whole(answer, &selection, booking, dialect, total).await.map(|()| None);
+            }
+        };
         let stream = Stream {
             edge: self.edge,
             snapshot: self.snapshot,
@@ -239,16 +256,17 @@ impl Serving<'_, '_> {
             endpoint,
             client: caller.client,
             session,
-            prompt_tokens,
-            pools: &pools,
+            prompt_tokens: prompt.tokens,
+            pools,
             kept,
             usage,
             comments_every: self.comments_every(endpoint),
-            breakdowns: reached.broke_down.len(),
-            failed: std::mem::take(&mut reached.broke_down),
+            breakdowns: broke_down.len(),
+            failed: broke_down,
             resumes: 0,
         };
-        self.relay(reached, stream).await
+        let leg = Box::new(Leg { under, selection, booking });
+        Ok(Some(Under { head, leg, stream: Box::new(stream) }))
     }
 
     /// Station 3: the model as the body names it, and the one that is meant.
@@ -348,28 +366,24 @@ impl Serving<'_, '_> {
         (self.account.stream && endpoint.generates() && !every.is_zero()).then_some(every)
     }
 
-    async fn relay(&mut self, reached: Reached, stream: Stream<'_>) -> Result<(), Ended> {
-        let Reached { began, selection, booking, .. } = reached;
-        match began {
-            Began::Whole(answer) => {
-                let outcome = answer.outcome();
-                // The replica has done its part: a client that is slow to take the answer holds no place there.
-                self.account.used(answer.usage());
-                if let Some(share) = self.account.cached_share() {
-                    booking.cached(share);
-                }
-                booking.end(outcome, Instant::now());
-                self.edge.count_attempt(self.snapshot, &selection, outcome);
-                let (dialect, total) = (stream.relay.dialect, stream.relay.total);
-                drop(stream);
-                self.pass_on(outcome, answer, dialect, total).await
-            }
-            Began::Under(head, under) => {
-                let result = stream.run(self.session, head, Leg { under, selection, booking }, self.account).await;
-                self.account.outcome = result.unwrap_or_else(|outcome| outcome);
-                result.map(|_| ()).map_err(Ended::Broken)
-            }
+    /// Books the end of an attempt that answered whole, and passes the answer on.
+    async fn pass_whole(
+        &mut self,
+        answer: Box<Answer>,
+        selection: &Selection,
+        booking: InFlight,
+        dialect: Dialect,
+        total: tokio::time::Instant,
+    ) -> Result<(), Ended> {
+        let outcome = answer.outcome();
+        // The replica has done its part: a client that is slow to take the answer holds no place there.
+        self.account.used(answer.usage());
+        if let Some(share) = self.account.cached_share() {
+            booking.cached(share);
         }
+        booking.end(outcome, Instant::now());
+        self.edge.count_attempt(self.snapshot, selection, outcome);
+        self.pass_on(outcome, answer, dialect, total).await
     }
 
     /// Ends a stream that was opened before there was an answer: with this event, and the receipt behind it.
