@@ -1,6 +1,5 @@
-//! `nearpool explain`: where would this call go, and why? The same policy code as the data plane, on the same config.
+//! `nearpool explain`: where would this call go, and why? Decided as a fresh edge with this config would.
 
-mod regions;
 mod replay;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,25 +8,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
+use nearpool::control::explain::{self, Asked, Explanation, Row, Stations};
 use nearpool::control::reload::{self, Env};
-use nearpool::domain::ask::{Dialect, Endpoint};
-use nearpool::domain::topology::Topology;
-use nearpool::domain::whereabouts::{Source, Whereabouts};
-use nearpool::policy::affinity;
-use nearpool::policy::client_rule::Asker;
-use nearpool::policy::pool::{self, NoPool, PoolCandidate};
-use nearpool::policy::region::Standings;
-use nearpool::policy::replica::{Call, Candidate, SessionView};
-use nearpool::policy::resolve::{self, Resolved};
-use nearpool::policy::select::{Selection, select};
+use nearpool::domain::ask::Dialect;
+use nearpool::domain::whereabouts::Whereabouts;
+use nearpool::policy::pool::PoolCandidate;
+use nearpool::policy::region::Standing;
 use nearpool::roster::Snapshot;
-use nearpool::wire::key_hash::key_sha256;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
-use serde_json::{Value, json};
 
-use self::regions::Row;
 use self::replay::{Goes, Replay};
 use super::page;
 
@@ -67,20 +56,7 @@ pub(super) struct ExplainArgs {
 
 fn dialect(name: &str) -> Result<Dialect, String> {
     let known = || Dialect::ALL.map(Dialect::name).join(", ");
-    Dialect::ALL.into_iter().find(|dialect| dialect.name() == name).ok_or_else(|| format!("known are {}", known()))
-}
-
-/// What was found out, in the order of the stations.
-struct Explanation<'a> {
-    topology: &'a Topology,
-    model: &'a str,
-    step: &'a str,
-    ip: IpAddr,
-    whereabouts: Whereabouts,
-    regions: Vec<Row<'a>>,
-    pools: Vec<PoolCandidate>,
-    candidates: Vec<Vec<Candidate>>,
-    selection: Option<Selection>,
+    Dialect::named(name).ok_or_else(|| format!("known are {}", known()))
 }
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
@@ -102,8 +78,8 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
             if args.json { println!("{:#}", replay.json()) } else { replay.print() }
         }
         (Some(ip), None) => {
-            let explanation = explain(args, &snapshot, ip)?;
-            if args.json { println!("{:#}", explanation.json()) } else { explanation.print(args) }
+            let explanation = explain::explain(&asked(args, ip), &snapshot, None, Instant::now())?;
+            if args.json { println!("{:#}", explanation.json()) } else { print(&explanation, args) }
         }
         (None, None) => bail!("give an address with --ip, or a file of them with --from-log"),
     }
@@ -123,169 +99,67 @@ fn measure(snapshot: &Snapshot, admin: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Stations 3 and 4: the model, where the client is, how the regions stand to it, and the pools that may serve it.
-fn stations<'a>(args: &ExplainArgs, snapshot: &'a Snapshot, ip: IpAddr) -> anyhow::Result<Stations<'a>> {
-    let topology = &snapshot.config.topology;
-    let resolved = resolve::resolve(topology, &args.model, args.step.as_deref())
-        .map_err(|unknown| anyhow!("no model '{}' here; known names: {}", args.model, unknown.known.join(", ")))?;
-    let unplaced = Whereabouts::unknown(Some(ip.to_canonical()), Source::Peer);
-    let whereabouts = snapshot.geo.lookup(ip)?.map_or(unplaced, |located| located.whereabouts(unplaced));
-    let keys: Vec<String> = args.key.iter().filter_map(|key| key_sha256(key.as_bytes())).collect();
-    let standings = snapshot.standings(Asker { whereabouts: &whereabouts, keys: &keys });
-    let pools = pool::order(topology, resolved.model, args.dialect, &standings);
-    Ok(Stations { resolved, whereabouts, standings, pools })
-}
-
-struct Stations<'a> {
-    resolved: Resolved<'a>,
-    whereabouts: Whereabouts,
-    standings: Standings,
-    pools: Result<Vec<PoolCandidate>, NoPool>,
+fn asked(args: &ExplainArgs, ip: IpAddr) -> Asked<'_> {
+    let ExplainArgs { model, step, session, key, dialect, .. } = args;
+    let (step, session, key) = (step.as_deref(), session.as_deref(), key.as_deref());
+    Asked { ip, model, step, session, key, dialect: *dialect }
 }
 
 fn goes(args: &ExplainArgs, snapshot: &Snapshot, ip: IpAddr) -> anyhow::Result<(Goes, bool)> {
-    let Stations { whereabouts, pools, .. } = stations(args, snapshot, ip)?;
-    let goes = match pools {
-        Ok(pools) => {
-            let first = pools.first().context("no pool")?;
-            Goes::To(snapshot.config.topology.region(first.region).name.clone(), first.distance_km)
-        }
-        Err(NoPool::Residency) => Goes::Refused,
-        Err(_) => bail!("no pool of '{}' serves {}", args.model, args.dialect.name()),
-    };
+    let Stations { whereabouts, pools, .. } = explain::stations(&asked(args, ip), snapshot)?;
+    let region = |first: &PoolCandidate| snapshot.config.topology.region(first.region).name.clone();
+    let goes = pools.first().map_or(Goes::Refused, |first| Goes::To(region(first), first.distance_km));
     Ok((goes, whereabouts.place.is_some()))
 }
 
-fn explain<'a>(args: &ExplainArgs, snapshot: &'a Snapshot, ip: IpAddr) -> anyhow::Result<Explanation<'a>> {
-    let topology = &snapshot.config.topology;
-    let Stations { resolved, whereabouts, standings, pools } = stations(args, snapshot, ip)?;
-    let model = topology.model(resolved.model);
-    let pools = match pools {
-        Ok(pools) => pools,
-        Err(NoPool::Residency) => Vec::new(),
-        Err(_) => bail!("no pool of '{}' serves {}", model.name, args.dialect.name()),
-    };
-    let regions = regions::rows(topology, &standings, &pools);
-    let generates = Endpoint::ALL.iter().any(|endpoint| endpoint.dialect() == args.dialect && endpoint.generates());
-    let session = args.session.as_ref().filter(|_| generates).map(|name| {
-        let scope = affinity::scope(
-            args.key.as_ref().map(|key| format!("Bearer {key}")).as_deref().map(str::as_bytes),
-            Some(ip),
+fn print(explanation: &Explanation<'_>, args: &ExplainArgs) {
+    let topology = explanation.topology;
+    println!("client   {}: {}", explanation.ip, place(explanation));
+    println!("model    {} → {} (step {})", args.model, explanation.model, explanation.step);
+    println!("regions  in the order of choosing");
+    explanation.regions.iter().for_each(print_region);
+    println!("pools    nearest first");
+    for (pool, candidates) in explanation.pools.iter().zip(&explanation.candidates) {
+        let configured = topology.pool(pool.pool);
+        println!(
+            "  {:<16} {:<14} {:>7.0} km  {} replicas, {}{}",
+            configured.name,
+            topology.region(pool.region).name,
+            pool.distance_km,
+            candidates.len(),
+            configured.engine.name(),
+            if pool.fallback { ", fallback model" } else { "" },
         );
-        let placement = affinity::for_model(affinity::session_key(&scope, name.as_bytes()), &model.name);
-        SessionView { placement, home: None, begun: false }
-    });
-    let now = Instant::now();
-    let view = |pool, into: &mut Vec<Candidate>| snapshot.candidates(pool, &[], |_| false, now, into);
-    let candidates = pools
-        .iter()
-        .map(|pool| {
-            let mut candidates = Vec::new();
-            view(pool.pool, &mut candidates);
-            candidates
-        })
-        .collect();
-    // A fixed seed: without a session the pick is one of two at random, and the text says so.
-    let selection = select(
-        &pools,
-        Call { session, ..Call::default() },
-        None,
-        view,
-        |_| false,
-        true,
-        &mut SmallRng::seed_from_u64(0),
-    )
-    .ok();
-    Ok(Explanation {
-        topology,
-        model: &model.name,
-        step: resolved.step,
-        ip,
-        whereabouts,
-        regions,
-        pools,
-        candidates,
-        selection,
-    })
+    }
+    match &explanation.selection {
+        Some(selection) => println!(
+            "pick     {} in {} ({}){}",
+            topology.replica(selection.replica).name,
+            topology.pool(selection.pool.pool).name,
+            selection.reason.name(),
+            if args.session.is_none() { "; without a session any of the pool's lighter replicas" } else { "" },
+        ),
+        None => println!("pick     none: no replica of these pools could serve"),
+    }
+    println!(
+        "note     as a fresh edge would choose with every replica healthy; a running edge also knows sessions, load and health"
+    );
 }
 
-impl Explanation<'_> {
-    fn print(&self, args: &ExplainArgs) {
-        println!("client   {}: {}", self.ip, self.place());
-        println!("model    {} → {} (step {})", args.model, self.model, self.step);
-        println!("regions  in the order of choosing");
-        self.regions.iter().for_each(Row::print);
-        println!("pools    nearest first");
-        for (pool, candidates) in self.pools.iter().zip(&self.candidates) {
-            let configured = self.topology.pool(pool.pool);
-            println!(
-                "  {:<16} {:<14} {:>7.0} km  {} replicas, {}{}",
-                configured.name,
-                self.topology.region(pool.region).name,
-                pool.distance_km,
-                candidates.len(),
-                configured.engine.name(),
-                if pool.fallback { ", fallback model" } else { "" },
-            );
-        }
-        match &self.selection {
-            Some(selection) => println!(
-                "pick     {} in {} ({}){}",
-                self.topology.replica(selection.replica).name,
-                self.topology.pool(selection.pool.pool).name,
-                selection.reason.name(),
-                if args.session.is_none() { "; without a session any of the pool's lighter replicas" } else { "" },
-            ),
-            None => println!("pick     none: no replica of these pools could serve"),
-        }
-        println!(
-            "note     as a fresh edge would choose with every replica healthy; a running edge also knows sessions, load and health"
-        );
-    }
+fn print_region(row: &Row<'_>) {
+    let Standing { distance_km, way_ms, measured, .. } = row.standing;
+    let (how, bias) = (if measured { "measured" } else { "estimated" }, row.bias);
+    let bias = if bias == 0 { String::new() } else { format!(", bias {bias:+} %") };
+    println!("  {:<16} {distance_km:>7.0} km  {way_ms:>6.1} ms {how:<9}  {}{bias}", row.name, row.verdict);
+}
 
-    fn place(&self) -> String {
-        let Whereabouts { place, country, accuracy_radius_km, source, .. } = self.whereabouts;
-        let country = country.map_or_else(|| "no country known".to_owned(), |code| code.to_string());
-        let Some(place) = place else {
-            return format!("{country}; stands at the edge ({})", self.topology.region(self.topology.home).name);
-        };
-        let radius = accuracy_radius_km.map_or_else(String::new, |km| format!(" within {km} km"));
-        format!("{country} at {:.2}, {:.2}{radius} (address: {})", place.latitude, place.longitude, source.name())
-    }
-
-    fn json(&self) -> Value {
-        let pools: Vec<Value> = self
-            .pools
-            .iter()
-            .zip(&self.candidates)
-            .map(|(pool, candidates)| {
-                let replicas: Vec<&str> =
-                    candidates.iter().map(|candidate| self.topology.replica(candidate.replica).name.as_str()).collect();
-                json!({
-                    "pool": self.topology.pool(pool.pool).name,
-                    "region": self.topology.region(pool.region).name,
-                    "model": self.topology.model(pool.model).name,
-                    "distance_km": pool.distance_km.round(),
-                    "fallback": pool.fallback,
-                    "replicas": replicas,
-                })
-            })
-            .collect();
-        let Whereabouts { place, country, accuracy_radius_km, source, .. } = self.whereabouts;
-        json!({
-            "country": country.map(|code| code.to_string()),
-            "place": place.map(|place| [place.latitude, place.longitude]),
-            "accuracy_radius_km": accuracy_radius_km,
-            "source": source.name(),
-            "regions": self.regions.iter().map(Row::json).collect::<Vec<_>>(),
-            "model": self.model,
-            "step": self.step,
-            "pools": pools,
-            "pick": self.selection.map(|selection| json!({
-                "pool": self.topology.pool(selection.pool.pool).name,
-                "replica": self.topology.replica(selection.replica).name,
-                "reason": selection.reason.name(),
-            })),
-        })
-    }
+fn place(explanation: &Explanation<'_>) -> String {
+    let Whereabouts { place, country, accuracy_radius_km, source, .. } = explanation.whereabouts;
+    let country = country.map_or_else(|| "no country known".to_owned(), |code| code.to_string());
+    let Some(place) = place else {
+        let topology = explanation.topology;
+        return format!("{country}; stands at the edge ({})", topology.region(topology.home).name);
+    };
+    let radius = accuracy_radius_km.map_or_else(String::new, |km| format!(" within {km} km"));
+    format!("{country} at {:.2}, {:.2}{radius} (address: {})", place.latitude, place.longitude, source.name())
 }

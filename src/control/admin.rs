@@ -73,6 +73,7 @@ enum Page {
     Status,
     History,
     Events,
+    Explain,
     Reload,
     Config,
 }
@@ -87,6 +88,7 @@ impl Page {
             "/status" => Page::Status,
             "/history" => Page::History,
             "/events" => Page::Events,
+            "/explain" => Page::Explain,
             "/reload" => Page::Reload,
             "/config" => Page::Config,
             _ => return None,
@@ -126,6 +128,9 @@ impl Admin {
         match page {
             Page::Reload | Page::Config => Ok(self.write(page, session).await),
             Page::Events if head.method.as_str() == "GET" => self.events.place().map_or_else(|| Ok(crowded()), Err),
+            Page::Explain => {
+                Ok(explain::answer(&self.parts.roster, head.uri.query().unwrap_or_default(), Instant::now()))
+            }
             _ => Ok(self.read(page, Instant::now())),
         }
     }
@@ -147,7 +152,7 @@ impl Admin {
             Page::History => Answer::json(200, &self.history(&snapshot, now)),
             // HEAD alone comes here.
             Page::Events => Answer::new(200, "text/event-stream", ""),
-            Page::Index | Page::Reload | Page::Config => Answer::index(),
+            Page::Index | Page::Explain | Page::Reload | Page::Config => Answer::index(),
         }
     }
 
@@ -258,6 +263,7 @@ impl Source for Admin {
 
 mod answer;
 mod events;
+mod explain;
 #[cfg(test)]
 mod tests;
 mod write;

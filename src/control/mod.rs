@@ -10,6 +10,7 @@ pub mod probe;
 pub mod scrape;
 
 pub mod admin;
+pub mod explain;
 
 mod files;
 pub mod geo;

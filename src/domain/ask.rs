@@ -22,6 +22,11 @@ impl Dialect {
     pub const ALL: [Dialect; 5] =
         [Dialect::Chat, Dialect::Completions, Dialect::Responses, Dialect::Embeddings, Dialect::Messages];
 
+    /// The dialect of this name.
+    pub fn named(name: &str) -> Option<Dialect> {
+        Dialect::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+
     /// The name used in config, logs and labels.
     pub const fn name(self) -> &'static str {
         match self {

@@ -25,3 +25,5 @@ pub mod geoip;
 pub mod key_hash;
 pub mod place_headers;
 pub mod proxy_protocol;
+// What the admin listener is asked.
+pub mod query;

@@ -195,7 +195,8 @@ fn coarse(fields: &Fields) -> Option<u64> {
     })
 }
 
-fn is_name(text: &str) -> bool {
+/// Whether this can be a session's or a step's name: short visible ASCII.
+pub fn is_name(text: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&text.len()) && is_visible(text)
 }
 

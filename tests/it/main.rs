@@ -16,6 +16,7 @@ mod deadlines;
 mod dialects;
 mod ending;
 mod engine_metrics;
+mod explain;
 mod faults;
 mod feed;
 mod geoip;

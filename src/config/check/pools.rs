@@ -161,7 +161,7 @@ fn dialects(table: &Table<'_>, engine: Engine) -> DialectSet {
 }
 
 fn dialect(text: &At<&str>, report: &Report) -> Option<Dialect> {
-    let found = Dialect::ALL.into_iter().find(|dialect| dialect.name() == text.value);
+    let found = Dialect::named(text.value);
     if found.is_none() {
         let hint = hint_among(text.value, Dialect::ALL.iter().map(|dialect| dialect.name()));
         report.error(&text.span, format!("unknown dialect {}", quoted(text.value)), hint);

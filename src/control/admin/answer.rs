@@ -25,6 +25,7 @@ const INDEX: &str = "<!doctype html>
 <li><a href=\"/status\">GET /status</a>: regions, pools, replicas, last reloads; JSON
 <li><a href=\"/history\">GET /history</a>: the last quarter of an hour of each pool; JSON
 <li><a href=\"/events\">GET /events</a>: both, live; server-sent events
+<li>GET /explain?ip=ADDRESS&amp;model=NAME: where that call would go now, and why; also step, session, key, dialect; JSON
 <li>POST /reload: reads the config file again; bearer token
 <li>PUT /config: takes the body as the new config file; bearer token
 </ul>

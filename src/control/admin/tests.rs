@@ -396,3 +396,56 @@ async fn history_is_told_once_too() {
     let history = edge.get("/history").await.json();
     assert_eq!((&history["step_s"], &history["pools"][0]["name"]), (&10.into(), &"pool".into()));
 }
+
+#[tokio::test]
+async fn explain_tells_where_a_call_would_go_now() {
+    let edge = serve("").await;
+    let text = edge.world.text(&[1, 2], "") + "\n[geo]\nnearest_to = \"edge\"\n";
+    edge.world.directory.swap_in("edge.toml", text);
+    edge.world.reloader.reload(ReloadSource::Signal).unwrap();
+    let snapshot = edge.world.roster.snapshot();
+    let (breaker, thresholds) = (snapshot.config.circuit_breaker, snapshot.config.health.thresholds);
+    let all: Vec<_> = snapshot.replicas().map(|(_, live)| live).collect();
+    for live in &all {
+        live.checked(true, thresholds, breaker, Instant::now());
+    }
+    snapshot.measured("here", 7.0);
+    let ask = "/explain?ip=192.0.2.1&model=small&session=run-1&step=&dialect=chat";
+    let told = edge.get(ask).await.json();
+    assert_eq!(
+        (&told["model"], &told["step"], &told["pick"]["reason"]),
+        (&"small".into(), &"none".into(), &"new".into())
+    );
+    assert_eq!((&told["regions"][0]["way_ms"], &told["regions"][0]["measured"]), (&7.0.into(), &true.into()));
+    assert!(told["home"].is_null(), "{told}");
+    // The replica that it would start at fails its health checks: it would start at the other one.
+    let picked = told["pick"]["replica"].as_str().unwrap().to_owned();
+    let down = all[if picked == "r0" { 0 } else { 1 }];
+    for _ in 0..4 {
+        down.checked(false, thresholds, breaker, Instant::now());
+    }
+    let other = edge.get(ask).await.json()["pick"]["replica"].clone();
+    assert!(other.is_string() && other != picked.as_str(), "{other}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_explained_is_400_and_says_what_to_do() {
+    let edge = serve("").await;
+    for (query, code, says) in [
+        ("", "bad_query", "give the client's address: /explain?ip=ADDRESS&model=NAME"),
+        ("?ip=::1", "bad_query", "give a model"),
+        ("?ip=&model=small", "bad_query", "give the client's address"),
+        ("?ip=here&model=small", "bad_query", "'here' is no address; write it as 192.0.2.1 or 2001:db8::1"),
+        ("?ip=::1&model=gpt", "model_not_found", "no model 'gpt' here; known names: small"),
+        ("?ip=::1&model=small&dialect=soap", "bad_query", "no dialect 'soap'; known are chat, completions"),
+        ("?ip=::1&model=small&user=x", "bad_query", "'user' means nothing here; known are ip, model, step"),
+        ("?ip=::1&ip=::1&model=small", "bad_query", "'ip' is given twice"),
+        ("?ip=::1&model=%ff", "bad_query", "'model' cannot be read"),
+        ("?ip=::1&model=small&session=%00", "bad_query", "a session is at most 256 bytes of visible ASCII"),
+    ] {
+        let reply = edge.get(&format!("/explain{query}")).await;
+        reply.check(400, "application/json", says);
+        assert_eq!(reply.json()["error"]["code"], code, "{query}");
+    }
+    edge.send("POST", "/explain?ip=::1&model=small", "", "").await.check(405, "allow: get, head\r\n", "");
+}

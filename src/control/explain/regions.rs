@@ -1,17 +1,23 @@
 //! Every region as it stands to the client: how far, by which measure, and why it was kept or left out.
 
-use nearpool::domain::ids::RegionIx;
-use nearpool::domain::topology::Topology;
-use nearpool::policy::pool::PoolCandidate;
-use nearpool::policy::region::{Standing, Standings};
 use serde_json::{Value, json};
 
+use crate::domain::ids::RegionIx;
+use crate::domain::topology::Topology;
+use crate::policy::pool::PoolCandidate;
+use crate::policy::region::{Standing, Standings};
+
 /// One region, in the order of choosing.
-pub(super) struct Row<'a> {
-    name: &'a str,
-    standing: Standing,
-    bias: i8,
-    verdict: String,
+#[derive(Debug)]
+pub struct Row<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// How it stands to the client.
+    pub standing: Standing,
+    /// By how many percent it counts as nearer than it is.
+    pub bias: i8,
+    /// Which in order it is, or why it is left out.
+    pub verdict: String,
 }
 
 /// The regions in which the model's pools are served, in their order, and then those that are left out.
@@ -53,14 +59,8 @@ fn nth(at: usize) -> String {
 }
 
 impl Row<'_> {
-    pub(super) fn print(&self) {
-        let Standing { distance_km, way_ms, measured, .. } = self.standing;
-        let (how, bias) = (if measured { "measured" } else { "estimated" }, self.bias);
-        let bias = if bias == 0 { String::new() } else { format!(", bias {bias:+} %") };
-        println!("  {:<16} {distance_km:>7.0} km  {way_ms:>6.1} ms {how:<9}  {}{bias}", self.name, self.verdict);
-    }
-
-    pub(super) fn json(&self) -> Value {
+    /// The same for programs.
+    pub fn json(&self) -> Value {
         json!({
             "region": self.name,
             "distance_km": self.standing.distance_km.round(),
