@@ -31,6 +31,8 @@ pub(super) struct Status<'a> {
     /// Who watches `/events`.
     viewers: usize,
     totals: Totals,
+    /// Of all pools, and of the calls that none of them got.
+    last_minute: Recent,
     reloads: Vec<Verdict>,
     regions: Vec<Region<'a>>,
     flows: Vec<Flow<'a>>,
@@ -168,6 +170,7 @@ impl<'a> Status<'a> {
             access_log_dropped: beside.access_log_dropped,
             viewers: beside.viewers,
             totals: beside.feed.totals(),
+            last_minute: beside.feed.last_minute(now),
             regions: regions.collect(),
             reloads: beside.reloads,
             flows: beside.feed.flows(topology, now),

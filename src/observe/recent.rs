@@ -37,6 +37,8 @@ const SLOT_S: u64 = 10;
 const SLOTS: usize = 90;
 /// Slots of a minute.
 const MINUTE_SLOTS: usize = 6;
+/// Calls that no pool got count under this name, which no pool has.
+const NOWHERE: &str = "";
 /// Flows that are told; those with the fewest calls are left out.
 const FLOWS_MAX: usize = 200;
 
@@ -133,7 +135,7 @@ impl Feed {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.errors.fetch_add(u64::from(!call.ok), Ordering::Relaxed);
-        let Some(name) = call.pool else { return };
+        let name = call.pool.unwrap_or(NOWHERE);
         let slot = self.seconds(now) / SLOT_S;
         let mut pools = lock(&self.pools);
         if let Some(pool) = pools.get_mut(name) {
@@ -162,6 +164,14 @@ impl Feed {
         let known = pools.get(pool);
         let recent = |slots| known.map_or_else(|| pool::idle(slots, now_s), |pool| pool.recent(slots, now_s));
         [recent(MINUTE_SLOTS), recent(SLOTS)]
+    }
+
+    /// The last minute of all pools together, with the calls that none of them got.
+    pub fn last_minute(&self, now: Instant) -> Recent {
+        let now_s = self.seconds(now);
+        // Held for all of them: some microseconds a pool, once a second while somebody looks.
+        let pools = lock(&self.pools);
+        pool::together(pools.values(), MINUTE_SLOTS, now_s)
     }
 
     /// Where the calls of the last minute came from and which of these pools they went to, most calls first.

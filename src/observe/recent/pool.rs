@@ -61,6 +61,8 @@ pub struct Recent {
 /// Times to first token by whether the prompt was cached.
 #[derive(Serialize, Debug)]
 struct ByCache {
+    /// All of them.
+    all: Quantiles,
     warm: Quantiles,
     cold: Quantiles,
     unknown: Quantiles,
@@ -120,10 +122,7 @@ impl PoolRecent {
 
     /// The last `slots` slots up to `now_s`, seconds since the start.
     pub(super) fn recent(&self, slots: usize, now_s: u64) -> Recent {
-        let slot = now_s / SLOT_S;
-        let mut sum = Tally::default();
-        self.slots.last(slots, slot).for_each(|(_, tally)| sum.merge(tally));
-        sum.told(seconds(slots, now_s))
+        together([self], slots, now_s)
     }
 
     /// The flows of the last minute, by country.
@@ -157,6 +156,15 @@ impl PoolRecent {
     }
 }
 
+/// The last `slots` slots of several pools, up to `now_s`, seconds since the start.
+pub(super) fn together<'a>(pools: impl IntoIterator<Item = &'a PoolRecent>, slots: usize, now_s: u64) -> Recent {
+    let mut sum = Tally::default();
+    for pool in pools {
+        pool.slots.last(slots, now_s / SLOT_S).for_each(|(_, tally)| sum.merge(tally));
+    }
+    sum.told(seconds(slots, now_s))
+}
+
 /// The history of a pool without a call.
 pub(super) fn idle_history() -> Vec<Point> {
     (0..SLOTS).map(|_| Tally::default().point()).collect()
@@ -172,6 +180,13 @@ fn seconds(slots: usize, now_s: u64) -> u64 {
     let whole = (slots as u64 - 1) * SLOT_S;
     // At least one, since rates are divided by it.
     (whole + now_s % SLOT_S).min(now_s).max(1)
+}
+
+impl Quantiles {
+    fn of(times: &Histogram) -> Quantiles {
+        let ms = |part| times.quantile(part).map(|ms| (ms * 10.0).round() / 10.0);
+        Quantiles { count: times.count(), p50: ms(0.5), p99: ms(0.99) }
+    }
 }
 
 impl Tally {
@@ -200,9 +215,13 @@ impl Tally {
     }
 
     fn quantiles(&self, cache: CacheState) -> Quantiles {
-        let times = &self.ttft[cache as usize];
-        let ms = |part| times.quantile(part).map(|ms| (ms * 10.0).round() / 10.0);
-        Quantiles { count: times.count(), p50: ms(0.5), p99: ms(0.99) }
+        Quantiles::of(&self.ttft[cache as usize])
+    }
+
+    fn all_quantiles(&self) -> Quantiles {
+        let mut all = Histogram::default();
+        self.ttft.iter().for_each(|times| all.merge(times));
+        Quantiles::of(&all)
     }
 
     fn told(&self, seconds: u64) -> Recent {
@@ -211,6 +230,7 @@ impl Tally {
             calls: self.calls.into(),
             errors: self.errors.into(),
             ttft_ms: ByCache {
+                all: self.all_quantiles(),
                 warm: self.quantiles(CacheState::Warm),
                 cold: self.quantiles(CacheState::Cold),
                 unknown: self.quantiles(CacheState::Unknown),

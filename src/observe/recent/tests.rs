@@ -80,6 +80,22 @@ fn a_call_is_seen_for_a_minute_and_for_a_quarter_of_an_hour() {
 }
 
 #[test]
+fn the_edge_as_a_whole_counts_also_what_no_pool_got() {
+    let edge = Edge::new("other");
+    edge.call(1, ttft(CacheState::Warm, 10));
+    edge.call(2, Call { pool: Some("other"), ..ttft(CacheState::Cold, 1_000) });
+    edge.call(3, Call { pool: None, ok: false, ..CALL });
+    let told = |at_s| serde_json::to_value(edge.feed.last_minute(edge.at(at_s))).unwrap();
+    let now = told(3);
+    assert_eq!((&now["calls"], &now["errors"], &now["seconds"]), (&json!(3), &json!(1), &json!(3)));
+    let all = &now["ttft_ms"]["all"];
+    assert_eq!(all["count"], 2);
+    assert_eq!((&all["p50"], &all["p99"]), (&now["ttft_ms"]["warm"]["p50"], &now["ttft_ms"]["cold"]["p99"]));
+    assert_eq!(told(63)["calls"], 0);
+    assert_eq!(edge.flows(3).as_array().unwrap().len(), 2, "no flow to nowhere");
+}
+
+#[test]
 fn sums_tell_how_long_they_are() {
     let edge = Edge::new("other");
     for (at_s, seconds) in [(0, [1, 1]), (7, [7, 7]), (59, [59, 59]), (60, [50, 60]), (905, [55, 895])] {
@@ -212,8 +228,7 @@ fn totals_count_every_call_and_calls_of_no_pool_are_in_no_pool() {
     edge.call(1, CALL);
     edge.call(1, Call { pool: None, ok: false, ..CALL });
     assert_eq!(edge.feed.totals(), Totals { calls: 2, errors: 1, in_flight: 1 });
-    assert_eq!(edge.calls("pool", 1), [1, 1]);
-    assert_eq!(lock(&edge.feed.pools).len(), 1);
+    assert_eq!((edge.calls("pool", 1), edge.calls("other", 1)), ([1, 1], [0, 0]));
 }
 
 #[test]
