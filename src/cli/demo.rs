@@ -108,8 +108,8 @@ fn opening(stage: &Stage, paint: screen::Paint) -> String {
     format!(
         "{}
 
+  {}
   agents    http://{agents}/v1
-  status    http://{admin}/status
   metrics   http://{admin}/metrics
   config    {config}
 
@@ -124,6 +124,7 @@ fn opening(stage: &Stage, paint: screen::Paint) -> String {
       --config {config} \\
       --ip 13.112.1.1 --session mine --model auto --step planner
 ",
-        paint.bold(&title)
+        paint.bold(&title),
+        paint.bold(&format!("watch it  http://{admin}/"))
     )
 }

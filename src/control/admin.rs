@@ -264,6 +264,7 @@ impl Source for Admin {
 mod answer;
 mod events;
 mod explain;
+mod page;
 #[cfg(test)]
 mod tests;
 mod write;

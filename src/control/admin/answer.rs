@@ -3,6 +3,8 @@
 use pingora::http::ResponseHeader;
 use serde::Serialize;
 
+use super::page::STATUS_PAGE;
+
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -11,25 +13,6 @@ pub(super) struct Answer {
     body: Vec<u8>,
     header: Option<(&'static str, &'static str)>,
 }
-
-/// Without scripts and styles, so that the strictest policy holds; the real page replaces it.
-const INDEX: &str = "<!doctype html>
-<html lang=\"en\">
-<meta charset=\"utf-8\">
-<title>Nearpool</title>
-<h1>Nearpool</h1>
-<ul>
-<li><a href=\"/metrics\">GET /metrics</a>: Prometheus
-<li><a href=\"/healthz\">GET /healthz</a>: the process lives
-<li><a href=\"/readyz\">GET /readyz</a>: 503 while draining or when no replica can serve
-<li><a href=\"/status\">GET /status</a>: regions, pools, replicas, last reloads; JSON
-<li><a href=\"/history\">GET /history</a>: the last quarter of an hour of each pool; JSON
-<li><a href=\"/events\">GET /events</a>: both, live; server-sent events
-<li>GET /explain?ip=ADDRESS&amp;model=NAME: where that call would go now, and why; also step, session, key, dialect; JSON
-<li>POST /reload: reads the config file again; bearer token
-<li>PUT /config: takes the body as the new config file; bearer token
-</ul>
-";
 
 impl Answer {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Answer {
@@ -51,8 +34,8 @@ impl Answer {
     }
 
     pub(super) fn index() -> Answer {
-        let policy = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-        Answer::new(200, "text/html; charset=utf-8", INDEX).with("content-security-policy", policy)
+        let page = &*STATUS_PAGE;
+        Answer::new(200, "text/html; charset=utf-8", page.html.as_str()).with("content-security-policy", &page.policy)
     }
 
     /// The answer with one more header.
