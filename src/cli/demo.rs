@@ -6,6 +6,7 @@
 //! in the nearest region, which shows what the edge is worth. What the agents saw is added up at the end.
 
 mod config_file;
+mod rehearsal;
 mod scrape;
 mod screen;
 mod script;
@@ -17,8 +18,9 @@ mod tally;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::rehearsal::Trouble;
 use self::screen::Screen;
-use self::script::Routing;
+use self::script::{Routing, Until};
 use self::show::{Ended, Show, Shown, Signals};
 use self::stage::Stage;
 
@@ -31,6 +33,10 @@ pub(super) struct DemoArgs {
     /// on serving until Ctrl-C.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(script::SECONDS_MIN..=script::SECONDS_MAX))]
     seconds: Option<u64>,
+    /// Instead of the show: healthy traffic, then this trouble, then healthy traffic again, to try your alerts; may be given
+    /// several times. Each part lasts until Enter, or as long as the others when --seconds says how long all last.
+    #[arg(long, value_name = "KIND", value_enum)]
+    trouble: Vec<Trouble>,
     /// What the agents say and how long they pause follows from it.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -53,11 +59,41 @@ async fn demo(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         () = signals.told() => return Ok(ExitCode::SUCCESS),
     };
     screen.print(&opening(&stage, screen.paint()));
+    if !args.trouble.is_empty() {
+        let rehearsed = rehearse(args, &stage, &mut screen, &mut signals).await;
+        stage.strike().await;
+        return rehearsed.map(|()| ExitCode::SUCCESS);
+    }
     let played = play(args, &stage, &mut screen, &mut signals).await;
     stage.strike().await;
     let through_edge = played?.into_iter().filter(|shown| shown.routing == Routing::Nearpool);
     let errors: u64 = through_edge.map(|shown| shown.tally.errors).sum();
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Healthy traffic and trouble in turn. Errors are what is rehearsed, so they are no failure.
+async fn rehearse(args: &DemoArgs, stage: &Stage, screen: &mut Screen, signals: &mut Signals) -> anyhow::Result<()> {
+    let whole = args.seconds.map(Duration::from_secs);
+    let mut show = Show::new(stage, screen, signals, args.seed);
+    show.whole = whole;
+    if whole.is_none() {
+        show.enters = Some(rehearsal::enters());
+    }
+    for (trouble, phase) in rehearsal::parts(&args.trouble, whole) {
+        if let Some(trouble) = trouble {
+            trouble.begin(&stage.world).await?;
+        }
+        show.tell(trouble.map_or("healthy: nothing should fire", Trouble::title));
+        if phase.until == Until::Enter {
+            show.screen.print("          Enter goes on, Ctrl-C ends.");
+        }
+        let shown = show.play(&phase).await?;
+        rehearsal::end(&stage.world).await?;
+        if shown.ended == Ended::Told {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The script, the table, and what comes after it.

@@ -27,6 +27,8 @@ pub struct Params {
     pub decode_step_per_request: Duration,
     /// Whether [`super::engine::Event::Tokens`] is reported. Without it many steps are taken at once.
     pub report_tokens: bool,
+    /// Tokens of a text that are told together, as SGLang's `--stream-interval`; at least 1. The first is always told at once.
+    pub stream_interval: u32,
 }
 
 impl Params {
@@ -139,6 +141,7 @@ fn fitted(short: (u64, f64), long: (u64, f64), decode: Decode) -> Params {
         decode_step: Duration::from_micros(decode.step_us),
         decode_step_per_request: Duration::from_micros(decode.per_request_us),
         report_tokens: true,
+        stream_interval: 1,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use nearpool::sim::server::ReplicaHandle;
 
 /// The static example is the template, so that it cannot go stale.
 const TEMPLATE: &str = include_str!("../../../conf/demo.toml");
@@ -21,8 +22,21 @@ pub(super) struct ConfigFile {
 pub(super) struct Addresses<'a> {
     pub(super) agents: SocketAddr,
     pub(super) admin: SocketAddr,
-    /// Every replica: name, URL.
-    pub(super) replicas: Vec<(&'a str, String)>,
+    pub(super) replicas: Vec<Replica<'a>>,
+}
+
+/// Where a replica is, and the exporter of its GPUs.
+#[derive(Debug)]
+pub(super) struct Replica<'a> {
+    pub(super) name: &'a str,
+    pub(super) url: String,
+    pub(super) gpu_metrics: String,
+}
+
+impl<'a> Replica<'a> {
+    pub(super) fn of(replica: &'a ReplicaHandle) -> Replica<'a> {
+        Replica { name: replica.name(), url: replica.url(), gpu_metrics: replica.gpu_metrics_url() }
+    }
 }
 
 impl ConfigFile {
@@ -59,8 +73,10 @@ impl Drop for ConfigFile {
 fn filled_in(template: &str, addresses: &Addresses<'_>) -> anyhow::Result<String> {
     let mut text = replaced(template, "\nlisten = [\"", &addresses.agents.to_string())?;
     text = replaced(&text, "\nadmin = \"", &addresses.admin.to_string())?;
-    for (name, url) in &addresses.replicas {
-        text = replaced(&text, &format!("{{ name = \"{name}\", url = \""), url)?;
+    for Replica { name, url, gpu_metrics } in &addresses.replicas {
+        let before = format!("{{ name = \"{name}\", url = \"");
+        text = replaced(&text, &before, url)?;
+        text = replaced(&text, &format!("{before}{url}\", gpu_metrics = \""), gpu_metrics)?;
     }
     Ok(text)
 }
@@ -77,11 +93,15 @@ fn replaced(text: &str, before: &str, value: &str) -> anyhow::Result<String> {
 mod tests {
     use super::*;
 
+    fn replica(name: &&'static str) -> Replica<'static> {
+        Replica { name, url: format!("http://{name}"), gpu_metrics: format!("http://{name}/gpu/metrics") }
+    }
+
     fn addresses(names: &[&'static str]) -> Addresses<'static> {
         Addresses {
             agents: "127.0.0.1:1".parse().unwrap(),
             admin: "127.0.0.1:2".parse().unwrap(),
-            replicas: names.iter().map(|name| (*name, format!("http://{name}"))).collect(),
+            replicas: names.iter().map(replica).collect(),
         }
     }
 
@@ -91,8 +111,8 @@ mod tests {
         for line in [
             "listen = [\"127.0.0.1:1\"]",
             "admin = \"127.0.0.1:2\"",
-            "    { name = \"us-west-8b-0\", url = \"http://us-west-8b-0\" },",
-            "    { name = \"eu-west-70b-2\", url = \"http://eu-west-70b-2\" },",
+            "    { name = \"us-west-8b-0\", url = \"http://us-west-8b-0\", gpu_metrics = \"http://us-west-8b-0/gpu/metrics\" },",
+            "    { name = \"eu-west-70b-2\", url = \"http://eu-west-70b-2\", gpu_metrics = \"http://eu-west-70b-2/gpu/metrics\" },",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}");
         }

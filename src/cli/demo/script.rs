@@ -27,6 +27,17 @@ pub(super) enum Routing {
     RoundRobin,
 }
 
+/// When a phase ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Until {
+    /// So long after the start.
+    At(Duration),
+    /// When somebody presses Enter.
+    Enter,
+    /// Never by itself.
+    Told,
+}
+
 /// A stretch of time in which the agents behave alike.
 #[derive(Clone, Debug)]
 pub(super) struct Phase {
@@ -34,19 +45,20 @@ pub(super) struct Phase {
     pub(super) routing: Routing,
     /// Shortest and longest pause between two calls of an agent.
     pub(super) think: (Duration, Duration),
-    /// When it ends, since the start; `None` for never.
-    pub(super) until: Option<Duration>,
+    pub(super) until: Until,
+    /// Whether its agents have been at work before.
+    pub(super) in_mid_work: bool,
     /// What happens in it, since the start, in order.
     pub(super) cues: Vec<(Duration, Cue)>,
     /// How often a log gets a line of progress.
     pub(super) line_every: Duration,
 }
 
-/// Enough to keep some calls under way in every region, and two cores not busy.
-const AGENTS: usize = 24;
+/// Enough to keep each pool's GPUs busy for most of the time, as they should be, and two cores not.
+const AGENTS: usize = 48;
 /// For a look around after the show.
 const AGENTS_LIGHT: usize = 6;
-const THINK_MS: (u64, u64) = (50, 500);
+const THINK_MS: (u64, u64) = (50, 300);
 const THINK_LIGHT_MS: (u64, u64) = (500, 2_500);
 
 /// Through the edge: warm up, lose a replica and get it back, lose a region and get it back.
@@ -62,12 +74,26 @@ pub(super) fn phases(whole: Duration) -> [Phase; 2] {
         agents: AGENTS,
         routing,
         think: milliseconds(THINK_MS),
-        until: Some(until),
+        until: Until::At(until),
+        in_mid_work: false,
         cues: Vec::new(),
         line_every,
     };
     let cues = CUES.map(|(share, cue)| (whole.mul_f64(share), cue)).to_vec();
     [Phase { cues, ..phase(Routing::Nearpool, whole.mul_f64(PHASE_2)) }, phase(Routing::RoundRobin, whole)]
+}
+
+/// The traffic of the show, without failures.
+pub(super) fn steady(until: Until) -> Phase {
+    Phase {
+        agents: AGENTS,
+        routing: Routing::Nearpool,
+        think: milliseconds(THINK_MS),
+        until,
+        in_mid_work: true,
+        cues: Vec::new(),
+        line_every: Duration::from_secs(10),
+    }
 }
 
 /// After the show: light traffic without end.
@@ -76,7 +102,8 @@ pub(super) fn afterwards() -> Phase {
         agents: AGENTS_LIGHT,
         routing: Routing::Nearpool,
         think: milliseconds(THINK_LIGHT_MS),
-        until: None,
+        until: Until::Told,
+        in_mid_work: false,
         cues: Vec::new(),
         line_every: Duration::from_secs(60),
     }
@@ -95,8 +122,9 @@ mod tests {
         for seconds in [SECONDS_MIN, SECONDS_DEFAULT, SECONDS_MAX] {
             let [first, second] = phases(Duration::from_secs(seconds));
             assert!(first.cues.is_sorted_by_key(|(at, _)| *at));
-            assert!(first.cues.last().unwrap().0 + Duration::from_secs(1) <= first.until.unwrap());
-            assert_eq!(second.until, Some(Duration::from_secs(seconds)));
+            let Until::At(end) = first.until else { panic!("the first phase ends by itself") };
+            assert!(first.cues.last().unwrap().0 + Duration::from_secs(1) <= end);
+            assert_eq!(second.until, Until::At(Duration::from_secs(seconds)));
             assert_eq!((first.routing, second.routing), (Routing::Nearpool, Routing::RoundRobin));
             assert!(second.cues.is_empty());
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{anyhow, ensure};
 use nearpool::sim::world::{Agents, AgentsParams, CallReport, REGIONS, RoundRobin, Step, Target};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
@@ -11,12 +11,16 @@ use tokio::time::{sleep_until, timeout};
 
 use super::scrape::Scrape;
 use super::screen::{Screen, count, thousands};
-use super::script::{Cue, Phase, Routing};
+use super::script::{Cue, Phase, Routing, Until};
 use super::stage::Stage;
 use super::tally::Tally;
 
 /// Where the edge is, and the nearest region of a quarter of the agents: what is killed is killed here.
 const REGION: &str = "us-west";
+/// Tokens with which a session's context starts, fewest and most; tools' results come to it.
+const CONTEXT_TOKENS: (u64, u64) = (3_000, 6_000);
+/// Tokens of an answer, fewest and most: agents' plans and tool calls.
+const ANSWER_TOKENS: (u64, u64) = (60, 180);
 /// How often the screen is looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// How long agents may take for their last call when a phase ends; it takes some hundred milliseconds.
@@ -72,6 +76,8 @@ pub(super) struct Show<'a> {
     pub(super) seed: u64,
     pub(super) started: Instant,
     pub(super) whole: Option<Duration>,
+    /// Enter on standard input, where phases end so.
+    pub(super) enters: Option<Receiver<()>>,
     down: Option<Down>,
     /// Replicas that were killed, and when. As many as the script kills.
     killed: Vec<(String, Instant)>,
@@ -85,7 +91,17 @@ struct Down {
 
 impl<'a> Show<'a> {
     pub(super) fn new(stage: &'a Stage, screen: &'a mut Screen, signals: &'a mut Signals, seed: u64) -> Show<'a> {
-        Show { stage, screen, signals, seed, started: Instant::now(), whole: None, down: None, killed: Vec::new() }
+        Show {
+            stage,
+            screen,
+            signals,
+            seed,
+            started: Instant::now(),
+            whole: None,
+            enters: None,
+            down: None,
+            killed: Vec::new(),
+        }
     }
 
     /// Plays one phase from beginning to end.
@@ -127,7 +143,7 @@ impl<'a> Show<'a> {
     ) -> anyhow::Result<Ended> {
         // Without an end: as far off as the clock goes without a care.
         let far = Duration::from_secs(365 * 86_400);
-        let end = self.started + phase.until.unwrap_or(far);
+        let end = self.started + if let Until::At(end) = phase.until { end } else { far };
         let mut cues = phase.cues.iter();
         let mut next = cues.next();
         let mut tick = tokio::time::interval(TICK);
@@ -135,6 +151,10 @@ impl<'a> Show<'a> {
             let cue_at = next.map_or(end, |(at, _)| self.started + *at);
             tokio::select! {
                 () = self.signals.told() => return Ok(Ended::Told),
+                entered = entered(&mut self.enters), if phase.until == Until::Enter => {
+                    ensure!(entered, "standard input has ended, so nobody can press Enter: say how long with --seconds");
+                    return Ok(Ended::InTime);
+                }
                 () = sleep_until(cue_at.min(end).into()) => match next {
                     None => return Ok(Ended::InTime),
                     Some((_, cue)) => {
@@ -229,7 +249,10 @@ impl<'a> Show<'a> {
         AgentsParams {
             agents: phase.agents,
             think: phase.think,
+            in_mid_work: phase.in_mid_work,
             regions: REGIONS.to_vec(),
+            context_tokens: CONTEXT_TOKENS,
+            answer_tokens: ANSWER_TOKENS,
             seed: self.seed,
             ..AgentsParams::new(target)
         }
@@ -252,6 +275,14 @@ impl<'a> Show<'a> {
             line += &format!(", {} down", down.name);
         }
         line
+    }
+}
+
+/// Waits for Enter; false when none can come any more.
+async fn entered(enters: &mut Option<Receiver<()>>) -> bool {
+    match enters {
+        Some(enters) => enters.recv().await.is_some(),
+        None => std::future::pending().await,
     }
 }
 

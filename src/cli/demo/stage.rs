@@ -17,7 +17,7 @@ use pingora::server::{RunArgs, ShutdownSignal, ShutdownSignalWatch};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::config_file::{Addresses, ConfigFile};
+use super::config_file::{Addresses, ConfigFile, Replica};
 use crate::cli::assemble::{Options, assemble};
 use crate::cli::page;
 
@@ -50,7 +50,7 @@ impl Stage {
         let port = |preferred| Port::take(preferred).context("no free port on loopback");
         let (agents_port, admin_port) = (port(AGENTS_PORT)?, port(ADMIN_PORT)?);
         let (agents, admin) = (agents_port.address, admin_port.address);
-        let replicas = world.replicas().map(|replica| (replica.name(), replica.url())).collect();
+        let replicas = world.replicas().map(Replica::of).collect();
         let config = ConfigFile::write(&Addresses { agents, admin, replicas })?;
         let edge = RunningEdge::start(&config, seed).await?;
         let stage = Stage { world, agents, admin, config, edge, _ports: [agents_port, admin_port] };

@@ -1,6 +1,5 @@
 //! The end: what both phases showed, side by side.
 
-use nearpool::sim::preset::{Params, Preset};
 use nearpool::sim::world::World;
 
 use super::scrape::Scrape;
@@ -161,24 +160,28 @@ fn notes(phases: &[Shown]) -> String {
 
 /// What the figures stand on.
 fn basis(world: &World) -> String {
-    let speed = |params: &Params| thousands((1e9 / params.prefill_token_ns).round() as u64);
-    let measured = Preset::Measured.params();
     let pools = world.regions().first().map(|region| region.pools.as_slice()).unwrap_or_default();
     let models = pools.iter().map(|pool| {
-        let factor = measured.prefill_token_ns / pool.model.engine.prefill_token_ns;
-        format!("{} at {}/s ({factor:.1} ×)", pool.model.short.to_uppercase(), speed(&pool.model.engine))
+        let engine = &pool.model.engine;
+        let ttft_ms = |tokens| engine.ttft_idle(tokens).as_secs_f64() * 1e3;
+        format!(
+            "{} on {}, TTFT {:.0} ms at 2K tokens and {:.0} at 8K, {:.0} ms a token",
+            pool.model.short.to_uppercase(),
+            count(pool.model.gpus.into(), "GPU"),
+            ttft_ms(2_048),
+            ttft_ms(8_192),
+            engine.decode_step.as_secs_f64() * 1e3,
+        )
     });
     format!(
-        "Replicas are simulated: preset {} ({} uncached prompt tokens/s), made\n\
-         faster for a short demo: {}.\n\
+        "Replicas are simulated, as fast as is published for vLLM on H100:\n\
+         {}.\n\
          The one edge stands for one in each region: all times have in them the round trip\n\
          from the agent to the nearest region, and on to the one that served it, as measured\n\
          between regions of Azure (Microsoft, CC BY 4.0), else 26 ms + 0.0143 ms/km. Round\n\
          robin was spared the failures, and is no hop of its own: its agents call the\n\
          replicas of their nearest region directly.",
-        Preset::Measured,
-        speed(&measured),
-        models.collect::<Vec<_>>().join(", "),
+        models.collect::<Vec<_>>().join(";\n"),
     )
 }
 

@@ -191,7 +191,7 @@ mod tests {
             session: "s".into(),
             call: 5,
             step: Step::Synthesizer,
-            place: "Tokyo".into(),
+            place: "Singapore".into(),
             started: Duration::ZERO,
             status: Some(200),
             error: error.map(str::to_owned),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
+use super::busy::Busy;
 use super::request::{Event, Refused, RequestId, Stats, Submit};
 use super::steps::Step;
 use crate::sim::kv_cache::KvCache;
@@ -30,6 +31,7 @@ pub struct Engine {
     pub(super) prefix_queries: u64,
     pub(super) prefix_hits: u64,
     pub(super) output_tokens: u64,
+    pub(super) busy: Busy,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(super) struct Seq {
     /// Prompt tokens still to compute.
     pub(super) prefill_left: u64,
     pub(super) prefill_started: bool,
+    /// When a slowed prefill begins.
+    pub(super) slow_until: u64,
     /// Answer tokens so far; while decoding, the rest follows from the step counter.
     pub(super) produced: u64,
     pub(super) finish_step: u64,
@@ -64,6 +68,7 @@ impl Engine {
             prefix_queries: 0,
             prefix_hits: 0,
             output_tokens: 0,
+            busy: Busy::default(),
         }
     }
 
@@ -140,6 +145,19 @@ impl Engine {
         }
     }
 
+    /// The share of the last second in which it computed, 0 to 1: what a GPU's driver calls its utilisation. Requests with a
+    /// forced pace take none of it.
+    pub fn utilization(&mut self, now: Duration) -> f64 {
+        self.run_until(nanos(now));
+        // The step in progress is noted when it is over, and has been taking time already.
+        let step = self.step.as_ref().map(|step| (step.started + step.each * step.done, self.clock));
+        let mut busy = self.busy.clone();
+        if let Some((from, to)) = step {
+            busy.note(from, to);
+        }
+        busy.share(self.clock)
+    }
+
     /// What it can do.
     pub fn params(&self) -> &Params {
         &self.params
@@ -161,7 +179,8 @@ impl Engine {
 
     fn next_due(&self) -> Option<u64> {
         let step = self.step.as_ref().map(|step| {
-            let upto = if self.params.report_tokens { step.done + 1 } else { step.planned };
+            let told = step.done + u64::from(self.params.stream_interval.max(1));
+            let upto = if self.params.report_tokens { told.min(step.planned) } else { step.planned };
             step.started + step.each * upto
         });
         let paced = self.paced.first().map(|(at, _)| *at);
@@ -194,6 +213,7 @@ impl Engine {
             };
             seq.blocks = blocks;
             seq.cached_blocks = reused;
+            seq.slow_until = clock + nanos(seq.submit.prefill_extra);
             seq.prefill_left = seq.submit.prompt_tokens - cached_tokens;
             self.prefix_queries += seq.submit.prompt_tokens;
             self.prefix_hits += cached_tokens;
@@ -229,6 +249,7 @@ impl Seq {
             blocks: Vec::new(),
             cached_blocks: 0,
             prefill_started: false,
+            slow_until: 0,
             produced: 0,
             finish_step: 0,
         }

@@ -9,6 +9,7 @@
 //! It errs in that prefill costs the same at every context length, and that the answer's length must be known beforehand.
 
 mod batch;
+mod busy;
 mod request;
 mod steps;
 

@@ -16,6 +16,8 @@ pub struct Submit {
     pub prompt_tokens: u64,
     /// Tokens of the answer, at least 1.
     pub output_tokens: u64,
+    /// How much longer than usual its prefill takes, rounded up to a step; the engine is busy with it, and decodes for others.
+    pub prefill_extra: Duration,
     /// A forced pace, for tests: such a request takes a seat and blocks but no share of the engine's time.
     pub pace: Option<Pace>,
 }

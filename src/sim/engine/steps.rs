@@ -15,6 +15,9 @@ pub(super) struct Step {
     pub(super) prefill: Vec<(RequestId, u64)>,
 }
 
+/// A step in which nothing but a slowed prefill goes on.
+const SLOW_STEP_NS: u64 = 10_000_000;
+
 impl Engine {
     /// Starts the next step, if there is work and none is in progress.
     pub(super) fn begin_step(&mut self) {
@@ -28,11 +31,16 @@ impl Engine {
         }
         let mut planned = self.decoding.first().map_or(1, |(finish, _)| finish - self.steps);
         let mut prefill = Vec::new();
+        let mut slow = false;
         let mut budget = u64::from(self.params.chunk_tokens.max(1));
         for id in &self.prefilling {
             let Some(seq) = self.seqs.get_mut(id) else {
                 continue;
             };
+            if seq.slow_until > self.clock {
+                slow = true;
+                continue;
+            }
             let tokens = seq.prefill_left.min(budget);
             if tokens == 0 {
                 break;
@@ -46,7 +54,11 @@ impl Engine {
             prefill.push((*id, tokens));
             planned = 1;
         }
-        if self.decoding.is_empty() && prefill.is_empty() {
+        if slow {
+            // Looked at again after this step, as others go on meanwhile; alone it keeps the engine busy.
+            planned = 1;
+            each = each.max(SLOW_STEP_NS);
+        } else if self.decoding.is_empty() && prefill.is_empty() {
             return;
         }
         self.step = Some(Step { started: self.clock, each: each.max(1), done: 0, planned, prefill });
@@ -60,6 +72,7 @@ impl Engine {
             return;
         }
         let count = over - step.done;
+        self.busy.note(step.started + step.each * step.done, step.started + step.each * over);
         step.done = over;
         self.clock = self.clock.max(step.started + step.each * over);
         let prefill = if step.done == step.planned {
@@ -194,6 +207,7 @@ impl Engine {
         let Some(step) = &mut self.step else { return };
         let over = ((clock - step.started) / step.each).min(step.planned);
         let count = over - step.done;
+        self.busy.note(step.started + step.each * step.done, step.started + step.each * over);
         step.done = over;
         step.planned = step.planned.min(over + 1);
         if count > 0 {

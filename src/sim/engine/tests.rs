@@ -19,6 +19,7 @@ fn small(blocks: u32) -> Params {
         decode_step: 2 * MS,
         decode_step_per_request: MS,
         report_tokens: true,
+        stream_interval: 1,
     }
 }
 
@@ -30,7 +31,7 @@ fn ask(id: RequestId, family: u64, tokens: u64, output: u64) -> Submit {
         chain: (0..blocks).map(|at| family * 1000 + at + 1).collect(),
         prompt_tokens: tokens,
         output_tokens: output,
-        pace: None,
+        ..Submit::default()
     }
 }
 
@@ -57,6 +58,36 @@ fn finished(events: &[Event], wanted: RequestId) -> Option<Duration> {
         Event::Finished { id, at } if *id == wanted => Some(*at),
         _ => None,
     })
+}
+
+#[test]
+fn it_is_as_busy_as_it_computes() {
+    let mut engine = Engine::new(small(100));
+    assert_eq!(engine.utilization(1_000 * MS), 0.0);
+    // Its prefill takes 40 ms more than it would, and it decodes for 8 ms: 89 ms, of which 50 fall into the slot before.
+    let slow = Submit { prefill_extra: 40 * MS, ..ask(1, 7, 40, 5) };
+    engine.submit(1_050 * MS, slow).unwrap();
+    assert_eq!(engine.utilization(1_100 * MS), 0.05, "the step in progress counts");
+    let events = drain(&mut engine);
+    assert_eq!(first_token(&events, 1), (0, (1_050 + 81) * MS));
+    assert_eq!(engine.utilization(1_500 * MS), 0.089);
+    assert_eq!(engine.utilization(2_100 * MS), 0.039);
+    assert_eq!(engine.utilization(2_200 * MS), 0.0);
+    let paced = Submit { pace: Some(Pace { first: 300 * MS, each: MS }), ..ask(2, 8, 40, 5) };
+    engine.submit(2_300 * MS, paced).unwrap();
+    assert_eq!(engine.utilization(3_000 * MS), 0.0, "a forced pace takes no share of the engine");
+}
+
+#[test]
+fn a_slowed_prefill_holds_up_no_other_request() {
+    let mut engine = Engine::new(small(100));
+    engine.submit(Duration::ZERO, Submit { prefill_extra: 500 * MS, ..ask(1, 7, 40, 5) }).unwrap();
+    engine.submit(Duration::ZERO, ask(2, 8, 40, 5)).unwrap();
+    let events = drain(&mut engine);
+    // It waits for the step in progress, and decodes a token in each slow one.
+    assert!(finished(&events, 2).unwrap() <= (10 + 41 + 4 * 10) * MS);
+    let (_, first) = first_token(&events, 1);
+    assert!(first >= 541 * MS && first <= 551 * MS, "{first:?}");
 }
 
 #[test]
@@ -252,9 +283,12 @@ proptest! {
         let (two, same, _) = play(small(24), &acts);
         prop_assert_eq!(&one, &two);
         prop_assert_eq!(stats, same);
-        let (bulk, fast, _) = play(Params { report_tokens: false, ..small(24) }, &acts);
-        let mut told: Vec<Event> = one.into_iter().filter(|event| !matches!(event, Event::Tokens { .. })).collect();
-        let mut bulk = bulk;
+        let untold = |events: Vec<Event>| -> Vec<Event> {
+            events.into_iter().filter(|event| !matches!(event, Event::Tokens { .. })).collect()
+        };
+        let (by_three, slower, _) = play(Params { stream_interval: 3, ..small(24) }, &acts);
+        let (mut bulk, fast, _) = play(Params { report_tokens: false, ..small(24) }, &acts);
+        let (mut told, mut by_three) = (untold(one), untold(by_three));
         let order = |event: &Event| match *event {
             Event::FirstToken { id, at, .. } => (at, id, 0),
             Event::Finished { id, at } => (at, id, 1),
@@ -262,6 +296,9 @@ proptest! {
         };
         told.sort_by_key(order);
         bulk.sort_by_key(order);
+        by_three.sort_by_key(order);
+        prop_assert_eq!(&told, &by_three);
+        prop_assert_eq!(stats, slower);
         prop_assert_eq!(told, bulk);
         prop_assert_eq!(stats, fast);
     }

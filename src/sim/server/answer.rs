@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::call::Call;
 use crate::sim::prompt::ToolCall;
@@ -33,12 +34,12 @@ pub(super) enum Finish {
     ToolCalls,
 }
 
-/// What one token adds to an answer.
+/// What one token adds to an answer, or several tokens of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Piece {
     Text {
         text: String,
-        token_id: u32,
+        token_ids: Vec<u32>,
     },
     CallStart {
         id: String,
@@ -109,7 +110,7 @@ impl Answer {
         match &self.kind {
             Kind::Text { key, position, words } if index < *words => {
                 let text = word(*key, position + index);
-                Piece::Text { token_id: token_id(text.as_bytes()), text }
+                Piece::Text { token_ids: vec![token_id(text.as_bytes())], text }
             }
             Kind::Text { .. } => Piece::Silent,
             Kind::Call { call, id, .. } if index == 0 => Piece::CallStart { id: id.clone(), name: call.name.clone() },
@@ -118,6 +119,21 @@ impl Answer {
                 .and_then(|at| pieces.get(at as usize))
                 .map_or(Piece::Silent, |piece| Piece::CallArguments(piece.clone())),
         }
+    }
+
+    /// What these tokens add, those of a text in one piece.
+    pub(super) fn joined(&self, tokens: Range<u64>) -> Vec<Piece> {
+        let mut joined: Vec<Piece> = Vec::new();
+        for piece in tokens.map(|index| self.piece(index)) {
+            match (joined.last_mut(), piece) {
+                (Some(Piece::Text { text, token_ids }), Piece::Text { text: more, token_ids: ids }) => {
+                    text.push_str(&more);
+                    token_ids.extend(ids);
+                }
+                (_, piece) => joined.push(piece),
+            }
+        }
+        joined
     }
 
     /// The whole text; empty for a tool call.

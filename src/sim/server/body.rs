@@ -33,6 +33,8 @@ pub(super) struct Live {
     pub(super) mid: Option<Mid>,
     pub(super) cut: Arc<Cut>,
     pub(super) out: VecDeque<Bytes>,
+    /// Whether tokens of a text that come together are told in one event.
+    pub(super) joins: bool,
     pub(super) sent_events: u32,
     pub(super) ended: bool,
 }
@@ -131,8 +133,10 @@ impl Live {
     }
 
     fn tell_pieces(&mut self, index: u64, count: u64) {
-        for index in index..index + count {
-            let piece = self.answer.piece(index);
+        let tokens = index..index + count;
+        let pieces =
+            if self.joins { self.answer.joined(tokens) } else { tokens.map(|at| self.answer.piece(at)).collect() };
+        for piece in pieces {
             self.voice.piece(&self.meta, &piece, &mut self.out);
         }
         self.usage.completion = index + count;

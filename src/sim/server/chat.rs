@@ -168,10 +168,10 @@ impl ChatVoice {
         })
     }
 
-    fn delta(&self, meta: &Meta, delta: Value, token: Option<u32>) -> Bytes {
+    fn delta(&self, meta: &Meta, delta: Value, token_ids: &[u32]) -> Bytes {
         let mut choice = json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": null});
-        if let (Some(_), Some(token)) = (&self.prompt_ids, token) {
-            choice["token_ids"] = json!([token]);
+        if self.prompt_ids.is_some() && !token_ids.is_empty() {
+            choice["token_ids"] = json!(token_ids);
         }
         data_event(&self.chunk(meta, json!([choice])))
     }
@@ -190,15 +190,15 @@ impl Voice for ChatVoice {
 
     fn piece(&mut self, meta: &Meta, piece: &Piece, out: &mut VecDeque<Bytes>) {
         let event = match piece {
-            Piece::Text { text, token_id } => self.delta(meta, json!({"content": text}), Some(*token_id)),
+            Piece::Text { text, token_ids } => self.delta(meta, json!({"content": text}), token_ids),
             Piece::CallStart { id, name } => {
                 let function = json!({"name": name, "arguments": ""});
                 let call = json!({"index": 0, "id": format!("call_{id}"), "type": "function", "function": function});
-                self.delta(meta, json!({"tool_calls": [call]}), None)
+                self.delta(meta, json!({"tool_calls": [call]}), &[])
             }
             Piece::CallArguments(arguments) => {
                 let call = json!({"index": 0, "function": {"arguments": arguments}});
-                self.delta(meta, json!({"tool_calls": [call]}), None)
+                self.delta(meta, json!({"tool_calls": [call]}), &[])
             }
             Piece::Silent => return,
         };

@@ -95,10 +95,10 @@ impl Voice for CompletionVoice {
     fn open(&mut self, _: &Meta, _: &Usage, _: &mut VecDeque<Bytes>) {}
 
     fn piece(&mut self, meta: &Meta, piece: &Piece, out: &mut VecDeque<Bytes>) {
-        if let Piece::Text { text, token_id } = piece {
+        if let Piece::Text { text, token_ids } = piece {
             let mut choice = choice(text, None);
             if self.token_ids {
-                choice["token_ids"] = json!([token_id]);
+                choice["token_ids"] = json!(token_ids);
             }
             out.push_back(data_event(&object(meta, json!([choice]))));
         }

@@ -23,6 +23,7 @@ pub(super) struct Driver {
 enum Command {
     Submit(Submit, mpsc::UnboundedSender<Event>, oneshot::Sender<Result<(), Refused>>),
     Cancel(RequestId),
+    Utilization(oneshot::Sender<f64>),
 }
 
 /// A request in the engine. Dropping it cancels it.
@@ -49,6 +50,14 @@ impl Driver {
         let (commands, inbox) = mpsc::unbounded_channel();
         let task = tokio::spawn(drive(Engine::new(params), inbox, stats));
         (Self { commands }, task)
+    }
+
+    /// The share of the last second in which the engine computed, 0 to 1; 0 when it is dead.
+    pub(super) async fn utilization(&self) -> f64 {
+        let (reply, told) = oneshot::channel();
+        // An engine that is gone drops the question, and so answers.
+        let _ = self.commands.send(Command::Utilization(reply));
+        told.await.unwrap_or_default()
     }
 
     pub(super) async fn submit(&self, submit: Submit) -> Result<Job, SubmitError> {
@@ -125,6 +134,10 @@ async fn drive(
                 }
                 // Whoever no longer waits for the verdict sends a cancel next.
                 let _ = reply.send(verdict);
+            }
+            Command::Utilization(reply) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(engine.utilization(now));
             }
             Command::Cancel(id) => {
                 listeners.remove(&id);

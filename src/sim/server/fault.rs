@@ -40,11 +40,16 @@ pub enum Fault {
     /// An answer that is not streamed is closed after half of its `Content-Length`. A stream ends cleanly after half of its
     /// tokens, without finish reason or `[DONE]`: the ending that SDKs take for a whole answer.
     TruncatedBody,
+    /// Every prefill takes so much longer, and keeps the engine busy; the answers are as ever.
+    SlowPrefill {
+        /// Milliseconds more.
+        ms: u32,
+    },
     /// As llama.cpp while it loads its weights: `/health` and every inference call answer 503 "Loading model".
     Loading,
 }
 
-/// What a fault applies to. `/sim/…` and `/metrics` are always spared, except by [`Fault::Refuse`].
+/// What a fault applies to. `/sim/…`, `/metrics` and `/gpu/metrics` are always spared, except by [`Fault::Refuse`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
@@ -165,6 +170,8 @@ mod tests {
         assert_eq!(heal, Some(Duration::from_millis(50)));
         let (plan, _) = FaultOrder::read(br#"{"fault":"cut_mid_stream","after_events":3,"scope":"all"}"#).unwrap();
         assert_eq!(plan, Some(FaultPlan::from(Fault::CutMidStream { after_events: 3 }).everywhere()));
+        let (plan, _) = FaultOrder::read(br#"{"fault":"slow_prefill","ms":400}"#).unwrap();
+        assert_eq!(plan, Some(FaultPlan::from(Fault::SlowPrefill { ms: 400 })));
         assert_eq!(FaultOrder::read(br#"{"fault":"none"}"#).unwrap().0, None);
         assert!(FaultOrder::read(br#"{"fault":"fire"}"#).is_err());
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -35,6 +35,7 @@ pub(super) enum Endpoint {
     Models,
     Health,
     Metrics,
+    GpuMetrics,
     Fault,
 }
 
@@ -50,6 +51,7 @@ impl Endpoint {
             "/v1/models" => (Method::GET, Self::Models),
             "/health" => (Method::GET, Self::Health),
             "/metrics" => (Method::GET, Self::Metrics),
+            "/gpu/metrics" => (Method::GET, Self::GpuMetrics),
             "/sim/fault" => (Method::POST, Self::Fault),
             _ => return Err(StatusCode::NOT_FOUND),
         };
@@ -57,7 +59,7 @@ impl Endpoint {
     }
 
     fn inference(self) -> bool {
-        !matches!(self, Self::Models | Self::Health | Self::Metrics | Self::Fault)
+        !matches!(self, Self::Models | Self::Health | Self::Metrics | Self::GpuMetrics | Self::Fault)
     }
 
     fn anthropic(self) -> bool {
@@ -110,6 +112,7 @@ async fn answer(replica: &Arc<Replica>, cut: &Arc<Cut>, request: Request<Incomin
         Endpoint::Models => Ok(json_body(StatusCode::OK, &models(replica))),
         Endpoint::Health => Ok(health(replica)),
         Endpoint::Metrics => metrics_page(replica).await,
+        Endpoint::GpuMetrics => Ok(gpu_page(replica).await),
         Endpoint::Fault => order_fault(replica, &body),
         endpoint => infer::answer(replica, endpoint, &body, spoilt, cut).await,
     };
@@ -122,7 +125,7 @@ async fn strike(
     endpoint: Endpoint,
     cut: &Arc<Cut>,
 ) -> Result<Option<Spoilt>, Box<Response<SimBody>>> {
-    if matches!(endpoint, Endpoint::Metrics | Endpoint::Fault) {
+    if matches!(endpoint, Endpoint::Metrics | Endpoint::GpuMetrics | Endpoint::Fault) {
         return Ok(None);
     }
     let Some(fault) = replica.faults.strike(endpoint.inference()) else {
@@ -150,6 +153,7 @@ async fn strike(
         Fault::CutMidStream { after_events } => return Ok(Some(Spoilt::Cut(after_events))),
         Fault::StallMidStream { after_events } => return Ok(Some(Spoilt::Stall(after_events))),
         Fault::TruncatedBody => return Ok(Some(Spoilt::Truncate)),
+        Fault::SlowPrefill { ms } => return Ok(Some(Spoilt::SlowPrefill(Duration::from_millis(ms.into())))),
     };
     Err(Box::new(refuse(Some(endpoint), &refusal)))
 }
@@ -160,7 +164,7 @@ fn order_fault(replica: &Arc<Replica>, body: &[u8]) -> Result<Response<SimBody>,
     // In a task of its own: `refuse` closes the connection on which this very answer leaves.
     tokio::spawn(async move {
         if plan.is_some_and(|plan| plan.fault == Fault::Refuse) {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // The listener's address can be taken meanwhile; then the replica stays away, which is what was asked for.
         let _ = replica.set_fault(plan).await;
@@ -184,7 +188,20 @@ async fn metrics_page(replica: &Replica) -> Result<Response<SimBody>, Refusal> {
         MetricsPage::Silence => std::future::pending().await,
         MetricsPage::Bytes(bytes) => bytes.clone(),
     };
-    Ok(respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page))
+    Ok(exposition(page))
+}
+
+/// What an exporter beside the engine would show. It tells of GPUs, so it needs no living engine.
+async fn gpu_page(replica: &Replica) -> Response<SimBody> {
+    let utilization = match replica.driver() {
+        Some(driver) => driver.utilization().await,
+        None => 0.0,
+    };
+    exposition(Bytes::from(metrics::gpu_text(&replica.params.name, replica.params.gpus, utilization)))
+}
+
+fn exposition(page: Bytes) -> Response<SimBody> {
+    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
 }
 
 fn models(replica: &Replica) -> Value {

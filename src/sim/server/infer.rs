@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, HeaderValue};
@@ -26,6 +27,7 @@ pub(super) enum Spoilt {
     Cut(u32),
     Stall(u32),
     Truncate,
+    SlowPrefill(Duration),
 }
 
 /// Answers an inference request.
@@ -64,6 +66,7 @@ async fn generate(
         chain: answer.after(&call.prompt.tokens).chain(replica.params.engine.block_tokens),
         prompt_tokens: usage.prompt,
         output_tokens: answer.tokens,
+        prefill_extra: prefill_extra(spoilt),
         pace: call.hints.pace().filter(|_| replica.params.keeps_pace),
     };
     let job = submit_to(replica, submit).await?;
@@ -85,6 +88,7 @@ async fn generate(
         mid,
         cut: Arc::clone(cut),
         out: VecDeque::new(),
+        joins: replica.params.engine.stream_interval > 1,
         sent_events: 0,
         ended: false,
     };
@@ -104,7 +108,13 @@ async fn embed(
     let number = replica.next_id();
     let meta = Meta { id: replica.answer_id(number), created_s: now_s(), model: replica.params.model.clone() };
     let usage = Usage { prompt: embed.tokens(), cached: 0, completion: 0 };
-    let submit = Submit { id: number, prompt_tokens: usage.prompt, output_tokens: 1, ..Submit::default() };
+    let submit = Submit {
+        id: number,
+        prompt_tokens: usage.prompt,
+        output_tokens: 1,
+        prefill_extra: prefill_extra(spoilt),
+        ..Submit::default()
+    };
     let job = submit_to(replica, submit).await?;
     if let Some(Spoilt::StallAfterHeaders) = spoilt {
         return Ok(silent(false));
@@ -168,19 +178,26 @@ async fn finish(mut job: Job, mut usage: Usage) -> Result<Usage, Refusal> {
     Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine died"))
 }
 
+fn prefill_extra(spoilt: Option<Spoilt>) -> Duration {
+    match spoilt {
+        Some(Spoilt::SlowPrefill(extra)) => extra,
+        _ => Duration::ZERO,
+    }
+}
+
 fn mid_stream(spoilt: Spoilt, answer: &Answer) -> Option<Mid> {
     let (after_events, what) = match spoilt {
         Spoilt::Cut(after_events) => (after_events, MidFault::Cut),
         Spoilt::Stall(after_events) => (after_events, MidFault::Stall),
         Spoilt::Truncate => (u32::try_from(answer.tokens / 2).unwrap_or(u32::MAX).max(1), MidFault::End),
-        Spoilt::StallAfterHeaders => return None,
+        Spoilt::StallAfterHeaders | Spoilt::SlowPrefill(_) => return None,
     };
     Some(Mid { after_events, what })
 }
 
 fn spoil_whole(whole: &serde_json::Value, spoilt: Option<Spoilt>, cut: &Arc<Cut>) -> Response<SimBody> {
     match spoilt {
-        None => json_body(StatusCode::OK, whole),
+        None | Some(Spoilt::SlowPrefill(_)) => json_body(StatusCode::OK, whole),
         Some(Spoilt::Truncate | Spoilt::Cut(_)) => torn(whole, cut),
         Some(Spoilt::Stall(_) | Spoilt::StallAfterHeaders) => silent(false),
     }

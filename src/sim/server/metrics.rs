@@ -1,4 +1,4 @@
-//! `GET /metrics`, under vLLM's names.
+//! `GET /metrics`, under vLLM's names, and `GET /gpu/metrics`, under those of NVIDIA's exporter (DCGM).
 
 use std::fmt::Write;
 
@@ -29,4 +29,33 @@ pub(super) fn text(model: &str, stats: &ServerStats) -> String {
         engine.block_size, engine.num_gpu_blocks
     );
     out
+}
+
+/// The exposition of a GPU exporter: each of the replica's GPUs is as busy as its engine (0 to 1), in whole percent.
+pub(super) fn gpu_text(replica: &str, gpus: u32, utilization: f64) -> String {
+    let percent = (utilization * 100.0).round();
+    let mut out = "# HELP DCGM_FI_DEV_GPU_UTIL GPU utilization (in %).\n# TYPE DCGM_FI_DEV_GPU_UTIL gauge\n".to_owned();
+    for gpu in 0..gpus {
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            out,
+            "DCGM_FI_DEV_GPU_UTIL{{gpu=\"{gpu}\",UUID=\"GPU-{replica}-{gpu}\",device=\"nvidia{gpu}\",\
+             modelName=\"NVIDIA H100 80GB HBM3\",Hostname=\"{replica}\"}} {percent}"
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_has_its_line() {
+        let page = gpu_text("a", 2, 0.734);
+        let lines: Vec<&str> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].starts_with("DCGM_FI_DEV_GPU_UTIL{gpu=\"1\",UUID=\"GPU-a-1\",device=\"nvidia1\","));
+        assert!(lines.iter().all(|line| line.ends_with("Hostname=\"a\"} 73")), "{page}");
+    }
 }

@@ -38,6 +38,8 @@ pub struct ServerParams {
     pub prefill_trailing_assistant: bool,
     /// Whether it keeps to the pace that a request forces. One that does not finishes at once what a slower one began.
     pub keeps_pace: bool,
+    /// GPUs that it runs on, as its page `GET /gpu/metrics` lists them.
+    pub gpus: u32,
     /// What `GET /metrics` answers.
     pub metrics: MetricsPage,
     /// Every request waits so long before it is looked at: the way to a far region.
@@ -60,6 +62,7 @@ impl ServerParams {
             answer_tokens: (32, 128),
             prefill_trailing_assistant: false,
             keeps_pace: true,
+            gpus: 1,
             metrics: MetricsPage::Load,
             network_delay: Duration::ZERO,
             log_requests: 64,
@@ -133,6 +136,11 @@ impl ReplicaHandle {
     /// `http://ADDR`.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr())
+    }
+
+    /// The page that tells how busy its GPUs are, as NVIDIA's exporter (DCGM) would.
+    pub fn gpu_metrics_url(&self) -> String {
+        format!("{}/gpu/metrics", self.url())
     }
 
     /// Its name.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::sim::client::Client;
 use crate::sim::engine::Event;
+use crate::sim::preset::Params;
 use ::http::{Method, Request, Response};
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -340,6 +341,27 @@ async fn metrics_and_log_show_what_happened() {
     assert_eq!(serde_json::from_slice::<Value>(&logged[0].body).unwrap()["model"], MODEL);
     let embedded = post(&replica, "/v1/embeddings", json!({"model": MODEL, "input": ["a", "b"]})).await.1;
     assert_eq!(embedded["data"][1]["embedding"].as_array().unwrap().len(), 64);
+}
+
+#[tokio::test]
+async fn a_slow_prefill_keeps_the_gpus_busy_until_it_is_healed() {
+    let page = async |replica: &ReplicaHandle| {
+        let page = send(replica, "/gpu/metrics", Value::Null).await.into_body().collect().await.unwrap().to_bytes();
+        String::from_utf8(page.to_vec()).unwrap()
+    };
+    let replica =
+        spawn(ServerParams { engine: Params::instant(), gpus: 2, ..ServerParams::new("a", MODEL) }).await.unwrap();
+    let idle = page(&replica).await;
+    assert_eq!(idle.lines().filter(|line| line.ends_with("} 0")).count(), 2, "{idle}");
+    replica.set_fault(FaultPlan::from(Fault::SlowPrefill { ms: 400 })).await.unwrap();
+    let begun = Instant::now();
+    assert_eq!(post(&replica, "/v1/chat/completions", chat("Hello", 3)).await.0, 200);
+    assert!(begun.elapsed() >= Duration::from_millis(400));
+    let busy = page(&replica).await;
+    assert!(!busy.contains("} 0\n"), "{busy}");
+    replica.set_fault(None).await.unwrap();
+    assert_eq!(post(&replica, "/v1/chat/completions", chat("Hello again", 3)).await.0, 200);
+    assert_eq!(replica.stats().faults_total, 1);
 }
 
 #[tokio::test]

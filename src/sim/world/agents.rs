@@ -51,6 +51,9 @@ pub struct AgentsParams {
     pub tool_tokens: (u64, u64),
     /// Shortest and longest time between an answer and the next call.
     pub think: (Duration, Duration),
+    /// Whether each agent's first session begins at some call of the chain instead of its first, as if the agents had been at
+    /// work before. Else they go through the chain in step for a while: all plan, then all call tools.
+    pub in_mid_work: bool,
     /// Sessions that each agent runs before it ends; without end when `None`.
     pub sessions_per_agent: Option<usize>,
     /// A call that takes longer has failed.
@@ -72,6 +75,7 @@ impl AgentsParams {
             answer_tokens: (20, 80),
             tool_tokens: (200, 1_500),
             think: (Duration::from_millis(50), Duration::from_millis(500)),
+            in_mid_work: false,
             sessions_per_agent: None,
             timeout: Duration::from_secs(60),
             seed: 1,
@@ -133,10 +137,12 @@ struct Agent {
 impl Agent {
     async fn run(mut self, mut stopped: watch::Receiver<bool>) {
         let sessions = self.params.sessions_per_agent.unwrap_or(usize::MAX);
-        for _ in 0..sessions {
+        for nth in 0..sessions {
+            let calls = self.params.chain.len();
+            let begin = if nth == 0 && self.params.in_mid_work { self.dice.next() as usize % calls.max(1) } else { 0 };
             let tokens = self.dice.between(self.params.context_tokens);
             let mut session = Session::new(self.dice.next(), tokens);
-            for call in 0..self.params.chain.len() {
+            for call in begin..calls {
                 let mut pause = self.think();
                 let ended = tokio::select! {
                     _ = stopped.wait_for(|stop| *stop) => true,

@@ -36,7 +36,7 @@ pub struct Place {
 
 /// Public addresses of large clouds, where agents live. The providers publish where their ranges stand, so a database can
 /// tell; one that is made of registries' lists alone knows of a university no more than its country, which is not enough
-/// to tell the coasts of a continent apart.
+/// to tell the coasts of a continent apart. Each of [`REGIONS`] is the nearest of as many.
 pub const PLACES: [Place; 12] = [
     place("Oregon", "North America", "52.10.0.1", 45.84, -119.70),
     place("Seattle", "North America", "20.190.0.1", 47.61, -122.33),
@@ -46,7 +46,7 @@ pub const PLACES: [Place; 12] = [
     place("São Paulo", "South America", "18.230.0.1", -23.55, -46.63),
     place("Los Angeles", "North America", "35.236.0.1", 34.05, -118.24),
     place("Frankfurt", "Europe", "3.120.1.1", 50.11, 8.68),
-    place("Tokyo", "Asia", "13.112.1.1", 35.68, 139.69),
+    place("Montréal", "North America", "3.96.1.1", 45.50, -73.57),
     place("Cape Town", "Africa", "13.245.0.1", -33.92, 18.42),
     place("Sydney", "Oceania", "3.104.1.1", -33.87, 151.21),
     place("Paris", "Europe", "35.180.1.1", 48.86, 2.35),

@@ -30,22 +30,34 @@ pub struct ModelSpec {
     pub served_as: String,
     /// Speed and size of each replica.
     pub engine: Params,
+    /// GPUs under each replica.
+    pub gpus: u32,
 }
 
+/// Tokens that each replica's KV cache holds, in blocks of 16: what a cache does that spills to the host's memory, so that
+/// sessions of 8–16K tokens by the dozen find room.
+const CACHE_TOKENS: (u64, u32) = (1_500_000, 16);
+
+/// Tokens that are told together: an event for each is what two cores would be busy with most.
+const STREAM_INTERVAL: u32 = 4;
+
 impl Default for WorldParams {
-    /// Four regions, each with two replicas of Llama 3.1 8B and 70B, ten times as fast as `measured`; the 70B at a third of
-    /// the 8B's speed, which is about the ratio of the published TTFT (2.5 at 2K tokens, 3.4 at 8K).
+    /// Four regions, each with two replicas of Llama 3.1 8B on an H100 and 70B on two, as fast as published.
     fn default() -> Self {
-        let model = |short: &str, served_as: &str, speed: f64| ModelSpec {
+        let model = |short: &str, served_as: &str, preset: Preset, gpus: u32| ModelSpec {
             short: short.to_owned(),
             served_as: served_as.to_owned(),
-            engine: Preset::Measured.params().faster(speed),
+            engine: Params {
+                stream_interval: STREAM_INTERVAL,
+                ..preset.params().with_cache(CACHE_TOKENS.0, CACHE_TOKENS.1)
+            },
+            gpus,
         };
         Self {
             regions: REGIONS.to_vec(),
             models: vec![
-                model("8b", "meta-llama/Llama-3.1-8B-Instruct", 10.0),
-                model("70b", "meta-llama/Llama-3.1-70B-Instruct", 10.0 / 3.0),
+                model("8b", "meta-llama/Llama-3.1-8B-Instruct", Preset::Guide8b, 1),
+                model("70b", "meta-llama/Llama-3.1-70B-Instruct", Preset::Guide70b, 2),
             ],
             replicas_per_pool: 2,
             log_requests: 0,
@@ -156,6 +168,7 @@ async fn start_pool(params: &WorldParams, spec: &RegionSpec, model: &ModelSpec) 
         let server = ServerParams {
             engine: model.engine.clone(),
             log_requests: params.log_requests,
+            gpus: model.gpus,
             seed: params.seed,
             ..ServerParams::new(format!("{name}-{index}"), model.served_as.clone())
         };

@@ -67,7 +67,7 @@ async fn round_robin_goes_through_the_pool_of_the_steps_model_in_the_nearest_reg
         world.replicas().find(|replica| replica.url() == url).unwrap().name().to_owned()
     };
     assert_eq!(nearest("Seattle", Step::Planner), "us-west-70b-0");
-    assert_eq!(nearest("Paris", Step::Planner), "us-east-70b-0");
+    assert_eq!(nearest("Montréal", Step::Planner), "us-east-70b-0");
     assert_eq!(nearest("Oregon", Step::Planner), "us-west-70b-1");
     assert_eq!(nearest("Oregon", Step::Evaluator), "us-west-8b-0");
     assert_eq!(nearest("Oregon", Step::Planner), "us-west-70b-0");

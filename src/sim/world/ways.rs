@@ -120,9 +120,9 @@ mod tests {
         check("London", Some("ap-southeast"), 13.0 + 166.0);
         check("Singapore", Some("eu-west"), 166.0);
         check("São Paulo", Some("us-east"), 118.0);
-        check("Tokyo", Some("ap-southeast"), 73.0);
-        // 780 km: nothing was measured in Paris.
-        check("Paris", Some("eu-west"), 26.0 + 0.0143 * 780.0);
+        check("Sydney", Some("ap-southeast"), 94.0);
+        // 797 km: nothing was measured in Montréal.
+        check("Montréal", Some("us-east"), 26.0 + 0.0143 * 797.0);
         // 280 km, both at the same region of the table.
         check("Seattle", Some("us-west"), 26.0 + 0.0143 * 280.0);
     }
