@@ -37,7 +37,9 @@ fn made(source: &str) -> BTreeSet<String> {
     let calls = source.split("new.").skip(1).filter_map(|call| {
         let (kind, rest) = call.split_once('(')?;
         let arguments = rest.split_once(")?")?.0;
-        ["counter", "gauge", "float_gauge", "histogram"].contains(&kind.trim_end_matches('s')).then_some(arguments)
+        ["counter", "float_counter", "gauge", "float_gauge", "histogram"]
+            .contains(&kind.trim_end_matches('s'))
+            .then_some(arguments)
     });
     calls
         .map(|arguments| {
@@ -50,10 +52,10 @@ fn made(source: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_metric_is_documented_with_its_labels_and_no_other() {
-    let made = made(
-        &[read("src/observe/metrics.rs"), read("src/observe/metrics/pools.rs"), read("src/observe/metrics/outlets.rs")]
-            .concat(),
-    );
+    let folder = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/observe/metrics")).unwrap();
+    let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let parts = names.filter(|name| name.ends_with(".rs")).map(|name| read(&format!("src/observe/metrics/{name}")));
+    let made = made(&[read("src/observe/metrics.rs"), parts.collect()].concat());
     assert!(made.len() > 10, "found too few in the source: {made:?}");
     assert_eq!(documented(&read("README.md")), made);
 }

@@ -32,7 +32,7 @@ const NOTED: usize = 101;
 
 const REGIONS: usize = 32;
 
-/// The most that a session may take, in bytes.
+/// The most that a session, or an interaction, may take, in bytes.
 const SESSION_BYTES: f64 = 200.0;
 
 /// Timed in rounds of so many, of which the fastest tenth counts: whoever shares the machine only adds.
@@ -44,6 +44,7 @@ pub(crate) fn hold() -> bool {
     let mut held = vec![
         judge("bytes a session, by name", memory::bytes(memory::NAMED), SESSION_BYTES),
         judge("bytes a session, by messages", memory::bytes(memory::TOLD), SESSION_BYTES),
+        judge("bytes an interaction", memory::bytes(memory::INTERACTIONS), SESSION_BYTES),
         judge("bytes a cut and replica", memory::of_a_cut(), CUT_BYTES as f64),
     ];
     let full = Full::new();

@@ -44,6 +44,7 @@ fn topology(regions: usize) -> Topology {
         engine: Engine::Vllm,
         gpu: None,
         cost_per_hour: None,
+        price_per_million_tokens: None,
         max_in_flight: 128,
         max_in_flight_total: None,
         queue: 0,

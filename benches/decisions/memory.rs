@@ -5,9 +5,11 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nearpool::domain::ids::{ReplicaKey, SessionKey};
+use nearpool::domain::outcome::Outcome;
 use nearpool::policy::affinity;
+use nearpool::policy::interaction::CallEnd;
 use nearpool::policy::prefix_index::PrefixIndex;
-use nearpool::roster::{Identity, SessionTable};
+use nearpool::roster::{Identity, Interactions, SessionTable};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -31,6 +33,8 @@ pub(crate) const NAMED: &str = "sessions-by-name";
 /// See [`NAMED`].
 pub(crate) const TOLD: &str = "sessions-by-messages";
 /// See [`NAMED`].
+pub(crate) const INTERACTIONS: &str = "interactions";
+/// See [`NAMED`].
 pub(crate) const CUTS: &str = "cuts";
 
 /// Bytes of each, measured in a process of its own.
@@ -42,7 +46,7 @@ pub(crate) fn bytes(what: &str) -> f64 {
     said.trim().parse().expect("a number")
 }
 
-/// The same in this one: of a million sessions, named ones or ones that their messages tell, or of the cuts of an index.
+/// The same in this one: of a million sessions, named ones or ones that their messages tell, of interactions, or of the cuts of an index.
 pub(crate) fn measure(what: &str) -> f64 {
     let named = |n: u64, _| Identity::Named { session: key(n, 0), parent: None };
     let told = |n: u64, call: u64| {
@@ -53,6 +57,7 @@ pub(crate) fn measure(what: &str) -> f64 {
         Some((CUTS, tokens)) => cuts(tokens.parse().unwrap_or(0)),
         _ if what == NAMED => sessions(named),
         _ if what == TOLD => sessions(told),
+        _ if what == INTERACTIONS => interactions(),
         _ => f64::NAN,
     }
 }
@@ -76,6 +81,19 @@ fn sessions(identity: impl Fn(u64, u64) -> Identity) -> f64 {
     let remaining = table.sweep(IDLE, start);
     assert_eq!(remaining as u64, SESSIONS, "one entry each, however many calls");
     (resident() - before) / remaining as f64
+}
+
+/// Bytes of each of a million interactions.
+fn interactions() -> f64 {
+    let (before, start) = (resident(), Instant::now());
+    let table = Interactions::new(SESSIONS as usize * 11 / 10, start);
+    let call = CallEnd { outcome: Outcome::Ok, cost_dollars: Some(0.001), tokens: (1, 1, 1) };
+    for n in 0..SESSIONS {
+        let (member, _) = table.begin(key(n, 0), start);
+        member.end(&call, start);
+    }
+    assert_eq!(table.len() as u64, SESSIONS, "none had to make room");
+    (resident() - before) / table.len() as f64
 }
 
 /// Bytes of each cut at each replica, at the worst of some sizes of caches.

@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use nearpool::config::Config;
 use nearpool::control::Connections;
 use nearpool::control::admin::{self, Admin};
+use nearpool::control::interactions::Interactions;
 use nearpool::control::probe::Probe;
 use nearpool::control::reload::{self, Commit, Prepare, Reloader};
 use nearpool::control::scrape::Scrape;
@@ -46,6 +47,7 @@ pub(super) struct Assembled {
     pub(super) roster: Arc<Roster>,
     pub(super) log: Arc<AccessLog>,
     pub(super) config: Arc<Config>,
+    pub(super) interactions: Arc<Interactions>,
 }
 
 /// How it is put together.
@@ -112,6 +114,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
             upgrade_socket.display()
         );
     }
+    let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
     server.bootstrap();
     server.add_service(agents(&config, Arc::clone(&edge), certificates)?);
     if let Some(address) = config.admin {
@@ -140,7 +143,11 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let mut watch = background_service("watch", Watch::new(reloader));
     watch.threads = Some(1);
     server.add_service(watch);
-    Ok(Assembled { server, edge, roster, log, config })
+    let mut closing = background_service("interactions", interactions);
+    closing.threads = Some(1);
+    let interactions = closing.task();
+    server.add_service(closing);
+    Ok(Assembled { server, edge, roster, log, config, interactions })
 }
 
 /// The agents' listeners. All of them share one acceptor, and with it one bound on connections.

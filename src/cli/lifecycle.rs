@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use nearpool::control::interactions::Interactions;
 use nearpool::observe::access_log::AccessLog;
 use nearpool::proxy::Edge;
 use nearpool::roster::Roster;
@@ -139,6 +140,7 @@ pub(super) struct Drainer {
     pub(super) edge: Arc<Edge>,
     pub(super) roster: Arc<Roster>,
     pub(super) log: Arc<AccessLog>,
+    pub(super) interactions: Arc<Interactions>,
 }
 
 #[async_trait]
@@ -155,6 +157,7 @@ impl BackgroundService for Drainer {
             () = self.last_request() => {}
             () = another_signal() => end_requests(&self.edge).await,
         }
+        self.interactions.close_all();
         self.log.flush();
         std::process::exit(0);
     }

@@ -32,7 +32,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::start_log("warn,nearpool=info");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let Assembled { mut server, edge, roster, log, config } = assemble(Options {
+    let Assembled { mut server, edge, roster, log, config, interactions } = assemble(Options {
         config: &args.config,
         access_log: !args.no_access_log,
         upgrade: args.upgrade,
@@ -42,7 +42,12 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })?;
     let mut drainer = background_service(
         "drain",
-        Drainer { edge: Arc::clone(&edge), roster: Arc::clone(&roster), log: Arc::clone(&log) },
+        Drainer {
+            edge: Arc::clone(&edge),
+            roster: Arc::clone(&roster),
+            log: Arc::clone(&log),
+            interactions: Arc::clone(&interactions),
+        },
     );
     drainer.threads = Some(1);
     server.add_service(drainer);
@@ -57,6 +62,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     let signals = Signals { edge, roster, upgrade_socket: args.upgrade_socket.clone() };
     server.run(ServerArgs { shutdown_signal: Box::new(signals) });
+    interactions.close_all();
     log.flush();
     Ok(ExitCode::SUCCESS)
 }

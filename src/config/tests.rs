@@ -78,7 +78,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
 fn reference_of(path: &str) -> Option<String> {
     let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
     let (section, key) = match section {
-        "pools.replicas" | "pools.api_key" | "edge.admin_token" | "regions.*" => {
+        "pools.replicas" | "pools.api_key" | "pools.price_per_million_tokens" | "edge.admin_token" | "regions.*" => {
             return REFERENCE.contains(&format!("{key} = ")).then(|| REFERENCE.to_owned());
         }
         "" => return REFERENCE.contains(&format!("[{key}")).then(|| REFERENCE.to_owned()),
@@ -110,6 +110,7 @@ fn every_known_key_stands_in_the_reference_with_its_bounds() {
     let text = REFERENCE
         .replace("# admin_token", "admin_token")
         .replace("# api_key", "api_key")
+        .replace("# price_per", "price_per")
         .replace("# [edge.tls]", "[edge.tls]")
         .replace("# listen", "listen");
     let report = Report::default();

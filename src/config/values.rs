@@ -104,6 +104,8 @@ pub struct Sessions {
     pub headers: Vec<String>,
     /// How long an idle session is remembered.
     pub idle: Duration,
+    /// How long a session makes no call until its interaction is over.
+    pub interaction_idle: Duration,
     /// How many sessions are remembered; beyond, the longest idle one is forgotten.
     pub capacity: usize,
     /// Whether a pool takes on only as many sessions as its caches hold.

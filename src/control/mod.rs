@@ -9,6 +9,8 @@ pub mod watch;
 pub mod probe;
 pub mod scrape;
 
+pub mod interactions;
+
 pub mod admin;
 pub mod explain;
 

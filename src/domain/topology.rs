@@ -97,6 +97,8 @@ pub struct Pool {
     pub gpu: Option<String>,
     /// Price of one replica in USD per hour, where stated.
     pub cost_per_hour: Option<f64>,
+    /// Price of an answer's tokens, where stated. Then calls cost this, and no share of `cost_per_hour`.
+    pub price_per_million_tokens: Option<TokenPrice>,
     /// The most requests that one replica is given at a time.
     pub max_in_flight: u32,
     /// The most requests that all of its replicas together are given at a time, where stated.
@@ -115,6 +117,17 @@ pub struct Pool {
     pub dialects: DialectSet,
     /// Its replicas, in the order of the file.
     pub replicas: Vec<ReplicaIx>,
+}
+
+/// USD per million tokens, none of them negative.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct TokenPrice {
+    /// Of prompts, but for the cached ones.
+    pub prompt: f64,
+    /// Of prompts, found in a KV cache.
+    pub cached: f64,
+    /// Of answers.
+    pub completion: f64,
 }
 
 /// One engine instance.

@@ -1,4 +1,4 @@
-//! One JSON line per request.
+//! One JSON line per request, and one per [interaction](super::interaction).
 //!
 //! A request never waits for the log: its line is put into a queue of bounded length, and one thread writes. When the
 //! reader of the log is slower than the traffic for long, or its disk is full, lines are dropped and counted; requests are
@@ -20,6 +20,7 @@ use serde::{Serialize, Serializer};
 
 use self::file::RotatingFile;
 use self::writer::{Message, Next, Sink, Writer};
+use super::interaction::dollars;
 use super::timestamp::Timestamp;
 use crate::config;
 use crate::domain::ids::SessionKey;
@@ -98,6 +99,9 @@ pub struct AccessLine<'a> {
     pub ms: Times,
     /// Tokens, as the replica reported them.
     pub tokens: Tokens,
+    /// What it cost in USD, where a price is known.
+    #[serde(serialize_with = "dollars", skip_serializing_if = "Option::is_none")]
+    pub cost_dollars: Option<f64>,
 }
 
 /// How long a request's parts took; written in ms with three decimals.
@@ -138,7 +142,7 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-fn session<S: Serializer>(session: &Option<SessionKey>, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn session<S: Serializer>(session: &Option<SessionKey>, to: S) -> Result<S::Ok, S::Error> {
     match session {
         Some(key) => to.collect_str(&format_args!("{:08x}", key.0 >> 96)),
         None => to.serialize_none(),
@@ -256,7 +260,7 @@ impl AccessLog {
     }
 
     /// Queues a line. Never waits.
-    pub fn log(&self, line: &AccessLine<'_>) {
+    pub fn log(&self, line: &impl Serialize) {
         let Some(On { queue, .. }) = &self.on else { return };
         let mut bytes = Vec::with_capacity(768); // a line's usual length, so that it grows in one piece
         let written = serde_json::to_writer(&mut bytes, line);
@@ -341,6 +345,7 @@ mod tests {
                 total: Some(Duration::from_secs(1)),
             },
             tokens: Tokens { prompt: Some(5), cached: None, completion: None },
+            cost_dollars: Some(0.1 + 0.2),
         }
     }
 
@@ -389,7 +394,7 @@ mod tests {
             r#""step":"planner","stream":true,"session":"01234567","region":"here","pool":"pool","replica":null,"#,
             r#""reason":"failover","attempts":2,"status":502,"outcome":"cut","blame":"upstream","bytes_in":10,"#,
             r#""bytes_out":20,"ms":{"receive":1.5,"overhead":0.04,"ttft":null,"stream":null,"total":1000.0},"#,
-            r#""tokens":{"prompt":5,"cached":null,"completion":null}}"#,
+            r#""tokens":{"prompt":5,"cached":null,"completion":null},"cost_dollars":0.3}"#,
         );
         assert_eq!(text, format!("{expected}\n"));
     }

@@ -7,12 +7,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use interactions::Interactions;
 use outlets::Outlets;
 use pools::Pools;
 use prometheus::local::LocalHistogram;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use crate::domain::code::Code;
@@ -21,6 +22,7 @@ use crate::domain::outcome::Outcome;
 use crate::policy::breaker::{Breaker, Gate};
 use crate::policy::countries;
 use crate::policy::engine_load::LoadReport;
+use crate::policy::interaction::Interaction;
 use crate::policy::resume::Resumed;
 use crate::policy::select::Reason;
 use crate::roster::{Roster, Snapshot};
@@ -54,6 +56,7 @@ macro_rules! labels {
     )*};
 }
 
+mod interactions;
 mod outlets;
 mod pools;
 
@@ -150,6 +153,8 @@ pub struct RequestEnd<'a> {
     pub reason: Option<Reason>,
     /// From the request's first byte to its end.
     pub seconds: f64,
+    /// What it cost in USD; `None` where no price is known.
+    pub cost_dollars: Option<f64>,
 }
 
 /// Handles of all metrics.
@@ -189,6 +194,7 @@ pub struct Metrics {
     queued: IntGaugeVec,
     pools: Pools,
     outlets: Outlets,
+    interactions: Interactions,
     // Std mutex, for scrapes and reloads only; never held across an `.await`.
     series: Mutex<Series>,
 }
@@ -241,6 +247,7 @@ impl Metrics {
             gpu_utilization: new.float_gauges("nearpool_gpu_utilization_ratio", "Share of time in which a replica's GPUs are busy, as their exporter says; absent while it does not.", &["pool", "replica"])?,
             pools: Pools::new(&new)?,
             outlets: Outlets::new(&new)?,
+            interactions: Interactions::new(&new)?,
             queued: new.gauges("nearpool_queued", "Calls that wait for a place because every replica is at its cap.", &["pool"])?,
             series: Mutex::default(),
         };
@@ -287,6 +294,9 @@ impl Metrics {
         }
         self.step_latency.with_label_values(&[end.step, end.model]).observe(end.seconds);
         self.llm_calls.with_label_values(&[end.model, end.step]).inc();
+        if let Some(dollars) = end.cost_dollars {
+            self.interactions.cost(end.model, end.step, dollars);
+        }
         if end.outcome != Outcome::Ok {
             self.step_errors.with_label_values(&[end.model, end.step, outcome]).inc();
         }
@@ -320,6 +330,11 @@ impl Metrics {
     /// Counts a session that no pool took on at once.
     pub fn admission(&self, pool: &str, result: AdmissionResult) {
         self.pools.admission(pool, result);
+    }
+
+    /// Counts an interaction that is over.
+    pub fn interaction(&self, interaction: &Interaction) {
+        self.interactions.closed(interaction);
     }
 
     /// Counts a second attempt beside one that was late.
@@ -514,6 +529,10 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         self.register(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn float_counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+        self.register(CounterVec::new(Opts::new(name, help), labels)?)
     }
 
     fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {

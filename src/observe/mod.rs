@@ -4,6 +4,7 @@
 //! has a queue of fixed length. Prompts and keys appear in neither.
 
 pub mod access_log;
+pub mod interaction;
 pub mod metrics;
 pub mod recent;
 pub mod seldom;

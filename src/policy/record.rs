@@ -10,6 +10,7 @@ use super::engine_load::LoadReport;
 use super::gpu_load::GpuReport;
 use super::health::{self, Health};
 use super::replica::Standing;
+use super::share::ShareClock;
 use super::success_rate::Recent;
 use super::ttft::{Ttft, Typical};
 use super::weight::{self, WEIGHT_MIN};
@@ -25,6 +26,8 @@ pub struct Record {
     pub breaker: Breaker,
     /// What its engine said last of its own load.
     pub engine: Option<LoadReport>,
+    /// What of its time is a call's.
+    pub share: ShareClock,
     /// What was said last of its GPUs.
     pub gpu: Option<GpuReport>,
     recent: Recent,

@@ -113,6 +113,7 @@ impl Fleet {
             engine: Engine::Vllm,
             gpu: None,
             cost_per_hour: None,
+            price_per_million_tokens: None,
             max_in_flight: 4,
             max_in_flight_total: None,
             queue: 64,

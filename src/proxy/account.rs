@@ -7,7 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::cost::Cost;
 use super::edge::Edge;
+use super::place::Placed;
 use super::reply::{Receipt, Route};
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
@@ -16,13 +18,14 @@ use crate::domain::outcome::Outcome;
 use crate::domain::place::Place;
 use crate::domain::whereabouts::Source;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
+use crate::observe::interaction;
 use crate::observe::metrics::{CacheState, Metrics, RequestEnd, StreamMetrics};
 use crate::observe::recent::{At, Call, Failover, Feed, Kind};
 use crate::observe::timestamp::Timestamp;
+use crate::policy::interaction::CallEnd;
 use crate::policy::resolve::NO_STEP;
 use crate::policy::select::{Reason, Selection};
-use crate::roster::Snapshot;
-
+use crate::roster::{Closed, Interactions, Member, Snapshot};
 use crate::wire::usage::Usage;
 
 /// A prompt counts as warm from this share of cached tokens on: an agent's next call repeats nearly all of its last one,
@@ -74,6 +77,9 @@ pub(super) struct Account<'a> {
     last_event: Option<Instant>,
     stream_metrics: Option<StreamMetrics>,
     usage: Option<Usage>,
+    cost: Cost,
+    /// Its place in its session's interaction.
+    member: Option<Member<'a>>,
 }
 
 impl<'a> Account<'a> {
@@ -113,7 +119,23 @@ impl<'a> Account<'a> {
             last_event: None,
             stream_metrics: None,
             usage: None,
+            cost: Cost::default(),
+            member: None,
         }
+    }
+
+    /// The call belongs to this session, and to its interaction.
+    pub(super) fn of_session(&mut self, session: SessionKey, interactions: &'a Interactions) {
+        self.session = Some(session);
+        let (member, full) = interactions.begin(session, self.start);
+        self.member = Some(member);
+        self.closed(full);
+    }
+
+    /// An attempt has its place: it counts, and is paid for.
+    pub(super) fn attempt(&mut self, placed: Placed) -> Placed {
+        self.attempts += 1;
+        self.cost.attempt(&self.snapshot.config.topology, placed)
     }
 
     /// The request has been read whole; TTFT and the edge's own time count from here.
@@ -230,6 +252,27 @@ impl<'a> Account<'a> {
         answered.or(self.model).map(|model| self.snapshot.config.topology.model(model).name.as_str())
     }
 
+    /// What it cost, once its attempts have ended.
+    fn cost_dollars(&self) -> Option<f64> {
+        self.cost.dollars(&self.snapshot.config.topology, self.selection.as_ref(), self.usage.as_ref())
+    }
+
+    /// Adds it to its session's interaction.
+    fn leave_interaction(&mut self) {
+        let Some(member) = self.member.take() else { return };
+        let tokens = self.usage.map_or((0, 0, 0), |usage| {
+            (usage.prompt_tokens, usage.cached_tokens.unwrap_or(0), usage.completion_tokens)
+        });
+        let call = CallEnd { outcome: self.outcome, cost_dollars: self.cost_dollars(), tokens };
+        self.closed(member.end(&call, Instant::now()));
+    }
+
+    fn closed(&self, interaction: Option<Closed>) {
+        if let Some(closed) = interaction {
+            interaction::tell(&closed, self.metrics, self.log, Instant::now());
+        }
+    }
+
     fn count(&self) {
         let model = self.model_name().unwrap_or("");
         let route = self.route();
@@ -241,6 +284,7 @@ impl<'a> Account<'a> {
             outcome: self.outcome,
             reason: route.map(|route| route.reason),
             seconds: self.start.elapsed().as_secs_f64(),
+            cost_dollars: self.cost_dollars(),
         });
         let ttft = self.ttft.map(|ttft| (cache_state(self.usage, self.resumes > 0), ttft));
         self.feed(route, ttft);
@@ -314,6 +358,7 @@ impl<'a> Account<'a> {
                 cached: usage.and_then(|usage| usage.cached_tokens),
                 completion: usage.map(|usage| usage.completion_tokens),
             },
+            cost_dollars: self.cost_dollars(),
         }
     }
 }
@@ -326,6 +371,8 @@ impl Drop for Account<'_> {
         }
         self.count();
         self.log.log(&self.line());
+        // Its line is there before the interaction's.
+        self.leave_interaction();
     }
 }
 

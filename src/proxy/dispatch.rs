@@ -128,7 +128,7 @@ impl Dispatch<'_> {
                 Err(no) => return Err(self.nothing_left(no, &tried, last_answer.take())),
             };
             account.selection = Some(placed.0);
-            account.attempts += 1;
+            let placed = account.attempt(placed);
             account.leaving();
             let segments = body.for_pool(self, &placed.0.pool);
             let raced = self.race(placed, segments, &tried, &mut rng, account).await;

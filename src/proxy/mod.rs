@@ -23,6 +23,7 @@ mod waiting;
 
 mod attempt;
 mod corked;
+mod cost;
 mod events;
 mod headers;
 mod upstream;

@@ -64,7 +64,7 @@ impl Dispatch<'_> {
             return Raced::of(placed, result);
         }
         let Some(hedge) = self.place_hedge(&selection, tried, rng) else { return Raced::of(placed, first.await) };
-        account.attempts += 1;
+        let hedge = account.attempt(hedge);
         // Boxed, since nearly every request has no second attempt and would hold the room for it.
         let mut own = Rewritten::default();
         let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool)));

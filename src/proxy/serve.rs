@@ -321,7 +321,9 @@ impl<'a> Serving<'a, '_> {
         let session = identity.and_then(find);
         // One name is one session, however many models serve it.
         let named = names.session.map(|name| caller.session(&name));
-        self.account.session = named.or(session.map(|session| session.key));
+        if let Some(key) = named.or(session.map(|session| session.key)) {
+            self.account.of_session(key, &self.edge.roster.interactions);
+        }
         (prompt, session)
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::bill::Bill;
 use super::cache::Slot;
 use super::live::Live;
 use crate::domain::ids::SessionKey;
@@ -12,6 +13,7 @@ use crate::policy::admission::{Asking, Stay};
 use crate::policy::blame::Fault;
 use crate::policy::breaker;
 use crate::policy::prefix_index::{Claim, Holding};
+use crate::policy::share;
 
 /// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
 /// neither success nor failure, as when the client went away.
@@ -21,6 +23,12 @@ pub struct InFlight {
     params: breaker::Params,
     /// When it was booked. `None` until the breaker let the request through, and again after its end was reported.
     sent: Option<Instant>,
+    /// What the clock of shares showed then. `None` until the breaker let the request through.
+    share: Option<share::Began>,
+    /// Who pays for it, at this price for a second of the replica.
+    bill: Option<(Arc<Bill>, f64)>,
+    /// When its end was reported.
+    ended: Option<Instant>,
     /// The session that has a call in flight with it.
     session: Option<(SessionKey, Stay)>,
     reading: Option<Reading>,
@@ -48,11 +56,19 @@ impl Drop for Reading {
 
 impl InFlight {
     pub(super) fn new(live: Arc<Live>, params: breaker::Params) -> InFlight {
-        InFlight { live, params, sent: None, session: None, reading: None }
+        InFlight { live, params, sent: None, share: None, bill: None, ended: None, session: None, reading: None }
     }
 
-    pub(super) fn sent_at(mut self, sent: Instant) -> InFlight {
-        self.sent = Some(sent);
+    pub(super) fn sent_at(mut self, sent: Instant, share: share::Began) -> InFlight {
+        (self.sent, self.share) = (Some(sent), Some(share));
+        self
+    }
+
+    /// The call's share of the replica's time is put on this bill when it ends, however it does; a second of the replica
+    /// costs so many USD.
+    #[must_use]
+    pub fn billed_to(mut self, bill: Arc<Bill>, dollars_per_s: f64) -> InFlight {
+        self.bill = Some((bill, dollars_per_s));
         self
     }
 
@@ -104,6 +120,7 @@ impl InFlight {
 
     /// Reports how the attempt ended and gives the place back.
     pub fn end(mut self, outcome: Outcome, now: Instant) {
+        self.ended = Some(now);
         if let Some(sent) = self.sent.take() {
             self.live.report(outcome, sent, self.params, now);
         }
@@ -155,6 +172,12 @@ impl Drop for InFlight {
         }
         if let Some(sent) = self.sent.take() {
             self.live.report(Outcome::ClientGone, sent, self.params, Instant::now());
+        }
+        if let Some(began) = self.share {
+            let share = self.live.share_ended(began, self.ended.unwrap_or_else(Instant::now));
+            if let Some((bill, dollars_per_s)) = &self.bill {
+                bill.add(share * dollars_per_s);
+            }
         }
         self.live.leave();
     }

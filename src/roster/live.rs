@@ -22,6 +22,7 @@ use crate::policy::health::{self, Health};
 use crate::policy::record::Record;
 use crate::policy::replica::Standing;
 use crate::policy::rtt::Window;
+use crate::policy::share;
 
 /// What is known of one replica. It outlives reloads that keep the replica's name and address.
 #[derive(Debug)]
@@ -151,7 +152,13 @@ impl Live {
         }
         // From here on the guard gives the place back.
         let guard = InFlight::new(Arc::clone(self), params);
-        self.lock().admit(params, last_resort, now).then(|| guard.sent_at(now))
+        let mut record = self.lock();
+        record.admit(params, last_resort, now).then(|| guard.sent_at(now, record.share.begin(now)))
+    }
+
+    /// A call that was let through has ended: its share of the replica's time, in seconds.
+    pub(super) fn share_ended(&self, began: share::Began, now: Instant) -> f64 {
+        self.lock().share.end(began, now)
     }
 
     pub(super) fn leave(&self) {
@@ -248,7 +255,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::roster::Prefilling;
+    use crate::roster::{Bill, Prefilling};
 
     const PARAMS: breaker::Params = breaker::Params { failure_threshold: 2, ..crate::policy::testing::BREAKER };
 
@@ -268,6 +275,25 @@ mod tests {
         drop(first);
         drop(second);
         assert_eq!(live.in_flight(), 0);
+    }
+
+    #[test]
+    fn every_attempt_pays_its_share_of_the_replica_whatever_becomes_of_it() {
+        let (live, start) = (live(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let (bill, other) = (Arc::new(Bill::default()), Arc::new(Bill::default()));
+        let begin = |bill: &Arc<Bill>, now| live.begin(9, PARAMS, false, now).unwrap().billed_to(Arc::clone(bill), 0.5);
+        let failed = begin(&bill, at(0));
+        let beside = begin(&other, at(10));
+        failed.end(Outcome::Reset, at(20));
+        assert_eq!(bill.dollars(), 7.5, "10 s alone and 5 of 10 s in two");
+        let second = begin(&bill, at(20));
+        second.end(Outcome::Ok, at(24));
+        beside.end(Outcome::Ok, at(24));
+        assert_eq!((bill.dollars(), other.dollars()), (8.5, 3.5), "together the 24 s in which it was in use");
+        // Given up by its client: it ends now, long before what was said of the others.
+        drop(begin(&bill, at(24)));
+        assert_eq!((bill.dollars(), live.in_flight()), (8.5, 0));
     }
 
     #[test]

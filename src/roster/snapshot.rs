@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
 use super::cache::{Slot, Tenant};
+use super::interactions::Interactions;
 use super::live::Live;
 use super::pool::PoolLive;
 use super::regions::RegionLive;
@@ -286,6 +287,8 @@ pub struct Roster {
     current: ArcSwap<Snapshot>,
     /// Where sessions are warm.
     pub sessions: SessionTable,
+    /// What sessions' calls come to until they idle.
+    pub interactions: Interactions,
     /// Where stored responses are held.
     pub responses: ResponseTable,
     /// What clients have left to retry with.
@@ -301,9 +304,11 @@ impl Roster {
     pub fn new(snapshot: Snapshot, start: Instant) -> Roster {
         let sessions = SessionTable::new(snapshot.config.sessions.capacity, start);
         let responses = ResponseTable::new(snapshot.config.sessions.capacity, start);
+        let interactions = Interactions::new(snapshot.config.sessions.capacity, start);
         Roster {
             current: ArcSwap::from_pointee(snapshot),
             sessions,
+            interactions,
             responses,
             retries: RetryBudget::default(),
             hedges: RetryBudget::default(),
@@ -322,6 +327,7 @@ impl Roster {
         let before = self.snapshot();
         if before.config.sessions.capacity != config.sessions.capacity {
             self.sessions.resize(config.sessions.capacity);
+            self.interactions.resize(config.sessions.capacity);
             self.responses.resize(config.sessions.capacity);
         }
         self.current.store(Arc::new(Snapshot::new(config, geo, Some(&before))));

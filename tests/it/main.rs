@@ -23,6 +23,7 @@ mod geoip;
 mod harness;
 mod health;
 mod hygiene;
+mod interactions;
 mod keep_alive;
 mod kills;
 mod leaving;

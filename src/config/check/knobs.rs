@@ -35,6 +35,8 @@ knobs! {
         "agents pause for minutes; what idles for days has lost its KV cache long ago";
     SESSIONS_CAPACITY: usize = "capacity", 1_000_000, 1, 50_000_000,
         "each remembered session costs about 160 bytes of memory";
+    SESSIONS_INTERACTION_IDLE: Duration = "interaction_idle", secs(180), SECOND, HOUR,
+        "of agents' pauses nine in ten are shorter than two minutes; a longer one is a person's";
     SESSIONS_ACTIVE: Duration = "active", MINUTE, SECOND, HOUR,
         "of agents' pauses four in five are shorter than a minute";
     ADMISSION_SHARE: f64 = "admission_share", 1.0, 0.01, 1.0,
@@ -173,6 +175,7 @@ pub(super) fn sessions(root: &Table<'_>) -> Sessions {
     let idle = section.knob(&SESSIONS_IDLE);
     Sessions {
         headers,
+        interaction_idle: section.knob(&SESSIONS_INTERACTION_IDLE).at_most(&idle, report),
         capacity: section.knob(&SESSIONS_CAPACITY).value,
         admission: section.flag("admission", true),
         admission_share: section.knob(&ADMISSION_SHARE).value,

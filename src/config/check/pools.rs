@@ -10,7 +10,7 @@ use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Knob, Report, Span, Table, Value, hint_among};
 use crate::domain::ask::{Dialect, DialectSet};
 use crate::domain::ids::{ModelIx, PoolIx, RegionIx, ReplicaIx};
-use crate::domain::topology::{Credential, Engine, Pool, Replica};
+use crate::domain::topology::{Credential, Engine, Pool, Replica, TokenPrice};
 
 const ENGINES: [Engine; 4] = [Engine::Vllm, Engine::Sglang, Engine::LlamaCpp, Engine::OpenAi];
 
@@ -103,6 +103,7 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         report.error(&gpu.span, "`gpu` is no kind of GPU", "write at most 64 characters, as \"H100 80GB\"");
     }
     let cost = table.get("cost_per_hour");
+    let token_price = table.get("price_per_million_tokens").and_then(|value| token_price(&value));
     let total = table.get("max_in_flight_total");
     let kv_cache = table.get("kv_cache_tokens");
     Pool {
@@ -112,6 +113,7 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         engine,
         gpu: gpu.map(|gpu| gpu.value.to_owned()),
         cost_per_hour: cost.and_then(|value| value.number(0.0..=100_000.0, "USD per hour and replica")),
+        price_per_million_tokens: token_price,
         max_in_flight: table.knob(&MAX_IN_FLIGHT).value,
         max_in_flight_total: total.and_then(|value| value.whole_number(1..=MAX_IN_FLIGHT_TOTAL_MAX, "calls")),
         queue: table.knob(&QUEUE).value,
@@ -123,6 +125,18 @@ fn pool(table: &Table<'_>, name: &str, regions: &Names, outside: &Outside<'_>) -
         dialects: dialects(table, engine),
         replicas: Vec::new(),
     }
+}
+
+/// Where no price of cached tokens is stated they cost what others do.
+fn token_price(value: &Value<'_>) -> Option<TokenPrice> {
+    let table = value.table()?;
+    let price = |value: Value<'_>| value.number(0.0..=100_000.0, "USD per million tokens");
+    let prompt = table.required("prompt", "what a million tokens of prompts cost, as prompt = 0.20");
+    let cached = table.get("cached").and_then(price);
+    let completion = table.required("completion", "what a million tokens of answers cost, as completion = 0.60");
+    let (prompt, completion) = (prompt.and_then(price), completion.and_then(price));
+    let prompt = prompt?;
+    Some(TokenPrice { prompt, cached: cached.unwrap_or(prompt), completion: completion? })
 }
 
 fn engine(table: &Table<'_>) -> Engine {

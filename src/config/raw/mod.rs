@@ -5,7 +5,6 @@
 
 mod knob;
 mod nearest;
-mod planned;
 mod report;
 mod table;
 mod units;

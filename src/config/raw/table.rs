@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use toml::de::{DeTable, DeValue};
 
 use super::nearest::hint_among;
-use super::planned::planned_key;
 use super::report::{At, Report, Span};
 use super::value::Value;
 use crate::config::diagnostic::quoted;
@@ -203,18 +202,10 @@ impl<'a> Table<'a> {
         if self.report.is_full() {
             return self.report.error(&key.span(), "", "");
         }
-        match planned_key(&self.path_of(name)) {
-            Some(why) => {
-                let message = format!("`{}` is not available in this version of nearpool", self.path_of(name));
-                self.report.error(&key.span(), message, format!("remove the key: {why}"));
-            }
-            None => {
-                let message = format!("unknown key {} {}", quoted(name), self.place());
-                let mut known = self.asked.borrow().clone();
-                known.sort_unstable();
-                self.report.error(&key.span(), message, hint_among(name, known.iter().copied()));
-            }
-        }
+        let message = format!("unknown key {} {}", quoted(name), self.place());
+        let mut known = self.asked.borrow().clone();
+        known.sort_unstable();
+        self.report.error(&key.span(), message, hint_among(name, known.iter().copied()));
     }
 }
 

@@ -6,9 +6,20 @@ use super::*;
 use crate::domain::engine_load::EngineLoad;
 use crate::domain::ids::ReplicaIx;
 use crate::observe::testing;
+use crate::policy::gpu_load::GpuReport;
+use crate::policy::interaction::CallEnd;
 
 fn end<'a>(model: &'a str, outcome: Outcome, reason: Option<Reason>) -> RequestEnd<'a> {
-    RequestEnd { region: "here", pool: "pool", model, step: "planner", outcome, reason, seconds: 0.3 }
+    RequestEnd {
+        region: "here",
+        pool: "pool",
+        model,
+        step: "planner",
+        outcome,
+        reason,
+        seconds: 0.3,
+        cost_dollars: None,
+    }
 }
 
 fn fresh() -> (Registry, Metrics) {
@@ -23,6 +34,7 @@ fn tell(roster: &Roster, kv_usage: Option<f64>, at: Instant) {
     let load = EngineLoad { running: 7, waiting: 2, kv_usage, kv_capacity_tokens, prefix_queries, prefix_hits };
     for (_, live) in roster.snapshot().replicas() {
         live.set_engine(LoadReport { load, own_in_flight: 0, at });
+        live.set_gpu(GpuReport { utilization: 0.4, at });
     }
 }
 
@@ -62,7 +74,7 @@ fn the_guides_buckets_are_kept() {
 #[test]
 fn names_and_labels_are_the_contracts() {
     let (registry, metrics) = fresh();
-    metrics.request(&end("small", Outcome::Cut, None));
+    metrics.request(&RequestEnd { cost_dollars: Some(0.01), ..end("small", Outcome::Cut, None) });
     metrics.attempt("pool", "r0", Outcome::Reset);
     metrics.retry(Outcome::Reset);
     metrics.overhead(0.000_03);
@@ -85,6 +97,9 @@ fn names_and_labels_are_the_contracts() {
         })
         .collect();
     let expected = [
+        "agent_interaction_calls{}",
+        "agent_interaction_cost_dollars{}",
+        "agent_interaction_seconds{}",
         "agent_llm_calls_total{model,step_type}",
         "agent_step_errors_total{model,outcome,step_type}",
         "agent_step_latency_seconds{model,step_type}",
@@ -95,8 +110,10 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_completion_tokens_total{pool}",
         "nearpool_config_info{hash}",
         "nearpool_config_reloads_total{result,source}",
+        "nearpool_cost_dollars_total{model,step_type}",
         "nearpool_draining{}",
         "nearpool_geo_lookups_total{result}",
+        "nearpool_gpu_utilization_ratio{pool,replica}",
         "nearpool_hedges_total{result}",
         "nearpool_itl_seconds{model,pool}",
         "nearpool_misdirected_total{country}",
@@ -122,6 +139,41 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_ttft_seconds{cache,model,pool}",
     ];
     assert_eq!(found, expected.map(str::to_owned).into_iter().collect());
+}
+
+#[test]
+fn costs_are_claimed_only_where_a_price_is_known() {
+    let (registry, metrics) = fresh();
+    metrics.request(&end("free", Outcome::Ok, None));
+    metrics.request(&RequestEnd { cost_dollars: Some(0.25), ..end("small", Outcome::Ok, None) });
+    metrics.request(&RequestEnd { cost_dollars: Some(0.5), ..end("small", Outcome::Cut, None) });
+    let text = metrics.render(&registry);
+    check(&text, &[r#"nearpool_cost_dollars_total{model="small",step_type="planner"} 0.75"#]);
+    assert_eq!(text.matches("nearpool_cost_dollars_total{").count(), 1, "{text}");
+}
+
+#[test]
+fn an_interaction_is_counted_with_the_guides_figures_as_edges() {
+    let (registry, metrics) = fresh();
+    let mut interaction = Interaction::new(0);
+    for at_ms in 1..=20 {
+        let call = CallEnd { outcome: Outcome::Ok, cost_dollars: Some(0.002), tokens: (0, 0, 0) };
+        interaction.ends(&call, at_ms * 1_500);
+    }
+    metrics.interaction(&interaction);
+    metrics.interaction(&Interaction::new(0));
+    check(
+        &metrics.render(&registry),
+        &[
+            r#"agent_interaction_calls_bucket{le="10"} 1"#,
+            r#"agent_interaction_calls_bucket{le="20"} 2"#,
+            r#"agent_interaction_seconds_bucket{le="20"} 1"#,
+            r#"agent_interaction_seconds_bucket{le="30"} 2"#,
+            r#"agent_interaction_cost_dollars_bucket{le="0.05"} 1"#,
+            r#"agent_interaction_cost_dollars_bucket{le="0.02"} 0"#,
+            "agent_interaction_cost_dollars_count 1",
+        ],
+    );
 }
 
 #[test]
