@@ -16,17 +16,8 @@ const TARGET_LABELS: [&str; 3] = ["edge", "instance", "job"];
 const GPU_LABELS: [&str; 5] = ["gpu", "UUID", "device", "modelName", "Hostname"];
 const GPU_METRICS: [&str; 6] = ["GPU_UTIL", "GPU_TEMP", "POWER_USAGE", "FB_USED", "FB_FREE", "XID_ERRORS"];
 
-/// Metrics of the contract that the rules know already and the product not yet.
-const COMING: [(&str, [&str; 2]); 8] = [
-    ("agent_interaction_calls_sum", ["le"; 2]),
-    ("agent_interaction_calls_count", ["le"; 2]),
-    ("agent_interaction_seconds_bucket", ["le"; 2]),
-    ("agent_interaction_cost_dollars_sum", ["le"; 2]),
-    ("agent_interaction_cost_dollars_count", ["le"; 2]),
-    ("agent_interaction_cost_dollars_bucket", ["le"; 2]),
-    ("nearpool_cost_dollars_total", ["model", "step_type"]),
-    ("nearpool_gpu_utilization_ratio", ["pool", "replica"]),
-];
+/// What the rules know already and the product does not show yet.
+const COMING: [(&str, [&str; 1]); 1] = [("nearpool_trace_spans_total", ["result"])];
 
 /// Every series' name with its labels.
 #[derive(Debug, Default)]
@@ -54,6 +45,7 @@ impl Known {
         assert!(known.0.len() > 30, "the README's table was not found: {known:?}");
         COMING.iter().for_each(|(name, labels)| known.add(name, &labels.map(str::to_owned)));
         known.add("up", &[]);
+        known.add("ALERTS", &["alertname".to_owned(), "alertstate".to_owned()]);
         let labels = GPU_LABELS.map(str::to_owned);
         GPU_METRICS.iter().for_each(|name| known.add(&format!("DCGM_FI_DEV_{name}"), &labels));
         known
@@ -88,6 +80,7 @@ pub(crate) fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
         ("nearpool_geo_lookups_total", "result") => GeoResult::ALL.iter().map(|result| result.name()).collect(),
         ("nearpool_residency_total", "result") => ResidencyResult::ALL.iter().map(|result| result.name()).collect(),
         ("nearpool_admissions_total", "result") => AdmissionResult::ALL.iter().map(|result| result.name()).collect(),
+        ("nearpool_trace_spans_total", "result") => vec!["exported", "dropped", "failed"],
         ("nearpool_config_reloads_total", "result") => vec!["ok", "refused"],
         (_, "source") => ReloadSource::ALL.iter().map(|source| source.name()).collect(),
         (_, "cache") => CacheState::ALL.iter().map(|state| state.name()).collect(),
