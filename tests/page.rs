@@ -19,7 +19,9 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use driver::{Browser, Key};
 use screen::Screen;
-use support::{Edge, EdgeConfig, Http1, IRELAND, Pool, Python, SINGAPORE, SimProcess, chat, post_with, sim, unheard};
+use support::{
+    Edge, EdgeConfig, Http1, IRELAND, Pool, Python, SINGAPORE, SimProcess, chat, post_with, request, sim, unheard,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -166,6 +168,27 @@ async fn a_lost_connection_is_said_and_found_again() {
     screen.until("document.documentElement.dataset.feed === 'live'").await;
     screen.read("The connection to the edge is back").await;
     assert!(!screen.text().await.contains("Connection lost"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_viewer_too_many_still_sees_how_things_stand() {
+    const VIEWERS_MAX: usize = 16;
+    let Some((browser, _alone)) = browser().await else { return };
+    let replica = sim("a").await;
+    let edge = Edge::start(checked(EdgeConfig::of(&[&replica]))).await;
+    let mut viewers = Vec::new();
+    for _ in 0..VIEWERS_MAX {
+        let mut viewer = Http1::connect(edge.admin()).await;
+        viewer.send(&request("GET", "/events", &[], b"")).await;
+        assert_eq!(viewer.head().await.status, 200);
+        viewers.push(viewer);
+    }
+    let screen = Screen::open(browser, edge.admin()).await;
+    screen.read("1 of 1 in use").await;
+    replica.stop().await;
+    screen.read("down: 0 of 1 in use").await;
+    assert!(!screen.text().await.contains("Connection lost"));
+    drop(viewers);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

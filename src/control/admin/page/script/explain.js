@@ -102,14 +102,15 @@ function regionsTable(regions) {
     empty: "There are no regions.",
     columns: [
       { head: "Region", header: true, cell: (region) => region.region },
-      { head: "Distance", number: true, cell: (region) => `${count(region.distance_km)} km` },
+      { head: "Distance", kind: "number", cell: (region) => `${count(region.distance_km)} km` },
       {
         head: "Round trip",
-        number: true,
+        kind: "number",
         cell: (region) => `${duration(region.way_ms)}, ${region.measured ? "measured" : "estimated"}`,
       },
       {
         head: "Verdict",
+        kind: "wide",
         cell: (region) => ({
           text: region.verdict,
           grade: region.allowed && !region.verdict.startsWith("left out") ? "good" : "bad",
@@ -130,8 +131,8 @@ function poolsTable(pools) {
       { head: "Pool", header: true, cell: (pool) => pool.pool },
       { head: "Region", cell: (pool) => pool.region },
       { head: "Model", cell: (pool) => (pool.fallback ? `${pool.model}, a fallback` : pool.model) },
-      { head: "Distance", number: true, cell: (pool) => `${count(pool.distance_km)} km` },
-      { head: "Replicas", cell: (pool) => listed(pool.replicas) || "none usable" },
+      { head: "Distance", kind: "number", cell: (pool) => `${count(pool.distance_km)} km` },
+      { head: "Replicas", kind: "wide", cell: (pool) => listed(pool.replicas) || "none usable" },
     ],
   });
   table.update(pools);

@@ -10,8 +10,8 @@ function makeFailovers() {
       { head: "Time", header: true, cell: (failover) => clock(failover.ts) },
       { head: "What", cell: (failover) => words(failover.kind) },
       { head: "Why", cell: (failover) => words(failover.cause) },
-      { head: "From", cell: (failover) => at(failover.from) },
-      { head: "To", cell: (failover) => at(failover.to) },
+      { head: "From", kind: "wide", cell: (failover) => at(failover.from) },
+      { head: "To", kind: "wide", cell: (failover) => at(failover.to) },
       { head: "Model", cell: (failover) => failover.model ?? UNKNOWN },
       { head: "Request", cell: (failover) => failover.request_id },
     ],
@@ -29,7 +29,7 @@ function makeConfiguration() {
     columns: [
       { head: "Time", header: true, cell: (reload) => clock(reload.ts) },
       { head: "Source", cell: (reload) => words(reload.source) },
-      { head: "Verdict", cell: verdictCell },
+      { head: "Verdict", kind: "wide", cell: verdictCell },
       { head: "Revision", cell: (reload) => ({ text: reload.hash.slice(0, 12), title: reload.hash }) },
     ],
   });

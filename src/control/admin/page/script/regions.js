@@ -11,11 +11,11 @@ function makeRegionsTable() {
       { head: "State", cell: (row) => ({ text: row.word, grade: row.grade }) },
       {
         head: "Round trip",
-        number: true,
+        kind: "number",
         cell: (row) => (row.home && !isNumber(row.rtt_ms) ? "here" : duration(row.rtt_ms)),
       },
-      { head: "Replicas", number: true, cell: (row) => `${row.used}/${row.all}` },
-      { head: "Calls", number: true, cell: (row) => count(row.calls) },
+      { head: "Replicas", kind: "number", cell: (row) => `${row.used}/${row.all}` },
+      { head: "Calls", kind: "number", cell: (row) => count(row.calls) },
     ],
   });
 }
@@ -39,11 +39,11 @@ function makeFlowsTable() {
     key: (flow) => `${flow.country} ${flow.latitude} ${flow.longitude} ${flow.pool}`,
     empty: "No calls in the last minute.",
     columns: [
-      { head: "From", header: true, cell: placeOf },
-      { head: "To pool", cell: (flow) => flow.pool },
+      { head: "From", header: true, kind: "wide", cell: placeOf },
+      { head: "To pool", kind: "wide", cell: (flow) => flow.pool },
       { head: "Region", cell: (flow) => flow.region },
-      { head: "Calls", number: true, cell: (flow) => count(flow.calls) },
-      { head: "Errors", number: true, cell: (flow) => count(flow.errors) },
+      { head: "Calls", kind: "number", cell: (flow) => count(flow.calls) },
+      { head: "Errors", kind: "number", cell: (flow) => count(flow.errors) },
     ],
   });
 }

@@ -1,14 +1,14 @@
 // The tables inside a pool's card.
 
 const REPLICA_COLUMNS = [
-  { head: "Replica", header: true, cell: (replica) => replica.name },
-  { head: "State", cell: (replica) => stateCell(replica) },
+  { head: "Replica", header: true, kind: "wide", cell: (replica) => replica.name },
+  { head: "State", kind: "wide", cell: (replica) => stateCell(replica) },
   { head: "Breaker", cell: (replica) => words(replica.breaker) },
-  { head: "In flight", number: true, cell: (replica) => count(replica.in_flight) },
-  { head: "Engine runs", number: true, cell: (replica) => count(replica.engine_load?.running) },
-  { head: "Engine queue", number: true, cell: (replica) => count(replica.engine_load?.waiting) },
-  { head: "KV cache", number: true, cell: (replica) => percent(replica.engine_load?.kv_usage_ratio) },
-  { head: "GPU", number: true, cell: (replica) => percent(replica.gpu_utilization_ratio) },
+  { head: "In flight", kind: "number", cell: (replica) => count(replica.in_flight) },
+  { head: "Running", kind: "number", cell: (replica) => count(replica.engine_load?.running) },
+  { head: "Waiting", kind: "number", cell: (replica) => count(replica.engine_load?.waiting) },
+  { head: "KV cache", kind: "number", cell: (replica) => percent(replica.engine_load?.kv_usage_ratio) },
+  { head: "GPU", kind: "number", cell: (replica) => percent(replica.gpu_utilization_ratio) },
 ];
 
 function stateCell(replica) {
@@ -18,7 +18,7 @@ function stateCell(replica) {
 
 function makeReplicasTable() {
   return makeTable({
-    caption: "Replicas",
+    caption: "Replicas; running, waiting and KV cache as their engines tell",
     key: (replica) => replica.name,
     empty: "This pool has no replicas.",
     columns: REPLICA_COLUMNS,
@@ -33,11 +33,11 @@ function makeHistoryTable() {
     empty: "No calls in the last 15 minutes.",
     columns: [
       { head: "Time", header: true, cell: (point) => clock(point.time) },
-      { head: "Calls", number: true, cell: (point) => count(point.calls) },
-      { head: "Errors", number: true, cell: (point) => count(point.errors) },
-      { head: "Warm p50 / p99", number: true, cell: times("warm") },
-      { head: "Cold p50 / p99", number: true, cell: times("cold") },
-      { head: "Cached", number: true, cell: (point) => percent(cachedShare({ prompt_tokens: point })) },
+      { head: "Calls", kind: "number", cell: (point) => count(point.calls) },
+      { head: "Errors", kind: "number", cell: (point) => count(point.errors) },
+      { head: "Warm p50 / p99", kind: "number", cell: times("warm") },
+      { head: "Cold p50 / p99", kind: "number", cell: times("cold") },
+      { head: "Cached", kind: "number", cell: (point) => percent(cachedShare({ prompt_tokens: point })) },
     ],
   });
 }

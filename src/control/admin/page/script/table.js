@@ -11,11 +11,12 @@ const overflowing = new ResizeObserver((entries) => {
 });
 
 /**
- * A table of `columns`: `{ head, cell: (item) => text or { text, grade, title }, header, number }`. The cells of the column
- * with `header` name their rows. Returns its node, and `update(items)`; `empty` is said when there are none.
+ * A table of `columns`: `{ head, cell: (item) => text or { text, grade, title }, header, kind }`. The cells of the column
+ * with `header` name their rows; `kind` is "number", or "wide" for what is not to be squeezed. Returns its node, and
+ * `update(items)`; `empty` is said when there are none.
  */
 function makeTable({ caption, unseenCaption = false, columns, key, empty = "Nothing yet." }) {
-  const heads = columns.map(({ head, number }) => el("th", { scope: "col", class: number ? "number" : null }, head));
+  const heads = columns.map(({ head, kind }) => el("th", { scope: "col", class: kind ?? null }, head));
   const body = el("tbody");
   const table = el(
     "table",
@@ -33,8 +34,8 @@ function makeTable({ caption, unseenCaption = false, columns, key, empty = "Noth
     el(
       "tr",
       {},
-      ...columns.map(({ header, number }) =>
-        el(header ? "th" : "td", { scope: header ? "row" : null, class: number ? "number" : null }),
+      ...columns.map(({ header, kind }) =>
+        el(header ? "th" : "td", { scope: header ? "row" : null, class: kind ?? null }),
       ),
     );
   const update = (row, item) => columns.forEach(({ cell }, ix) => setCell(row.children[ix], cell(item)));
