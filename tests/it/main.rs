@@ -7,6 +7,7 @@ mod support;
 
 mod access_log;
 mod affinity;
+mod agreement;
 mod bad_input;
 mod bad_input_h2;
 mod bodies;
@@ -38,6 +39,7 @@ mod replay;
 mod residency;
 mod resume;
 mod robust;
+mod series;
 mod slow;
 mod stored;
 mod streams;
