@@ -10,14 +10,16 @@ use anyhow::{Context, bail};
 use nearpool::config::Config;
 use nearpool::control::Connections;
 use nearpool::control::admin::{self, Admin};
+use nearpool::control::export::Export;
 use nearpool::control::interactions::Interactions;
 use nearpool::control::probe::Probe;
 use nearpool::control::reload::{self, Commit, Prepare, Reloader};
 use nearpool::control::scrape::Scrape;
 use nearpool::control::watch::Watch;
 use nearpool::observe::access_log::AccessLog;
-use nearpool::observe::metrics::Metrics;
+use nearpool::observe::metrics::{Metrics, SpanResult};
 use nearpool::observe::recent::Feed;
+use nearpool::observe::trace::{self, Spans};
 use nearpool::proxy::tls::{Certificate, Certificates};
 use nearpool::proxy::{Accept, BeforeTls, Edge, Parts};
 use nearpool::roster::{Roster, Snapshot};
@@ -46,6 +48,7 @@ pub(super) struct Assembled {
     pub(super) edge: Arc<Edge>,
     pub(super) roster: Arc<Roster>,
     pub(super) log: Arc<AccessLog>,
+    pub(super) spans: Arc<Spans>,
     pub(super) config: Arc<Config>,
     pub(super) interactions: Arc<Interactions>,
 }
@@ -76,6 +79,8 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         true => AccessLog::start(&config.access_log, metrics.log_dropped())?,
         false => AccessLog::off(metrics.log_dropped()),
     });
+    let (spans, queued) = trace::queue(metrics.spans(SpanResult::Dropped));
+    let spans = Arc::new(spans);
     let start = Instant::now();
     let snapshot = Snapshot::new(Arc::clone(&config), Arc::clone(&loaded.geo), None);
     let roster = Arc::new(Roster::new(snapshot, start));
@@ -94,6 +99,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         metrics: Arc::clone(&metrics),
         log: Arc::clone(&log),
         feed: Arc::clone(&feed),
+        spans: Arc::clone(&spans),
         seed,
     }));
 
@@ -121,7 +127,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         let parts = admin::Parts {
             roster: Arc::clone(&roster),
             reloader: Arc::clone(&reloader),
-            metrics,
+            metrics: Arc::clone(&metrics),
             registry,
             access_log: Arc::clone(&log),
             feed,
@@ -133,6 +139,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         server.add_service(service);
     }
     let connections = Connections::new();
+    let export = Export::new(Arc::clone(&roster), connections.clone(), &metrics, queued);
     let mut probe = background_service("probe", Probe::new(Arc::clone(&roster), connections.clone()));
     probe.threads = Some(1);
     server.add_service(probe);
@@ -140,6 +147,9 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let mut scrape = background_service("scrape", Scrape::new(Arc::clone(&roster), connections));
     scrape.threads = Some(1);
     server.add_service(scrape);
+    let mut export = background_service("export", export);
+    export.threads = Some(1);
+    server.add_service(export);
     let mut watch = background_service("watch", Watch::new(reloader));
     watch.threads = Some(1);
     server.add_service(watch);
@@ -147,7 +157,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     closing.threads = Some(1);
     let interactions = closing.task();
     server.add_service(closing);
-    Ok(Assembled { server, edge, roster, log, config, interactions })
+    Ok(Assembled { server, edge, roster, log, spans, config, interactions })
 }
 
 /// The agents' listeners. All of them share one acceptor, and with it one bound on connections.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use nearpool::control::interactions::Interactions;
 use nearpool::observe::access_log::AccessLog;
+use nearpool::observe::trace::Spans;
 use nearpool::proxy::Edge;
 use nearpool::roster::Roster;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
@@ -28,6 +29,7 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 pub(super) struct Signals {
     pub(super) edge: Arc<Edge>,
     pub(super) roster: Arc<Roster>,
+    pub(super) spans: Arc<Spans>,
     pub(super) upgrade_socket: PathBuf,
 }
 
@@ -69,6 +71,7 @@ impl Signals {
     /// The end that does not wait for requests: they are told so, and that is all.
     async fn at_once(&self) -> ShutdownSignal {
         end_requests(&self.edge).await;
+        self.spans.flush().await;
         ShutdownSignal::FastShutdown
     }
 }
@@ -141,6 +144,7 @@ pub(super) struct Drainer {
     pub(super) roster: Arc<Roster>,
     pub(super) log: Arc<AccessLog>,
     pub(super) interactions: Arc<Interactions>,
+    pub(super) spans: Arc<Spans>,
 }
 
 #[async_trait]
@@ -158,6 +162,7 @@ impl BackgroundService for Drainer {
             () = another_signal() => end_requests(&self.edge).await,
         }
         self.interactions.close_all();
+        self.spans.flush().await;
         self.log.flush();
         std::process::exit(0);
     }

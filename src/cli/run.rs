@@ -32,7 +32,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::start_log("warn,nearpool=info");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let Assembled { mut server, edge, roster, log, config, interactions } = assemble(Options {
+    let Assembled { mut server, edge, roster, log, spans, config, interactions } = assemble(Options {
         config: &args.config,
         access_log: !args.no_access_log,
         upgrade: args.upgrade,
@@ -47,6 +47,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             roster: Arc::clone(&roster),
             log: Arc::clone(&log),
             interactions: Arc::clone(&interactions),
+            spans: Arc::clone(&spans),
         },
     );
     drainer.threads = Some(1);
@@ -60,7 +61,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) = config.admin {
         log::info!("metrics and status at http://{address}");
     }
-    let signals = Signals { edge, roster, upgrade_socket: args.upgrade_socket.clone() };
+    let signals = Signals { edge, roster, spans, upgrade_socket: args.upgrade_socket.clone() };
     server.run(ServerArgs { shutdown_signal: Box::new(signals) });
     interactions.close_all();
     log.flush();

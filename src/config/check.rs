@@ -17,6 +17,7 @@ mod place_headers;
 mod pools;
 mod replicas;
 mod tls;
+mod tracing;
 mod url;
 mod whole;
 

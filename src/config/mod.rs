@@ -15,7 +15,7 @@ mod values;
 pub use diagnostic::{Diagnostic, Diagnostics};
 pub use entry::{Env, FILE_BYTES_MAX, load, parse, parse_push, text_of};
 pub use push::restart_needed;
-pub use values::{AccessLog, Config, Geo, Health, References, Secret, Sessions, Timeouts, Tls};
+pub use values::{AccessLog, Config, Geo, Health, References, Secret, Sessions, Timeouts, Tls, Tracing};
 
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,7 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
     assert_eq!(reference.limits, small.limits);
     assert_eq!(reference.geo, small.geo);
     assert_eq!(reference.access_log, small.access_log);
+    assert_eq!(reference.tracing, small.tracing);
     assert_eq!(reference.topology.pools[0].max_in_flight, small.topology.pools[0].max_in_flight);
     assert_eq!(reference.topology.pools[0].queue, small.topology.pools[0].queue);
     assert_eq!(reference.topology.pools[0].queue_timeout, small.topology.pools[0].queue_timeout);
@@ -78,7 +79,12 @@ fn the_reference_is_valid_and_its_knobs_are_the_defaults() {
 fn reference_of(path: &str) -> Option<String> {
     let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
     let (section, key) = match section {
-        "pools.replicas" | "pools.api_key" | "pools.price_per_million_tokens" | "edge.admin_token" | "regions.*" => {
+        "pools.replicas"
+        | "pools.api_key"
+        | "pools.price_per_million_tokens"
+        | "edge.admin_token"
+        | "tracing.headers.*"
+        | "regions.*" => {
             return REFERENCE.contains(&format!("{key} = ")).then(|| REFERENCE.to_owned());
         }
         "" => return REFERENCE.contains(&format!("[{key}")).then(|| REFERENCE.to_owned()),

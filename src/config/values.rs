@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::domain::topology::Topology;
+use crate::domain::topology::{ReplicaAddress, Topology};
 use crate::policy::client::PlaceHeaders;
 use crate::policy::{breaker, budget, health, limits, region, retry};
 
@@ -53,6 +53,8 @@ pub struct Config {
     pub limits: limits::Params,
     /// Where requests are logged.
     pub access_log: AccessLog,
+    /// Where spans are sent; `None` when nothing is traced.
+    pub tracing: Option<Tracing>,
     /// What the file refers to outside of itself; a pushed config may refer to nothing else.
     pub references: References,
 }
@@ -187,6 +189,21 @@ pub struct AccessLog {
     pub rotate_at_bytes: u64,
     /// Files set aside that are kept.
     pub keep: u32,
+}
+
+/// Where spans of requests are sent.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Tracing {
+    /// Where the collector takes OTLP over HTTP; the base path is what comes before `/v1/traces`.
+    pub endpoint: ReplicaAddress,
+    /// The share of the requests that are traced if their caller says nothing, 0 to 1.
+    pub sample: f64,
+    /// Headers that the collector wants, names in lower case.
+    pub headers: Vec<(String, Secret)>,
+    /// How long the collector may take for a batch.
+    pub timeout: Duration,
+    /// Spans that may wait.
+    pub queue: usize,
 }
 
 /// A value that is never printed.

@@ -1,4 +1,4 @@
-//! A connection on which a replica is asked how it is.
+//! A connection on which a replica is asked how it is, or a collector is told of spans.
 //!
 //! Kept alive between questions: over an ocean each new one costs two or three round trips. A health check has one of its
 //! own, since a replica that no longer accepts connections can keep answering on those that it has; for an engine's
@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::ErrorType;
+use http::HeaderValue;
 use pingora::connectors::http::v2::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora::upstreams::peer::HttpPeer;
+use pingora::{ErrorType, OrErr};
 
+use crate::config::Secret;
 use crate::domain::health_check::Failure;
 use crate::domain::topology::ReplicaAddress;
 
@@ -51,11 +53,12 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// What a replica is asked for, as it is told in `User-Agent`.
+/// What somebody is asked for, as it is told in `User-Agent`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Purpose {
     HealthCheck,
     Metrics,
+    Traces,
 }
 
 impl Purpose {
@@ -63,18 +66,19 @@ impl Purpose {
         match self {
             Purpose::HealthCheck => concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (health check)"),
             Purpose::Metrics => concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (metrics)"),
+            Purpose::Traces => concat!("nearpool/", env!("CARGO_PKG_VERSION"), " (traces)"),
         }
     }
 
     const fn kept_for(self) -> Duration {
         match self {
             Purpose::HealthCheck => KEPT_FOR_CHECK,
-            Purpose::Metrics => KEPT_FOR_METRICS,
+            Purpose::Metrics | Purpose::Traces => KEPT_FOR_METRICS,
         }
     }
 }
 
-/// What is asked: a GET, or a POST of JSON.
+/// What is asked: a GET, or a POST of JSON or, of spans, of protobuf.
 #[derive(Clone)]
 pub(super) struct Question<'a> {
     /// Below the replica's base path.
@@ -107,6 +111,7 @@ pub(super) struct Line<'a> {
     connections: &'a Connections,
     address: &'a ReplicaAddress,
     purpose: Purpose,
+    headers: &'a [(String, Secret)],
     peer: HttpPeer,
     kept: Option<Kept>,
 }
@@ -115,20 +120,26 @@ pub(super) struct Line<'a> {
 pub(super) type Sink<'a> = dyn FnMut(&[u8]) + Send + 'a;
 
 /// What remains of the last question: an idle connection.
+#[derive(Debug)]
 pub(super) enum Kept {
     H1(Stream),
     /// With the connector.
     H2,
 }
 
-impl Line<'_> {
-    pub(super) fn new<'a>(
+impl<'a> Line<'a> {
+    pub(super) fn new(
         connections: &'a Connections,
         address: &'a ReplicaAddress,
         at: SocketAddr,
         purpose: Purpose,
     ) -> Line<'a> {
-        Line { connections, address, purpose, peer: peer(address, at, purpose), kept: None }
+        Line { connections, address, purpose, headers: &[], peer: peer(address, at, purpose), kept: None }
+    }
+
+    /// The same with these headers in every question.
+    pub(super) fn with_headers(self, headers: &'a [(String, Secret)]) -> Self {
+        Line { headers, ..self }
     }
 
     /// The same over what an earlier one kept.
@@ -237,13 +248,22 @@ impl Line<'_> {
         request.insert_header("user-agent", self.purpose.user_agent())?;
         request.insert_header("accept", "*/*")?;
         if let Some(body) = &question.body {
-            request.insert_header("content-type", "application/json")?;
             request.insert_header("content-length", body.len())?;
-            // Servers of Anthropic's dialect may insist on it; to the others it means nothing.
-            request.insert_header("anthropic-version", "2023-06-01")?;
+            if self.purpose == Purpose::Traces {
+                request.insert_header("content-type", "application/x-protobuf")?;
+            } else {
+                request.insert_header("content-type", "application/json")?;
+                // Servers of Anthropic's dialect may insist on it; to the others it means nothing.
+                request.insert_header("anthropic-version", "2023-06-01")?;
+            }
         }
         if let Some(key) = question.key {
             request.insert_header("authorization", format!("Bearer {key}"))?;
+        }
+        for (name, value) in self.headers {
+            let mut value = HeaderValue::from_str(&value.0).or_err(ErrorType::InvalidHTTPHeader, "a header")?;
+            value.set_sensitive(true);
+            request.insert_header(name.clone(), value)?;
         }
         Ok(request)
     }

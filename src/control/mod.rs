@@ -9,6 +9,7 @@ pub mod watch;
 pub mod probe;
 pub mod scrape;
 
+pub mod export;
 pub mod interactions;
 
 pub mod admin;

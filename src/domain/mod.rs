@@ -12,4 +12,5 @@ pub mod outcome;
 pub mod place;
 pub mod prompt;
 pub mod topology;
+pub mod trace;
 pub mod whereabouts;

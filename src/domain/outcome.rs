@@ -14,6 +14,18 @@ pub enum Blame {
     Upstream,
 }
 
+impl Blame {
+    /// The name used in logs and traces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Blame::None => "none",
+            Blame::Client => "client",
+            Blame::Edge => "edge",
+            Blame::Upstream => "upstream",
+        }
+    }
+}
+
 /// What an attempt's ending means for the next attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Again {

@@ -154,20 +154,13 @@ fn reason<S: Serializer>(reason: &Option<Reason>, to: S) -> Result<S::Ok, S::Err
 }
 
 fn outcome<S: Serializer>(outcome: &Outcome, to: S) -> Result<S::Ok, S::Error> {
-    use crate::domain::outcome::Blame;
     #[derive(Serialize)]
     struct Fields {
         outcome: &'static str,
         blame: &'static str,
     }
     let facts = outcome.facts();
-    let blame = match facts.blame {
-        Blame::None => "none",
-        Blame::Client => "client",
-        Blame::Edge => "edge",
-        Blame::Upstream => "upstream",
-    };
-    Fields { outcome: facts.label, blame }.serialize(to)
+    Fields { outcome: facts.label, blame: facts.blame.name() }.serialize(to)
 }
 
 fn ms<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {

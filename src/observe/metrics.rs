@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use interactions::Interactions;
 use outlets::Outlets;
+pub use outlets::SpanResult;
 use pools::Pools;
 use prometheus::local::LocalHistogram;
 use prometheus::{
@@ -325,6 +326,11 @@ impl Metrics {
     /// Where lines of the access log that are not written are counted.
     pub fn log_dropped(&self) -> IntCounter {
         self.outlets.log_dropped()
+    }
+
+    /// Where spans are counted that ended so.
+    pub fn spans(&self, result: SpanResult) -> IntCounter {
+        self.outlets.spans(result)
     }
 
     /// Counts a session that no pool took on at once.

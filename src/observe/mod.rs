@@ -11,3 +11,4 @@ pub mod seldom;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timestamp;
+pub mod trace;

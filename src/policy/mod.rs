@@ -34,6 +34,7 @@ pub mod resume;
 pub mod retry;
 mod reuse;
 pub mod rtt;
+pub mod sampling;
 pub mod select;
 pub mod share;
 pub mod spill;

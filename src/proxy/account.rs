@@ -3,6 +3,8 @@
 //! The account is opened when a request's head is read, filled in on its way, and closed by `Drop`, so that no path out
 //! of the request can forget it.
 
+mod span;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +13,7 @@ use super::cost::Cost;
 use super::edge::Edge;
 use super::place::Placed;
 use super::reply::{Receipt, Route};
+use super::trace::Trace;
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
 use crate::domain::ids::{ModelIx, RegionIx, ReplicaIx, SessionKey};
@@ -43,6 +46,7 @@ pub(super) struct Account<'a> {
     /// When the request had been read whole.
     received: Option<Instant>,
     pub(super) request_id: String,
+    pub(super) trace: Trace,
     pub(super) client: Option<IpAddr>,
     pub(super) country: Option<Code>,
     pub(super) place: Option<Place>,
@@ -93,6 +97,7 @@ impl<'a> Account<'a> {
             start: Instant::now(),
             received: None,
             request_id: String::new(),
+            trace: Trace::Off,
             client: None,
             country: None,
             place: None,
@@ -321,7 +326,7 @@ impl<'a> Account<'a> {
         AccessLine {
             ts: Timestamp(self.arrived),
             request_id: &self.request_id,
-            trace_id: None,
+            trace_id: self.trace.recording().map(|recording| recording.trace_id.as_str()),
             edge: &self.snapshot.config.topology.edge,
             client: self.client,
             country: self.country.as_ref().map(Code::as_str),
@@ -353,11 +358,7 @@ impl<'a> Account<'a> {
                 stream: receive.zip(self.ttft).map(|(receive, ttft)| total.saturating_sub(receive + ttft)),
                 total: Some(total),
             },
-            tokens: Tokens {
-                prompt: usage.map(|usage| usage.prompt_tokens),
-                cached: usage.and_then(|usage| usage.cached_tokens),
-                completion: usage.map(|usage| usage.completion_tokens),
-            },
+            tokens: usage.map(Tokens::from).unwrap_or_default(),
             cost_dollars: self.cost_dollars(),
         }
     }
@@ -371,8 +372,19 @@ impl Drop for Account<'_> {
         }
         self.count();
         self.log.log(&self.line());
+        self.record_span();
         // Its line is there before the interaction's.
         self.leave_interaction();
+    }
+}
+
+impl From<&Usage> for Tokens {
+    fn from(usage: &Usage) -> Tokens {
+        Tokens {
+            prompt: Some(usage.prompt_tokens),
+            cached: usage.cached_tokens,
+            completion: Some(usage.completion_tokens),
+        }
     }
 }
 

@@ -9,11 +9,12 @@ use rand::rngs::SmallRng;
 
 use super::account::Account;
 use super::attempt::{Answer, Attempt, Began, Failed, Missed};
+use super::booking::{Booking, Sent};
 use super::due::Due;
 use super::edge::Edge;
 use super::headers::{Template, To};
 use super::owner::Previous;
-use super::place::{NoPlace, Placed};
+use super::place::NoPlace;
 use super::reply::Refusal;
 use super::resume::Rest;
 use super::rewritten::{self, Rewritten};
@@ -21,14 +22,16 @@ use crate::domain::ask::Endpoint;
 use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
+use crate::domain::trace::TraceContext;
 use crate::observe::recent::Kind;
+use crate::observe::trace::AttemptKind;
 use crate::policy::blame::{self, Verdict};
 use crate::policy::pool::PoolCandidate;
 use crate::policy::record;
 use crate::policy::replica::NoReplica;
 use crate::policy::retry::{self, Next, Tried};
 use crate::policy::select::{Reason, Selection};
-use crate::roster::{Doubt, InFlight, Prefilling, Session, Snapshot};
+use crate::roster::{Doubt, Prefilling, Session, Snapshot};
 use crate::wire::body::{Body, Edit};
 use crate::wire::scan::Model;
 
@@ -71,7 +74,7 @@ pub(super) struct Dispatch<'a> {
 pub(super) struct Reached {
     pub(super) began: Began,
     pub(super) selection: Selection,
-    pub(super) booking: InFlight,
+    pub(super) booking: Booking,
     /// Replicas that broke down in this walk. A request that is continued does not go to them again.
     pub(super) broke_down: Vec<ReplicaIx>,
 }
@@ -131,6 +134,7 @@ impl Dispatch<'_> {
             let placed = account.attempt(placed);
             account.leaving();
             let segments = body.for_pool(self, &placed.0.pool);
+            let placed = self.sent(placed, self.kind(&tried), account);
             let raced = self.race(placed, segments, &tried, &mut rng, account).await;
             let before = tried.len();
             for (placed, failed) in raced.failed {
@@ -151,7 +155,7 @@ impl Dispatch<'_> {
                         continue;
                     }
                 };
-                self.note_first(&selection, &mut booking, &began);
+                self.note_first(&selection, &mut booking, &began, account);
                 self.give_up(&tried, raced.dropped, selection.pool.pool);
                 let broke_down = tried.iter().filter(|tried| tried.broke_down()).map(|tried| tried.replica).collect();
                 return Ok(Reached { began, selection, booking, broke_down });
@@ -178,8 +182,20 @@ impl Dispatch<'_> {
         }
     }
 
+    /// Which kind of attempt the next one is.
+    fn kind(&self, tried: &[Tried]) -> AttemptKind {
+        match (self.continuing, tried) {
+            (Some(_), _) => AttemptKind::Resume,
+            (None, []) => AttemptKind::First,
+            (None, _) => AttemptKind::Retry,
+        }
+    }
+
     /// Takes in that an answer has begun.
-    fn note_first(&self, selection: &Selection, booking: &mut InFlight, began: &Began) {
+    fn note_first(&self, selection: &Selection, booking: &mut Booking, began: &Began, account: &mut Account<'_>) {
+        if let (Some(model), Some(recording)) = (booking.began(began), account.trace.recording_mut()) {
+            recording.response_model = Some(model);
+        }
         match began.ttft() {
             Some(ttft) => {
                 booking.first_event(selection.reason == Reason::Session, Instant::now());
@@ -192,8 +208,9 @@ impl Dispatch<'_> {
     }
 
     /// Takes in that an attempt failed.
-    fn count_failure(&self, (selection, booking): Placed, failed: &Failed, doubts: &mut Vec<Doubt>) -> Tried {
+    fn count_failure(&self, (selection, mut booking): Sent, failed: &Failed, doubts: &mut Vec<Doubt>) -> Tried {
         self.rest(&selection, failed);
+        booking.failed(failed);
         match failed.outcome {
             outcome if blame::in_doubt(outcome) => doubts.push(booking.end_in_doubt(outcome)),
             outcome => booking.end(outcome, Instant::now()),
@@ -220,7 +237,12 @@ impl Dispatch<'_> {
     }
 
     /// One attempt, at the pace that its pool is known for.
-    pub(super) async fn attempt(&self, selection: Selection, segments: &[Bytes]) -> Result<Began, Failed> {
+    pub(super) async fn attempt(
+        &self,
+        selection: Selection,
+        segments: &[Bytes],
+        span: Option<TraceContext>,
+    ) -> Result<Began, Failed> {
         let (pool, live) = (self.snapshot.pool(selection.pool.pool), self.snapshot.live(selection.replica));
         let timeouts = &self.snapshot.config.timeouts;
         let body_bytes = segments.iter().map(Bytes::len).sum();
@@ -247,7 +269,7 @@ impl Dispatch<'_> {
         let mut fresh = false;
         loop {
             // A header that was taken in and cannot be sent on is not the replica's fault, but there is nothing to send.
-            let head = self.head(&selection, body_bytes).map_err(|_| Outcome::BadHeader)?;
+            let head = self.head(&selection, body_bytes, span).map_err(|_| Outcome::BadHeader)?;
             match attempt.run(Box::new(head), fresh).await {
                 Ok(began) => return Ok(began),
                 Err(Missed::Failed(failed)) => return Err(failed),
@@ -257,13 +279,19 @@ impl Dispatch<'_> {
         }
     }
 
-    fn head(&self, selection: &Selection, body_bytes: usize) -> pingora::Result<RequestHeader> {
+    fn head(
+        &self,
+        selection: &Selection,
+        body_bytes: usize,
+        span: Option<TraceContext>,
+    ) -> pingora::Result<RequestHeader> {
         let topology = &self.snapshot.config.topology;
         self.template.head(&To {
             path: self.endpoint.path(),
             address: &topology.replica(selection.replica).address,
             credential: &topology.pool(selection.pool.pool).credential,
             body_bytes,
+            span,
         })
     }
 

@@ -18,6 +18,7 @@ use crate::domain::outcome::Outcome;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::observe::recent::Feed;
+use crate::observe::trace::Spans;
 use crate::policy::limits;
 use crate::policy::select::Selection;
 use crate::roster::{Roster, Session, Snapshot};
@@ -41,6 +42,8 @@ pub struct Parts {
     pub log: Arc<AccessLog>,
     /// What people who watch are told.
     pub feed: Arc<Feed>,
+    /// Where spans of requests go.
+    pub spans: Arc<Spans>,
     /// Any number; seeds what is random about choices.
     pub seed: u64,
 }
@@ -51,6 +54,7 @@ pub struct Edge {
     pub(super) metrics: Arc<Metrics>,
     pub(super) log: Arc<AccessLog>,
     pub(super) feed: Arc<Feed>,
+    pub(super) spans: Arc<Spans>,
     seed: AtomicU64,
     pub(super) upstream: Upstream,
     pub(super) buffered: Buffered,
@@ -63,7 +67,7 @@ pub struct Edge {
 impl Edge {
     /// An edge of these parts.
     pub fn new(parts: Parts) -> Edge {
-        let Parts { roster, metrics, log, feed, seed } = parts;
+        let Parts { roster, metrics, log, feed, spans, seed } = parts;
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(roster.snapshot().config.limits.keepalive_timeout);
@@ -72,6 +76,7 @@ impl Edge {
             metrics,
             log,
             feed,
+            spans,
             seed: AtomicU64::new(seed),
             upstream: Upstream::new(),
             buffered: Buffered::default(),

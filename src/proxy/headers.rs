@@ -7,7 +7,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::identify::{API_KEY, REQUEST_ID};
 use super::reply::{RECEIPT_LINES, RECEIPT_PREFIX};
+use super::trace::{self, Trace};
 use crate::domain::topology::{Credential, ReplicaAddress};
+use crate::domain::trace::TraceContext;
 use crate::policy::client::PlaceHeaders;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so).
@@ -74,6 +76,8 @@ pub(super) struct To<'a> {
     pub(super) address: &'a ReplicaAddress,
     pub(super) credential: &'a Credential,
     pub(super) body_bytes: usize,
+    /// The attempt's own span, where it has one.
+    pub(super) span: Option<TraceContext>,
 }
 
 impl Template {
@@ -83,6 +87,7 @@ impl Template {
         place_headers: &[PlaceHeaders],
         client: Option<IpAddr>,
         request_id: &str,
+        trace: &Trace,
     ) -> pingora::Result<Template> {
         // A copy without what must not pass: copying a map of headers is half the work of building one.
         let mut head = RequestHeader::from(from.as_owned_parts());
@@ -103,6 +108,7 @@ impl Template {
         if let Ok(id) = HeaderValue::from_str(request_id) {
             head.insert_header(REQUEST_ID, id)?;
         }
+        trace.pass_on(&mut head)?;
         Ok(Template { head, credential })
     }
 
@@ -129,6 +135,9 @@ impl Template {
                     head.insert_header(name, value)?;
                 }
             }
+        }
+        if let Some(span) = &to.span {
+            trace::name_parent(&mut head, span)?;
         }
         head.insert_header(header::CONTENT_LENGTH, to.body_bytes)?;
         Ok(head)
@@ -173,8 +182,10 @@ mod tests {
             from.append_header(*name, *value).unwrap();
         }
         let place = PlaceHeaders { country: Some("x-geo-country".into()), ..PlaceHeaders::default() };
-        let template = Template::of(&from, &[place], "203.0.113.5".parse().ok(), "r-1").unwrap();
-        template.head(&To { path: "/v1/messages", address: &address(), credential, body_bytes: 42 }).unwrap()
+        let template = Template::of(&from, &[place], "203.0.113.5".parse().ok(), "r-1", &Trace::Off).unwrap();
+        template
+            .head(&To { path: "/v1/messages", address: &address(), credential, body_bytes: 42, span: None })
+            .unwrap()
     }
 
     #[test]

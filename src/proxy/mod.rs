@@ -22,6 +22,7 @@ mod rewritten;
 mod waiting;
 
 mod attempt;
+mod booking;
 mod corked;
 mod cost;
 mod events;
@@ -34,6 +35,7 @@ mod reply;
 mod resume;
 
 mod account;
+mod trace;
 
 mod edge;
 mod ending;

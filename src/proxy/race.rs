@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::attempt::{Began, Failed};
+use super::booking::Sent;
 use super::dispatch::Dispatch;
 use super::place::{Manner, Placed};
 use super::rewritten::Rewritten;
@@ -19,27 +20,28 @@ use crate::domain::ids::PoolIx;
 use crate::domain::outcome::Outcome;
 use crate::observe::metrics::HedgeResult;
 use crate::observe::recent::{Kind, LATE};
+use crate::observe::trace::AttemptKind;
 use crate::policy::retry::{self, Tried};
 use crate::policy::select::Selection;
 
 /// What became of the attempts of one step.
 pub(super) struct Raced {
     /// Those that failed, in the order in which they did.
-    pub(super) failed: Vec<(Placed, Failed)>,
+    pub(super) failed: Vec<(Sent, Failed)>,
     /// The one that has something to show.
-    pub(super) began: Option<(Placed, Began)>,
+    pub(super) began: Option<(Sent, Began)>,
     /// The pool of the one that was dropped.
     pub(super) dropped: Option<PoolIx>,
 }
 
 impl Raced {
-    fn of(placed: Placed, result: Result<Began, Failed>) -> Raced {
+    fn of(placed: Sent, result: Result<Began, Failed>) -> Raced {
         let mut raced = Raced { failed: Vec::new(), began: None, dropped: None };
         raced.add(placed, result);
         raced
     }
 
-    fn add(&mut self, placed: Placed, result: Result<Began, Failed>) {
+    fn add(&mut self, placed: Sent, result: Result<Began, Failed>) {
         match result {
             Ok(began) => self.began = Some((placed, began)),
             Err(failed) => self.failed.push((placed, failed)),
@@ -51,23 +53,24 @@ impl Dispatch<'_> {
     /// Runs the attempt that has its place already.
     pub(super) async fn race(
         &self,
-        placed: Placed,
+        placed: Sent,
         segments: &[Bytes],
         tried: &[Tried],
         rng: &mut SmallRng,
         account: &mut Account<'_>,
     ) -> Raced {
         let selection = placed.0;
-        let mut first = pin!(self.attempt(selection, segments));
+        let mut first = pin!(self.attempt(selection, segments, placed.1.context()));
         let Some(late) = self.hedge_after(&selection, tried) else { return Raced::of(placed, first.await) };
         if let Ok(result) = timeout(late, first.as_mut()).await {
             return Raced::of(placed, result);
         }
         let Some(hedge) = self.place_hedge(&selection, tried, rng) else { return Raced::of(placed, first.await) };
         let hedge = account.attempt(hedge);
+        let hedge = self.sent(hedge, AttemptKind::Hedge, account);
         // Boxed, since nearly every request has no second attempt and would hold the room for it.
         let mut own = Rewritten::default();
-        let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool)));
+        let mut second = Box::pin(self.attempt(hedge.0, own.for_pool(self, &hedge.0.pool), hedge.1.context()));
         let (pools, hedge_replica) = ([selection.pool.pool, hedge.0.pool.pool], hedge.0.replica);
         let mut raced = tokio::select! {
             biased;

@@ -14,6 +14,7 @@ use pingora::protocols::http::ServerSession;
 use super::account::Account;
 use super::attempt::{Began, UnderWay};
 use super::body::{Kept, Received};
+use super::booking::Booking;
 use super::dispatch::{Dispatch, Reached};
 use super::due::Due;
 use super::edge::Edge;
@@ -30,7 +31,7 @@ use crate::observe::recent::Kind;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::resume::{self as policy, Broken, Obstacle, Rescue, Resumed};
 use crate::policy::select::Selection;
-use crate::roster::{InFlight, Session, Snapshot};
+use crate::roster::{Session, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::resume::{Asked, Told};
 
@@ -47,7 +48,7 @@ impl Rest {
 pub(super) struct Leg {
     pub(super) under: Box<UnderWay>,
     pub(super) selection: Selection,
-    pub(super) booking: InFlight,
+    pub(super) booking: Booking,
 }
 
 /// An answer under way, with all that it takes to go on elsewhere.
@@ -122,7 +123,9 @@ impl Stream<'_> {
             Err(outcome) => Err(outcome),
         };
         loop {
-            account.used(leg.under.events.as_ref().and_then(Events::usage));
+            let usage = leg.under.events.as_ref().and_then(Events::usage);
+            account.used(usage);
+            leg.booking.used(usage);
             let replica = leg.selection.replica;
             let Err(outcome) = result else {
                 self.learn(&leg, account);
@@ -177,7 +180,7 @@ impl Stream<'_> {
         match outcome {
             // An engine's own report within a stream: it may be the client's fault (a prompt that is too long), which
             // only its words tell. So it speaks neither for nor against the replica.
-            Outcome::ServerError => drop(leg.booking),
+            Outcome::ServerError => leg.booking.end_unjudged(outcome),
             _ => leg.booking.end(outcome, Instant::now()),
         }
         self.edge.count_attempt(self.snapshot, &leg.selection, outcome);
@@ -298,6 +301,7 @@ impl Stream<'_> {
             &self.snapshot.config.geo.stripped_headers,
             account.client,
             &account.request_id,
+            &account.trace,
         ) else {
             return Ok(None);
         };

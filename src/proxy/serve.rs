@@ -21,6 +21,7 @@ use super::accept;
 use super::account::Account;
 use super::attempt::{Answer, Began};
 use super::body::{self, Received};
+use super::booking::Booking;
 use super::dispatch::{Dispatch, Reached, Stopped};
 use super::due;
 use super::edge::Edge;
@@ -31,6 +32,7 @@ use super::relay::{self, Relay};
 use super::reply::{self, Refusal};
 use super::resume::{self, Leg, Stream};
 use super::route::{self, Target};
+use super::trace::Trace;
 use super::waiting::{self, KeepAlive, Unserved};
 use super::whereabouts;
 use crate::domain::ask::{Dialect, Endpoint};
@@ -45,7 +47,7 @@ use crate::policy::pool::{self, PoolCandidate};
 use crate::policy::region::Standings;
 use crate::policy::select::Selection;
 use crate::policy::{resolve, steer};
-use crate::roster::{Identity, InFlight, Session, Snapshot};
+use crate::roster::{Identity, Session, Snapshot};
 use crate::wire::body::Edit;
 use crate::wire::include_usage;
 use crate::wire::late_error::late_error_event;
@@ -94,6 +96,10 @@ impl Edge {
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
         let mut account = Account::open(self, Arc::clone(&snapshot));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
+        // Whether the edge is well is asked all day, and nobody wants to trace that.
+        if session.req_header().uri.path() != "/health" {
+            account.trace = Trace::begin(&self.spans, &snapshot, session.req_header());
+        }
         let mut serving =
             Serving { edge: self, snapshot: &snapshot, session, account: &mut account, opened: false, kept_in: false };
         let mut result = serving.answer().await;
@@ -199,6 +205,7 @@ impl<'a> Serving<'a, '_> {
             &config.geo.stripped_headers,
             caller.who.address,
             &self.account.request_id,
+            &self.account.trace,
         )
         .map_err(|_| Refusal::new(Outcome::BadHeader, "a header cannot be sent on"))?;
         let usage = self.unasked_usage(endpoint, &received);
@@ -373,13 +380,15 @@ impl<'a> Serving<'a, '_> {
         &mut self,
         answer: Box<Answer>,
         selection: &Selection,
-        booking: InFlight,
+        mut booking: Booking,
         dialect: Dialect,
         total: tokio::time::Instant,
     ) -> Result<(), Ended> {
         let outcome = answer.outcome();
         // The replica has done its part: a client that is slow to take the answer holds no place there.
-        self.account.used(answer.usage());
+        let usage = answer.usage();
+        self.account.used(usage);
+        booking.used(usage);
         if let Some(share) = self.account.cached_share() {
             booking.cached(share);
         }

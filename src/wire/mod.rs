@@ -9,9 +9,11 @@ mod members;
 pub mod names;
 pub mod prompt;
 pub mod response_id;
+pub mod response_model;
 pub mod resume;
 pub mod scan;
 pub mod sse;
+pub mod trace_context;
 pub mod usage;
 // The dialects.
 mod anthropic;

@@ -44,6 +44,7 @@ mod slow;
 mod stored;
 mod streams;
 mod tls;
+mod traces;
 mod usage;
 mod warm;
 mod whereabouts;

@@ -42,6 +42,24 @@ impl<'a> Outside<'a> {
 
     /// The secret that `{ env = "NAME" }` or `{ file = "…" }` stands for, under this key.
     pub(super) fn secret(&self, key: &'static str, value: &Value<'_>, report: &Report) -> Option<String> {
+        let hint = "it goes into a header: 1 to 4096 visible ASCII characters on one line";
+        self.sendable(key, value, report, |byte| byte.is_ascii_graphic(), hint)
+    }
+
+    /// The same for the whole value of a header, `Bearer …`: there may be spaces inside.
+    pub(super) fn header(&self, key: &'static str, value: &Value<'_>, report: &Report) -> Option<String> {
+        let hint = "it goes into a header: 1 to 4096 characters of ASCII on one line";
+        self.sendable(key, value, report, |byte| byte.is_ascii_graphic() || byte == b' ', hint)
+    }
+
+    fn sendable(
+        &self,
+        key: &'static str,
+        value: &Value<'_>,
+        report: &Report,
+        may_have: impl Fn(u8) -> bool,
+        sendable: &str,
+    ) -> Option<String> {
         value.mask_all_but(&["env", "file"]);
         if value.as_text().is_some() {
             let hint = "secrets do not belong in the file: write { env = \"NAME\" } or { file = \"path\" }";
@@ -59,9 +77,8 @@ impl<'a> Outside<'a> {
                 return None;
             }
         };
-        if secret.is_empty() || secret.len() > SECRET_CHARS_MAX || !secret.bytes().all(|b| b.is_ascii_graphic()) {
-            let hint = "it goes into a header: 1 to 4096 visible ASCII characters on one line";
-            report.error(&place, "the secret there is empty or cannot be sent", hint);
+        if secret.is_empty() || secret.len() > SECRET_CHARS_MAX || !secret.bytes().all(may_have) {
+            report.error(&place, "the secret there is empty or cannot be sent", sendable);
             return None;
         }
         Some(secret)

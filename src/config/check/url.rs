@@ -24,6 +24,8 @@ fn refused<T>(message: impl Into<String>, hint: &'static str) -> Result<T, Refus
     Err(Refusal { message: message.into(), hint, secret: false })
 }
 
+const COLLECTOR_HINT: &str = "write where the collector takes OTLP over HTTP, as \"http://127.0.0.1:4318\"";
+
 const PAGE_HINT: &str = "write the whole URL of the page, as \"http://10.0.1.12:9400/metrics\"";
 
 /// The address in a replica's URL.
@@ -45,6 +47,22 @@ pub(super) fn page(url: &str) -> Result<ReplicaAddress, Refusal> {
     };
     let page = read(url).map_err(told)?;
     if page.base_path.is_empty() { refused("the URL has no path", PAGE_HINT) } else { Ok(page) }
+}
+
+/// The address of a collector. Its base path is what comes before `/v1/traces`.
+pub(super) fn collector(url: &str) -> Result<ReplicaAddress, Refusal> {
+    let told = |refusal: Refusal| match refusal {
+        Refusal { secret: true, .. } => {
+            Refusal { hint: "remove what stands before the @: credentials go into `headers`", ..refusal }
+        }
+        Refusal { hint: HINT, .. } => Refusal { hint: COLLECTOR_HINT, ..refusal },
+        refusal => refusal,
+    };
+    let collector = read(url).map_err(told)?;
+    if collector.base_path.ends_with("/v1/traces") {
+        return refused("the URL ends in /v1/traces", "leave `/v1/traces` out: the edge appends it");
+    }
+    Ok(collector)
 }
 
 fn read(url: &str) -> Result<ReplicaAddress, Refusal> {

@@ -1,7 +1,7 @@
 //! The whole file: each section in the order that others refer to it.
 
 use super::outside::Outside;
-use super::{access_log, edge, geo, knobs, models, pools};
+use super::{access_log, edge, geo, knobs, models, pools, tracing};
 use crate::config::raw::Table;
 use crate::config::values::Config;
 use crate::domain::topology::Topology;
@@ -45,6 +45,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
         timeouts,
         limits: knobs::limits(root),
         access_log: access_log::check(root, &outside),
+        tracing: tracing::check(root, &outside),
         references: outside.into_references(),
     }
 }

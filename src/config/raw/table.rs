@@ -10,7 +10,7 @@ use super::value::Value;
 use crate::config::diagnostic::quoted;
 
 /// The keys whose values are secrets, in case one stands in the file itself.
-const SECRET_KEYS: [&str; 2] = ["api_key", "admin_token"];
+const SECRET_KEYS: [&str; 3] = ["api_key", "admin_token", "authorization"];
 
 /// The parsed file.
 pub(in crate::config) struct Document<'a> {

@@ -136,6 +136,7 @@ fn names_and_labels_are_the_contracts() {
         "nearpool_sessions_active{pool}",
         "nearpool_sessions_context_tokens{pool}",
         "nearpool_sessions_waiting{pool}",
+        "nearpool_trace_spans_total{result}",
         "nearpool_ttft_seconds{cache,model,pool}",
     ];
     assert_eq!(found, expected.map(str::to_owned).into_iter().collect());

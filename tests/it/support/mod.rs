@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "a kit: not every test needs every part")]
 
 mod certs;
+mod collector;
 mod config;
 mod edge;
 mod h2c;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 pub use certs::{Pair, pair};
+pub use collector::{Collector, attribute};
 pub use config::{EdgeConfig, Pool};
 pub use edge::{Edge, TOKEN};
 pub use h2c::{H2, as_far_as_it_came, whole};
