@@ -59,7 +59,7 @@ impl Interactions {
     /// Closes some of those that idle. `false` when that were all.
     fn close_some(&self) -> bool {
         let idle = self.roster.snapshot().config.sessions.interaction_idle;
-        let closed = self.roster.interactions.close_idle(idle, Instant::now(), CLOSED_MAX);
+        let closed = self.roster.close_idle(idle, Instant::now(), CLOSED_MAX);
         self.tell(&closed);
         closed.len() == CLOSED_MAX
     }

@@ -9,12 +9,12 @@ use super::due::Patience;
 use super::reply::Refusal;
 use super::whereabouts;
 use crate::config::Config;
-use crate::domain::ids::{ClientKey, SessionKey};
+use crate::domain::ids::ClientKey;
 use crate::domain::outcome::Outcome;
 use crate::policy::affinity;
 use crate::policy::client::Client;
 use crate::wire::key_hash::key_sha256;
-use crate::wire::names::{HeadNames, Name, Unusable, visible};
+use crate::wire::names::{HeadNames, Unusable, visible};
 
 /// Names the step that a call is.
 pub(super) const STEP: HeaderName = HeaderName::from_static("x-agent-step");
@@ -69,13 +69,6 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let named = credentials(headers).filter(|_| config.geo.rules.names_keys());
     let keys = named.filter_map(|value| key_sha256(value.as_bytes())).collect();
     Ok(Caller { who, client, sdk_retry, keys, scope, names, step, patience })
-}
-
-impl Caller {
-    /// The key of a session that this client calls so.
-    pub(super) fn session(&self, name: &Name) -> SessionKey {
-        affinity::session_key(&self.scope, name.as_bytes())
-    }
 }
 
 /// What the client shows to be let in, `Authorization` first. A line with nothing in it shows nothing.

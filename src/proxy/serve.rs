@@ -323,14 +323,13 @@ impl<'a> Serving<'a, '_> {
         let config = &self.snapshot.config;
         let names = caller.names.with(&received.scan.fields);
         let prompt = prompt::read(&received.scan, &received.body, endpoint);
-        let identity = Identity::of(&caller.scope, &names, &prompt, &config.topology.model(model).name);
-        let find = |identity| self.edge.roster.sessions.find(&identity, config.sessions.idle, Instant::now());
-        let session = identity.and_then(find);
-        // One name is one session, however many models serve it.
-        let named = names.session.map(|name| caller.session(&name));
-        if let Some(key) = named.or(session.map(|session| session.key)) {
-            self.account.of_session(key, &self.edge.roster.interactions);
+        let (roster, now) = (&self.edge.roster, Instant::now());
+        let Some(identity) = Identity::of(&caller.scope, &names, &prompt) else { return (prompt, None) };
+        if let Some(key) = roster.session_key(&identity, config.sessions.interaction_idle, now) {
+            self.account.of_session(key, &roster.interactions);
         }
+        let at_model = identity.at_model(&config.topology.model(model).name);
+        let session = roster.sessions.find(&at_model, config.sessions.idle, now);
         (prompt, session)
     }
 

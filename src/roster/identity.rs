@@ -5,7 +5,7 @@ use crate::domain::prompt::Prompt;
 use crate::policy::affinity;
 use crate::wire::names::Names;
 
-/// How a call tells its session. Every key belongs to one client and one model.
+/// How a call tells its session. Every key belongs to one client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Identity {
     /// By a name.
@@ -25,19 +25,31 @@ pub enum Identity {
 }
 
 impl Identity {
-    /// How a client of this scope tells its session to the model of this name; `None` where neither a name nor the messages
-    /// do. Each model has a cache of its own, and so sessions of its own.
-    pub fn of(scope: &[u8], names: &Names, prompt: &Prompt, model: &str) -> Option<Identity> {
-        let at_model = |session: SessionKey| affinity::for_model(session, model);
+    /// How a client of this scope tells its session; `None` where neither a name nor the messages do.
+    pub fn of(scope: &[u8], names: &Names, prompt: &Prompt) -> Option<Identity> {
         if let Some(name) = &names.session {
-            let named = |name: &[u8]| at_model(affinity::session_key(scope, name));
+            let named = |name: &[u8]| affinity::session_key(scope, name);
             let parent = names.parent.as_ref().map(|parent| named(parent.as_bytes()));
             return Some(Identity::Named { session: named(name.as_bytes()), parent });
         }
         let conversation = prompt.conversation.as_ref()?;
         let own = affinity::conversations_of(scope, names.coarse);
-        let key = |hash: u128| at_model(own.key(hash));
-        let ends = conversation.ends.iter().map(|end| key(*end)).collect();
-        Some(Identity::Conversation { opening: key(conversation.opening), ends })
+        let ends = conversation.ends.iter().map(|end| own.key(*end)).collect();
+        Some(Identity::Conversation { opening: own.key(conversation.opening), ends })
+    }
+
+    /// The same as the model of this name sees it: each model has a cache of its own, and so sessions of its own.
+    #[must_use]
+    pub fn at_model(self, model: &str) -> Identity {
+        let at_model = |session: SessionKey| affinity::for_model(session, model);
+        match self {
+            Identity::Named { session, parent } => {
+                Identity::Named { session: at_model(session), parent: parent.map(at_model) }
+            }
+            Identity::Conversation { opening, ends } => {
+                let ends = ends.into_iter().map(at_model).collect();
+                Identity::Conversation { opening: at_model(opening), ends }
+            }
+        }
     }
 }

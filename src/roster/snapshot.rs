@@ -9,14 +9,15 @@ use arc_swap::ArcSwap;
 
 use super::budget::RetryBudget;
 use super::cache::{Slot, Tenant};
-use super::interactions::Interactions;
+use super::identity::Identity;
+use super::interactions::{Closed, Interactions};
 use super::live::Live;
 use super::pool::PoolLive;
 use super::regions::RegionLive;
 use super::responses::ResponseTable;
 use super::sessions::SessionTable;
 use crate::config::Config;
-use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx, ReplicaKey};
+use crate::domain::ids::{PoolIx, RegionIx, ReplicaIx, ReplicaKey, SessionKey};
 use crate::domain::prompt::Cut;
 use crate::domain::topology::{Engine, Pool, Replica};
 use crate::policy::admission::{Asking, Bound, Caches};
@@ -281,12 +282,17 @@ fn pool_live(pool: &Pool, before: Option<&Snapshot>) -> Arc<PoolLive> {
     live
 }
 
+/// In place of a home.
+const NOWHERE: ReplicaKey = ReplicaKey(0);
+
 /// The current snapshot, the sessions, the retry budget, and whether the edge is draining.
 #[derive(Debug)]
 pub struct Roster {
     current: ArcSwap<Snapshot>,
     /// Where sessions are warm.
     pub sessions: SessionTable,
+    /// The sessions of those that name none, whichever models they ask: what their calls come to counts together.
+    conversations: SessionTable,
     /// What sessions' calls come to until they idle.
     pub interactions: Interactions,
     /// Where stored responses are held.
@@ -303,11 +309,13 @@ impl Roster {
     /// A roster that starts with this snapshot.
     pub fn new(snapshot: Snapshot, start: Instant) -> Roster {
         let sessions = SessionTable::new(snapshot.config.sessions.capacity, start);
+        let conversations = SessionTable::new(snapshot.config.sessions.capacity, start);
         let responses = ResponseTable::new(snapshot.config.sessions.capacity, start);
         let interactions = Interactions::new(snapshot.config.sessions.capacity, start);
         Roster {
             current: ArcSwap::from_pointee(snapshot),
             sessions,
+            conversations,
             interactions,
             responses,
             retries: RetryBudget::default(),
@@ -327,12 +335,32 @@ impl Roster {
         let before = self.snapshot();
         if before.config.sessions.capacity != config.sessions.capacity {
             self.sessions.resize(config.sessions.capacity);
+            self.conversations.resize(config.sessions.capacity);
             self.interactions.resize(config.sessions.capacity);
             self.responses.resize(config.sessions.capacity);
         }
         self.current.store(Arc::new(Snapshot::new(config, geo, Some(&before))));
         // Whoever waits to be taken on goes by what is configured now.
         before.pools.iter().for_each(|pool| pool.intake.changed());
+    }
+
+    /// What stands for the session of a call of this identity, whichever model it asks: its name, or where it has none and
+    /// goes on with a conversation of the last `idle`, that.
+    pub fn session_key(&self, identity: &Identity, idle: Duration, now: Instant) -> Option<SessionKey> {
+        if let Identity::Named { session, .. } = identity {
+            return Some(*session);
+        }
+        let session = self.conversations.find(identity, idle, now)?;
+        // Where it is warm is each model's own affair.
+        self.conversations.remember(session, NOWHERE, now);
+        Some(session.key)
+    }
+
+    /// Closes at most `most` interactions that have been quiet for longer than `idle`, and forgets what conversations of
+    /// such an age were known by.
+    pub fn close_idle(&self, idle: Duration, now: Instant, most: usize) -> Vec<Closed> {
+        self.conversations.sweep(idle, now);
+        self.interactions.close_idle(idle, now, most)
     }
 
     /// Whether a pool of this snapshot takes the call's session on as it is configured now, be the snapshot an earlier one:

@@ -3,7 +3,7 @@
 use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
 
-use crate::support::{Edge, EdgeConfig, Http1, Pool, chat, post, post_with, request, sim, soon, unheard, with};
+use crate::support::{Edge, EdgeConfig, Http1, Pool, SERVED, chat, post, post_with, request, sim, soon, unheard, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -72,6 +72,34 @@ async fn what_a_sessions_calls_come_to_is_told_when_it_idles() {
     close(edge.metric("nearpool_cost_dollars_total{model=\"m\",step_type=\"none\"}").await, all);
     let interactions: Vec<_> = edge.log().into_iter().filter(is_interaction).collect();
     assert_eq!(interactions.len(), 1);
+}
+
+/// An agent's steps go to models of different size, and no SDK names a session: what was said tells that they are one.
+#[tokio::test]
+async fn the_steps_of_a_conversation_are_one_interaction_whichever_models_do_them() {
+    let (large, small) = (sim("large").await, sim("small").await);
+    let served = format!("served_as = \"{SERVED}\"");
+    let config = EdgeConfig::new().model("s", &[&served]);
+    let config = config.pool(Pool::new("large", "here", "m").sims(&[&large]));
+    let config = config.pool(Pool::new("small", "here", "s").sims(&[&small]));
+    let config = config.step("planner", "m").step("tool_caller", "s");
+    let edge = Edge::start(idling(config)).await;
+    let mut messages = vec![json!({"role": "system", "content": unheard()}), json!({"role": "user", "content": "Go"})];
+    for step in ["planner", "tool_caller", "planner", "tool_caller"] {
+        let body = json!({"model": step, "messages": messages, "max_tokens": 2});
+        let answer = Http1::connect(edge.agents()).await.call(&post(CHAT, &body)).await;
+        assert_eq!(answer.status, 200);
+        messages.push(json!({"role": "assistant", "content": "Done"}));
+        messages.push(json!({"role": "user", "content": unheard()}));
+    }
+    // Another one meanwhile.
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": unheard()}], "max_tokens": 2});
+    assert_eq!(Http1::connect(edge.agents()).await.call(&post(CHAT, &body)).await.status, 200);
+    let mut told = edge.wait_for_logs(2, is_interaction).await;
+    told.sort_by_key(|line| line["calls"].as_u64());
+    assert_eq!((&told[0]["calls"], &told[1]["calls"]), (&json!(1), &json!(4)));
+    let steps = edge.log().into_iter().filter(|line| line["session"] == told[1]["session"] && !is_interaction(line));
+    assert_eq!(steps.count(), 4);
 }
 
 #[tokio::test]

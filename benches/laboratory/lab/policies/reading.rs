@@ -100,7 +100,8 @@ fn received(body: Vec<u8>) -> Result<(Prompt, Option<Identity>)> {
     let scan = scanner.finish().context("a call of the laboratory")?;
     let mut prompt = prompt::read(&scan, &Body::from(bytes::Bytes::from(body)), Endpoint::Chat);
     let names = HeadNames::default().with(&scan.fields);
-    let identity = Identity::of(&affinity::scope(Some(CLIENT), None), &names, &prompt, MODEL);
+    let identity =
+        Identity::of(&affinity::scope(Some(CLIENT), None), &names, &prompt).map(|identity| identity.at_model(MODEL));
     // It is in the identity now, and of a million tokens it would take more than the rest.
     prompt.conversation = None;
     prompt.cuts.shrink_to_fit();
