@@ -9,6 +9,7 @@ mod lifecycle;
 mod page;
 mod run;
 mod simulate;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Command {
     Geoip(geoip::GeoipCommand),
     /// Show the whole system on this machine: simulated regions, an edge, agents, failures.
     Demo(demo::DemoArgs),
+    /// The status of a running edge in a terminal, live.
+    Top(top::TopArgs),
     /// Run one simulated replica.
     Simulate(simulate::SimulateArgs),
 }
@@ -52,6 +55,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => explain::run(&args),
         Command::Geoip(command) => geoip::run(&command),
         Command::Demo(args) => demo::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Simulate(args) => simulate::run(&args),
     }
 }

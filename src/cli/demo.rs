@@ -8,7 +8,7 @@
 mod config_file;
 mod rehearsal;
 mod scrape;
-mod screen;
+pub(super) mod screen;
 mod script;
 mod show;
 mod stage;

@@ -27,5 +27,6 @@ pub mod geoip;
 pub mod key_hash;
 pub mod place_headers;
 pub mod proxy_protocol;
-// What the admin listener is asked.
+// What the admin listener is asked, and tells.
 pub mod query;
+pub mod status;

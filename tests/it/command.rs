@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{EdgeConfig, Pool, own_address};
+use crate::support::{Edge, EdgeConfig, Http1, Pool, chat, own_address, post, sim};
 
 /// A folder that goes with the test.
 struct Folder(PathBuf);
@@ -200,4 +200,28 @@ async fn an_edge_without_an_admin_listener_serves() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(answer.status == 200 && admin.is_err());
+}
+
+#[tokio::test]
+async fn top_prints_a_frame_and_says_where_no_edge_is() {
+    let (a, b) = (sim("a").await, sim("b").await);
+    let edge = Edge::start(EdgeConfig::of(&[&a, &b])).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    assert_eq!(client.call(&post("/v1/chat/completions", &chat("Hello", 3))).await.status, 200);
+    edge.wait_for_logs(1, |_| true).await;
+    let admin = edge.admin().to_string();
+    let once = nearpool(&["top", "--admin", &admin, "--once"]);
+    assert!(once.status.success(), "{once:?}");
+    let frame = String::from_utf8(once.stdout).unwrap();
+    for text in ["it  ready", "calls 1  errors 0 (0.00%)", "▾ near", "2/2 up", "Last failovers", "none"] {
+        assert!(frame.contains(text), "{text}\n{frame}");
+    }
+    assert!(!frame.contains('\u{1b}'), "plain text: {frame:?}");
+    // A pipe is no terminal.
+    let piped = nearpool(&["top", "--admin", &admin]);
+    assert!(piped.status.success() && String::from_utf8_lossy(&piped.stdout).contains("▾ near"), "{piped:?}");
+    assert!(String::from_utf8_lossy(&piped.stderr).contains("--once"), "{piped:?}");
+    drop(edge);
+    fails(&["top", "--admin", &admin, "--once"], 1, &["no edge tells its status at", &admin, "edge.admin"]);
+    fails(&["top", "--admin", "here"], 2, &["--admin"]);
 }

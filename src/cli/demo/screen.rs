@@ -100,7 +100,7 @@ impl Paint {
 }
 
 /// A number with its thousands parted.
-pub(super) fn thousands(number: u64) -> String {
+pub(in crate::cli) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut parted = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {

@@ -73,6 +73,11 @@ pub fn data_of(event: &[u8]) -> Cow<'_, [u8]> {
     data.unwrap_or_default()
 }
 
+/// The event's name, if it has one.
+pub fn name_of(event: &[u8]) -> Option<&[u8]> {
+    lines(event).filter_map(field).find(|(name, _)| *name == b"event").map(|(_, value)| value)
+}
+
 /// Whether a JSON object is an engine's report of a failure.
 pub(in crate::wire) fn is_error(dialect: Dialect, json: &[u8]) -> bool {
     of_data(dialect, json) == EventKind::Error

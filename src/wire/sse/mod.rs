@@ -8,7 +8,7 @@ mod event;
 mod framer;
 
 pub(in crate::wire) use event::is_error;
-pub use event::{EventKind, Progress, data_of};
+pub use event::{EventKind, Progress, data_of, name_of};
 pub use framer::{EVENT_BYTES_MAX, Framed, Framer, SseError};
 
 #[cfg(test)]
