@@ -13,6 +13,9 @@ use super::sse::data_of;
 
 /// Longest stretch that is parsed: of a longer body or event only the end counts, since usage stands there.
 pub const PARSE_BYTES_MAX: usize = 64 * 1024;
+/// Most tokens of a prompt or of an answer that are believed: a thousand times the longest contexts. A report beyond it is a
+/// fault of its engine, and added up once it would spoil every counter, budget and bill of its pool for good.
+const TOKENS_MAX: u64 = 1 << 32;
 /// How many places in that stretch are tried.
 const TRIES_MAX: usize = 8;
 
@@ -57,16 +60,17 @@ impl Meter {
         }
     }
 
-    /// What has been reported so far, if anything.
+    /// What has been reported so far, if anything that can be believed.
     pub fn usage(&self) -> Option<Usage> {
         if self.input.is_none() && self.output.is_none() {
             return None;
         }
-        Some(Usage {
-            prompt_tokens: self.input.unwrap_or_default().saturating_add(self.beside_input),
-            cached_tokens: self.cached,
-            completion_tokens: self.output.unwrap_or_default(),
-        })
+        let prompt_tokens = self.input.unwrap_or_default().saturating_add(self.beside_input);
+        let completion_tokens = self.output.unwrap_or_default();
+        let believed = prompt_tokens.max(completion_tokens) <= TOKENS_MAX;
+        // A part is no larger than the whole.
+        let cached_tokens = self.cached.map(|cached| cached.min(prompt_tokens));
+        believed.then_some(Usage { prompt_tokens, cached_tokens, completion_tokens })
     }
 
     fn json(&mut self, json: &[u8]) {
@@ -221,6 +225,21 @@ mod tests {
         let mut meter = Meter::new();
         events.iter().for_each(|event| meter.event(format!("{event}\n\n").as_bytes()));
         assert_eq!(meter.usage(), expected, "{events:?}");
+    }
+
+    #[test]
+    fn what_no_context_could_hold_is_not_believed() {
+        let most = TOKENS_MAX;
+        for (prompt, completion, believed) in
+            [(most, most, true), (most + 1, 1, false), (1, most + 1, false), (u64::MAX, u64::MAX, false)]
+        {
+            let json = format!(r#"{{"usage":{{"prompt_tokens":{prompt},"completion_tokens":{completion}}}}}"#);
+            body(&json, usage(prompt, None, completion).filter(|_| believed));
+        }
+        body(r#"{"usage":{"input_tokens":9,"output_tokens":1,"cache_read_input_tokens":18446744073709551615}}"#, None);
+        let cached =
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":10}}}"#;
+        body(cached, usage(9, 9, 3));
     }
 
     #[test]
