@@ -63,9 +63,12 @@ pub fn is_state<'a>(values: impl Iterator<Item = &'a [u8]>) -> bool {
     let (mut members, mut bytes) = (0, 0);
     for value in values {
         bytes += value.len();
+        if bytes > STATE_BYTES_MAX {
+            return false;
+        }
         for member in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty()) {
             members += 1;
-            if members > STATE_MEMBERS_MAX || bytes > STATE_BYTES_MAX || !is_member(member) {
+            if members > STATE_MEMBERS_MAX || !is_member(member) {
                 return false;
             }
         }
@@ -172,6 +175,9 @@ mod tests {
             (&many(33), false),
             (&long(256), true),
             (&long(257), false),
+            // Empty members count for nothing, and take room all the same.
+            (&",".repeat(STATE_BYTES_MAX), true),
+            (&",".repeat(STATE_BYTES_MAX + 1), false),
         ] {
             assert_eq!(is_state([value.as_bytes()].into_iter()), good, "{value}");
         }
