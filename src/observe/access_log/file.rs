@@ -90,7 +90,10 @@ impl RotatingFile {
 
     /// Sets the file aside and begins a new one.
     fn set_aside(&mut self) -> io::Result<()> {
-        for number in (0..self.keep).rev() {
+        // Nothing beyond a gap moves: where the file itself cannot be renamed (one that is mounted into a container, or may
+        // only be appended to), trying again and again would else push its predecessors over the end, one by one.
+        let gap = (1..self.keep).find(|number| !self.numbered(*number).exists()).unwrap_or(self.keep);
+        for number in (0..gap).rev() {
             // The last one is replaced, and so removed.
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -203,6 +206,25 @@ mod tests {
         check(
             &folder,
             &[("access.log", "0123456789\n"), ("access.log.1", "4\n5\n6\n7\n8\n"), ("access.log.2", "third line\n")],
+        );
+    }
+
+    #[test]
+    fn a_gap_is_filled_before_anything_older_moves() {
+        let folder = Folder::new("gap");
+        for older in [2, 3] {
+            fs::write(folder.0.join(format!("access.log.{older}")), format!("{older}\n")).unwrap();
+        }
+        let mut log = RotatingFile::open(&folder.log(), 3, 3).unwrap();
+        for line in ["a\n", "b\n"] {
+            log.write_all(line.as_bytes()).unwrap();
+        }
+        let older = [("access.log.2", "2\n"), ("access.log.3", "3\n")];
+        check(&folder, &[&[("access.log", "b\n"), ("access.log.1", "a\n")][..], &older].concat());
+        log.write_all(b"c\n").unwrap();
+        check(
+            &folder,
+            &[("access.log", "c\n"), ("access.log.1", "b\n"), ("access.log.2", "a\n"), ("access.log.3", "2\n")],
         );
     }
 
