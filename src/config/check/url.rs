@@ -24,6 +24,8 @@ fn refused<T>(message: impl Into<String>, hint: &'static str) -> Result<T, Refus
     Err(Refusal { message: message.into(), hint, secret: false })
 }
 
+const CREDENTIALS_HINT: &str = "remove what stands before the @: credentials go into `api_key`";
+
 const COLLECTOR_HINT: &str = "write where the collector takes OTLP over HTTP, as \"http://127.0.0.1:4318\"";
 
 const PAGE_HINT: &str = "write the whole URL of the page, as \"http://10.0.1.12:9400/metrics\"";
@@ -41,7 +43,9 @@ pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal>
 /// The address in the URL of a page. Its base path is the whole path.
 pub(super) fn page(url: &str) -> Result<ReplicaAddress, Refusal> {
     let told = |refusal: Refusal| match refusal {
-        Refusal { secret: true, .. } => Refusal { hint: "the page must be readable without credentials", ..refusal },
+        Refusal { hint: CREDENTIALS_HINT, .. } => {
+            Refusal { hint: "the page must be readable without credentials", ..refusal }
+        }
         Refusal { hint: HINT, .. } => Refusal { hint: PAGE_HINT, ..refusal },
         refusal => refusal,
     };
@@ -52,7 +56,7 @@ pub(super) fn page(url: &str) -> Result<ReplicaAddress, Refusal> {
 /// The address of a collector. Its base path is what comes before `/v1/traces`.
 pub(super) fn collector(url: &str) -> Result<ReplicaAddress, Refusal> {
     let told = |refusal: Refusal| match refusal {
-        Refusal { secret: true, .. } => {
+        Refusal { hint: CREDENTIALS_HINT, .. } => {
             Refusal { hint: "remove what stands before the @: credentials go into `headers`", ..refusal }
         }
         Refusal { hint: HINT, .. } => Refusal { hint: COLLECTOR_HINT, ..refusal },
@@ -66,23 +70,24 @@ pub(super) fn collector(url: &str) -> Result<ReplicaAddress, Refusal> {
 }
 
 fn read(url: &str) -> Result<ReplicaAddress, Refusal> {
-    let (scheme, rest) = match url.split_once("://") {
-        Some(parts) => parts,
-        None => return refused(format!("{} is no URL", quoted(url)), HINT),
-    };
-    let tls = match scheme {
-        "http" => false,
-        "https" => true,
-        _ => return refused(format!("{} is neither http nor https", quoted(scheme)), "use http:// or https://"),
-    };
+    // Before all that is told of the URL itself, whatever its scheme: keys stand before an @ and behind a `?`.
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     if authority.contains('@') {
-        let hint = "remove what stands before the @: credentials go into `api_key`";
-        return Err(Refusal { message: "credentials in a URL".to_owned(), hint, secret: true });
+        return Err(Refusal { message: "credentials in a URL".to_owned(), hint: CREDENTIALS_HINT, secret: true });
     }
     if path.contains(['?', '#']) {
-        return refused("the URL goes on behind its path", "remove the `?` or `#` and what follows");
+        let hint = "remove the `?` or `#` and what follows";
+        return Err(Refusal { message: "the URL goes on behind its path".to_owned(), hint, secret: true });
     }
+    let tls = match url.split_once("://") {
+        Some(("http", _)) => false,
+        Some(("https", _)) => true,
+        Some((scheme, _)) => {
+            return refused(format!("{} is neither http nor https", quoted(scheme)), "use http:// or https://");
+        }
+        None => return refused(format!("{} is no URL", quoted(url)), HINT),
+    };
     if url.len() > CHARS_MAX || !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains(['\\', '"', '<', '>', '%']) {
         return refused(format!("{} is no URL", quoted(url)), HINT);
     }
@@ -220,7 +225,11 @@ mod tests {
         ] {
             assert!(address(url, false).is_err(), "{url}");
         }
-        assert!(address("http://user:secret@h", false).unwrap_err().secret);
+        for url in
+            ["http://user:secret@h", "grpc://user:secret@h", "user:secret@h:80", "http://h?key=secret", "h/a#secret"]
+        {
+            assert!(address(url, false).unwrap_err().secret, "{url}");
+        }
     }
 
     #[test]
