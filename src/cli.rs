@@ -2,6 +2,7 @@
 
 mod assemble;
 mod check;
+mod cores;
 mod demo;
 mod explain;
 mod geoip;

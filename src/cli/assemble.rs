@@ -33,6 +33,8 @@ use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::net::TcpSocket;
 
+use super::cores::Core;
+
 /// Read and write buffer of a client's connection, in bytes. They are much of what an idle connection costs. Whatever reads
 /// as much as the buffer holds goes past it, so it serves but the first look at a new connection; a write buffer that holds a
 /// head and a small answer saves a system call for each.
@@ -101,12 +103,12 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         feed: Arc::clone(&feed),
         spans: Arc::clone(&spans),
         seed,
+        threads,
     }));
 
     let mut server = Server::new_with_opt_and_conf(
         Opt { upgrade, ..Opt::default() },
         ServerConf {
-            threads,
             upgrade_sock: upgrade_socket.display().to_string(),
             grace_period_seconds: Some(GRACE_S),
             graceful_shutdown_timeout_seconds: Some(1),
@@ -122,7 +124,9 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     }
     let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
     server.bootstrap();
-    server.add_service(agents(&config, Arc::clone(&edge), certificates)?);
+    for core in 0..threads {
+        server.add_service(Core::new(core, agents(&config, &edge, certificates.as_ref(), core)?));
+    }
     if let Some(address) = config.admin {
         let parts = admin::Parts {
             roster: Arc::clone(&roster),
@@ -160,14 +164,14 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     Ok(Assembled { server, edge, roster, log, spans, config, interactions })
 }
 
-/// The agents' listeners. All of them share one acceptor, and with it one bound on connections.
+/// One core's part of the agents' listeners. All share the edge, and with it one bound on connections.
 fn agents(
     config: &Config,
-    edge: Arc<Edge>,
-    certificates: Option<Arc<Certificates>>,
+    edge: &Arc<Edge>,
+    certificates: Option<&Arc<Certificates>>,
+    core: usize,
 ) -> anyhow::Result<Service<Accept>> {
-    let before_tls = Arc::new(BeforeTls(Arc::clone(&edge)));
-    let mut service = Service::new("agents".into(), Accept::new(edge));
+    let mut service = Service::new(format!("agents-{core}"), Accept::new(Arc::clone(edge)));
     let buffers = || L4BufferSettings::new(CONNECTION_BUFFERS.0, CONNECTION_BUFFERS.1);
     for address in &config.listen {
         service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers()));
@@ -180,7 +184,7 @@ fn agents(
             service.add_listener(ListenerConfig::tcp(address.to_string()).tls(settings).l4_buffer(buffers()));
         }
     }
-    service.endpoints().set_pre_tls_callback(before_tls);
+    service.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(Arc::clone(edge))));
     Ok(service)
 }
 

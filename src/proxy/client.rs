@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -36,16 +37,32 @@ impl Client {
         (**session.as_http1()?.stream()).as_any().downcast_ref()
     }
 
-    /// Sends one chunk, to its end. The answer's head must have said that it is chunked. When this is dropped early, part
-    /// of the chunk may be out, so that nothing can follow.
-    pub(super) async fn send_chunk(&self, piece: &[u8]) -> io::Result<()> {
+    /// Sends the pieces as one chunk, to its end. The answer's head must have said that it is chunked. When this is dropped
+    /// early, part of the chunk may be out, so that nothing can follow.
+    pub(super) async fn send_chunk(&self, pieces: &[Bytes]) -> io::Result<()> {
+        let bytes = pieces.iter().map(Bytes::len).sum();
         // An empty chunk would be the last one.
-        if piece.is_empty() {
+        if bytes == 0 {
             return Ok(());
         }
         let mut line = [0; SIZE_LINE_MAX];
-        let mut slices = [IoSlice::new(size_line(piece.len(), &mut line)), IoSlice::new(piece), IoSlice::new(b"\r\n")];
-        let mut unsent = &mut slices[..];
+        let line = IoSlice::new(size_line(bytes, &mut line));
+        let end = IoSlice::new(b"\r\n");
+        // Nearly always it is one piece, and then takes no allocation.
+        let (mut three, mut more);
+        let mut unsent = match pieces {
+            [piece] => {
+                three = [line, IoSlice::new(piece), end];
+                &mut three[..]
+            }
+            _ => {
+                more = Vec::with_capacity(pieces.len() + 2);
+                more.push(line);
+                more.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
+                more.push(end);
+                &mut more[..]
+            }
+        };
         std::future::poll_fn(|cx| {
             let mut inner = self.lock();
             while !unsent.is_empty() {
@@ -145,8 +162,9 @@ mod tests {
                 peer.write(part);
             });
             let client = Client::new(Box::new(peer.build()));
-            client.send_chunk(b"hello").await.unwrap();
-            client.send_chunk(b"").await.unwrap();
+            client.send_chunk(&[Bytes::from("hel"), Bytes::from("lo")]).await.unwrap();
+            client.send_chunk(&[Bytes::new()]).await.unwrap();
+            client.send_chunk(&[]).await.unwrap();
         }
     }
 }

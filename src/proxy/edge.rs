@@ -46,6 +46,8 @@ pub struct Parts {
     pub spans: Arc<Spans>,
     /// Any number; seeds what is random about choices.
     pub seed: u64,
+    /// Threads that serve; each keeps connections to replicas of its own.
+    pub threads: usize,
 }
 
 /// The data plane of one edge.
@@ -67,7 +69,7 @@ pub struct Edge {
 impl Edge {
     /// An edge of these parts.
     pub fn new(parts: Parts) -> Edge {
-        let Parts { roster, metrics, log, feed, spans, seed } = parts;
+        let Parts { roster, metrics, log, feed, spans, seed, threads } = parts;
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(roster.snapshot().config.limits.keepalive_timeout);
@@ -78,7 +80,7 @@ impl Edge {
             feed,
             spans,
             seed: AtomicU64::new(seed),
-            upstream: Upstream::new(),
+            upstream: Upstream::new(threads),
             buffered: Buffered::default(),
             ending: Ending::default(),
             open: AtomicUsize::new(0),

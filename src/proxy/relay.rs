@@ -32,6 +32,9 @@ use crate::wire::resume::Told;
 /// and nothing tells when the error event has left.
 const LAST_EVENT_LEAVES: Duration = Duration::from_millis(500);
 
+/// The most chunks of a replica's that go down in one write. Each is at most the framework's 64 KiB, and mostly one event.
+const CHUNKS_TOGETHER_MAX: usize = 16;
+
 /// Sends a whole answer, to a client that takes it by `total`.
 pub(super) async fn whole(
     session: &mut ServerSession,
@@ -59,11 +62,16 @@ async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> I
     bounded(session.write_response_body(piece, false), due).await
 }
 
-/// Sends a piece of a stream.
-async fn send_event(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
+/// Sends pieces of a stream, together where that can be done.
+async fn send_events(session: &mut ServerSession, pieces: &[Bytes], due: impl Fn() -> Instant) -> Result<(), Outcome> {
     match Client::of(session) {
-        Some(client) if is_chunked(session) => bounded(client.send_chunk(&piece), due).await,
-        _ => send(session, piece, due).await,
+        Some(client) if is_chunked(session) => bounded(client.send_chunk(pieces), due).await,
+        _ => {
+            for piece in pieces {
+                send(session, piece.clone(), &due).await?;
+            }
+            Ok(())
+        }
     }
 }
 
@@ -185,10 +193,10 @@ impl Relay<'_> {
         under: &mut UnderWay,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        for piece in under.ready.drain(..) {
-            account.sent(piece.len());
-            send_event(session, piece, || (Instant::now() + self.timeouts.idle).min(self.total)).await?;
-        }
+        let due = || (Instant::now() + self.timeouts.idle).min(self.total);
+        account.sent(under.ready.iter().map(Bytes::len).sum());
+        send_events(session, &under.ready, due).await?;
+        under.ready.clear();
         Ok(())
     }
 
@@ -241,29 +249,56 @@ impl Relay<'_> {
                 }
             };
             now = Instant::now();
-            match chunk {
-                Ok(Some(chunk)) => {
-                    account.next_event(now.into_std());
-                    match &mut under.events {
-                        Some(events) => {
-                            if let Err(outcome) = events.push(chunk, &mut under.ready) {
-                                return self.ready(session, under, account).await.and(Err(outcome));
-                            }
-                        }
-                        None => under.ready.push(chunk),
-                    }
+            let mut taken = take(under, chunk, now, account);
+            // What has come meanwhile goes down in the same write: the busier the machine, the fewer there are.
+            for _ in 1..CHUNKS_TOGETHER_MAX {
+                if taken.is_err() || under.ended {
+                    break;
                 }
-                Ok(None) => {
-                    under.ended = true;
-                    if let Some(events) = &mut under.events {
-                        events.finish(&mut under.ready);
-                    }
-                }
-                // The engine had said that this was all: what broke was no part of the answer.
-                Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
-                Err(_) => return Err(Outcome::Cut),
+                let Some(chunk) = here_already(under).await else { break };
+                taken = take(under, chunk, now, account);
+            }
+            if let Err(outcome) = taken {
+                return self.ready(session, under, account).await.and(Err(outcome));
             }
         }
+    }
+}
+
+/// Takes in what the replica sent, so that what is whole of it is ready.
+fn take(
+    under: &mut UnderWay,
+    chunk: pingora::Result<Option<Bytes>>,
+    now: Instant,
+    account: &mut Account<'_>,
+) -> Result<(), Outcome> {
+    match chunk {
+        Ok(Some(chunk)) => {
+            account.next_event(now.into_std());
+            match &mut under.events {
+                Some(events) => events.push(chunk, &mut under.ready)?,
+                None => under.ready.push(chunk),
+            }
+        }
+        Ok(None) => {
+            under.ended = true;
+            if let Some(events) = &mut under.events {
+                events.finish(&mut under.ready);
+            }
+        }
+        // The engine had said that this was all: what broke was no part of the answer.
+        Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
+        Err(_) => return Err(Outcome::Cut),
+    }
+    Ok(())
+}
+
+/// What the replica has sent already, without waiting for more.
+async fn here_already(under: &mut UnderWay) -> Option<pingora::Result<Option<Bytes>>> {
+    let mut read = pin!(under.exchange.session.read_response_body());
+    match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        Poll::Ready(chunk) => Some(chunk),
+        Poll::Pending => None,
     }
 }
 

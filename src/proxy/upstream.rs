@@ -1,6 +1,7 @@
 //! Connections to replicas: pooled, kept alive, HTTP/1.1 or HTTP/2, plain or TLS.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora::connectors::ConnectorOptions;
@@ -17,8 +18,11 @@ use crate::domain::topology::ReplicaAddress;
 /// llama.cpp closes an idle connection after 5 s, so ours go first: a request never meets a connection that is closing.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
-/// Idle connections kept, over all replicas. Each holds a socket and a few KiB.
+/// Idle connections kept, over all replicas and threads. Each holds a socket and a few KiB.
 const POOL_SIZE: usize = 4096;
+
+/// The least of them for one thread.
+const POOL_SIZE_MIN: usize = 64;
 
 /// Streams in one HTTP/2 connection; engines allow 100 or more.
 const H2_STREAMS_MAX: usize = 100;
@@ -33,9 +37,18 @@ const STALE_SLACK: Duration = Duration::from_millis(100);
 /// The same where the round trip is not known, whatever that is: 0.3 s at the far side of the Earth.
 const STALE_WITHIN_MAX: Duration = Duration::from_millis(500);
 
-/// The connections of one edge. One connector for both protocols, since each holds the system's root certificates.
+/// The connections of one edge. One connector for both protocols, since each holds the system's root certificates; and one
+/// for each thread that serves, since a connection wakes the thread that opened it, and another one would have to be woken
+/// in turn.
 pub(super) struct Upstream {
-    connector: Connector,
+    connectors: Box<[Connector]>,
+}
+
+/// Threads are numbered as they first ask for a connection.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// One exchange with a replica. Dropping it without [`Upstream::release`] closes the connection or resets the stream,
@@ -76,8 +89,16 @@ impl Exchange {
 }
 
 impl Upstream {
-    pub(super) fn new() -> Upstream {
-        Upstream { connector: Connector::new(Some(ConnectorOptions::new(POOL_SIZE))) }
+    /// For so many threads that serve.
+    pub(super) fn new(threads: usize) -> Upstream {
+        let threads = threads.max(1);
+        let connector = |_| Connector::new(Some(ConnectorOptions::new((POOL_SIZE / threads).max(POOL_SIZE_MIN))));
+        Upstream { connectors: (0..threads).map(connector).collect() }
+    }
+
+    /// This thread's own. Were there more threads than was said, some would share one.
+    fn connector(&self) -> &Connector {
+        &self.connectors[THREAD.with(|thread| *thread) % self.connectors.len()]
     }
 
     /// How the framework is told where a replica listens.
@@ -96,14 +117,14 @@ impl Upstream {
 
     /// A connection from the pool, or a new one. `fresh` asks for a new one where connections are not shared.
     pub(super) async fn connect(&self, peer: HttpPeer, fresh: bool) -> pingora::Result<Exchange> {
-        let http1 = self.connector.transport();
+        let http1 = self.connector().transport();
         let http2 = peer.options.alpn.get_max_http_version() > 1;
         if http2 && let Some(session) = self.reused_http2(&peer).await {
             return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true, unfinished: false });
         }
         let pooled = if fresh { None } else { http1.reused_stream(&peer).await };
         if http2 && pooled.is_none() {
-            let session = self.connector.new_http_session(&peer).await?;
+            let session = self.connector().new_http_session(&peer).await?;
             return Ok(Exchange { session, peer, reused: false, unfinished: false });
         }
         let (stream, reused) = match pooled {
@@ -118,7 +139,7 @@ impl Upstream {
     /// says nothing of whether the replica takes a new one.
     async fn reused_http2(&self, peer: &HttpPeer) -> Option<Http2Session> {
         for _ in 0..H2_DEAD_MAX {
-            match self.connector.reused_http_session(peer).await {
+            match self.connector().reused_http_session(peer).await {
                 Ok(Some(session)) if session.conn.is_shutting_down() => {}
                 Ok(found) => return found,
                 Err(_) => {}
@@ -135,11 +156,11 @@ impl Upstream {
             return;
         }
         match session {
-            HttpSession::H2(session) => self.connector.release_http_session(session, &peer, Some(IDLE_MAX)),
+            HttpSession::H2(session) => self.connector().release_http_session(session, &peer, Some(IDLE_MAX)),
             HttpSession::H1(mut session) => {
                 session.respect_keepalive();
                 if let Some(stream) = session.reuse().await.and_then(Corked::uncork) {
-                    self.connector.transport().release_stream(stream, peer.reuse_hash(), Some(IDLE_MAX));
+                    self.connector().transport().release_stream(stream, peer.reuse_hash(), Some(IDLE_MAX));
                 }
             }
             HttpSession::Custom(()) => {}
