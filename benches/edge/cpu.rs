@@ -38,20 +38,25 @@ const EVENTS: u32 = 200;
 const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One side of a comparison.
-struct Lane<'a> {
+pub(crate) struct Lane<'a> {
     process: &'a Process,
     clients: Vec<Client>,
-    cpu: Vec<f64>,
+    /// CPU time for each call or event of each measurement, in µs.
+    pub(crate) cpu: Vec<f64>,
     rate: Vec<f64>,
 }
 
 impl<'a> Lane<'a> {
-    async fn new(process: &'a Process, connections: usize, request: impl Fn(usize) -> Vec<u8>) -> Result<Lane<'a>> {
+    pub(crate) async fn new(
+        process: &'a Process,
+        connections: usize,
+        request: impl Fn(usize) -> Vec<u8>,
+    ) -> Result<Lane<'a>> {
         let clients = load::connect(process.at, connections, request).await?;
         Ok(Lane { process, clients, cpu: Vec::new(), rate: Vec::new() })
     }
 
-    async fn requests(&mut self, each: usize) -> Result<()> {
+    pub(crate) async fn requests(&mut self, each: usize) -> Result<()> {
         let count = (self.clients.len() * each) as f64;
         let (start, cpu) = (Instant::now(), self.process.cpu()?);
         (self.clients, _) = load::calls(std::mem::take(&mut self.clients), each).await?;

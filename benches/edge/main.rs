@@ -1,7 +1,7 @@
 //! The edge end to end, beside a proxy on the same framework that decides nothing, and beside a direct connection.
 //!
 //! `cargo bench --features peer --bench edge` measures everything and exits with 1 if a budget is missed; parts by name:
-//! `-- requests events delay memory syscalls`, shorter with `--quick`. Linux only: CPU time and memory come from /proc.
+//! `-- requests events delay memory syscalls observe`, shorter with `--quick`. Linux only: CPU time and memory come from /proc.
 //!
 //! Load, replicas, edge and peer are processes of their own on this machine's loopback. The edge is the real binary with
 //! every feature on; the peer is the framework's own proxy as it comes, with the system's allocator.
@@ -11,6 +11,7 @@ mod delay;
 mod load;
 mod memory;
 mod mock;
+mod observe;
 mod peer;
 mod processes;
 mod report;
@@ -24,7 +25,7 @@ use anyhow::{Context, Result, bail};
 use processes::Replicas;
 use report::Report;
 
-const PARTS: [&str; 5] = ["requests", "events", "delay", "memory", "syscalls"];
+const PARTS: [&str; 6] = ["requests", "events", "delay", "memory", "syscalls", "observe"];
 
 /// Replicas in all: two near, one in the next region.
 const REPLICAS: usize = 3;
@@ -72,6 +73,9 @@ async fn measure(args: &[String]) -> Result<Report> {
     }
     if wanted("syscalls") {
         syscalls::all(&mut report, &replicas, threads).await?;
+    }
+    if wanted("observe") {
+        observe::all(&mut report, &replicas, threads, if quick { 4 } else { 16 }).await?;
     }
     Ok(report)
 }

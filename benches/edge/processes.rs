@@ -55,14 +55,25 @@ impl Process {
 
     /// The edge, with everything on: GeoIP, sessions, steps, health checks, metrics, and the access log in a file.
     pub(crate) fn edge(replicas: &Replicas, threads: usize) -> Result<Process> {
+        Process::edge_with(replicas, threads, "bench-conf", "", &[])
+    }
+
+    /// The edge with its config in this folder, which it watches for changes, these lines more in the config, and these
+    /// arguments.
+    pub(crate) fn edge_with(
+        replicas: &Replicas,
+        threads: usize,
+        folder_name: &str,
+        more: &str,
+        args: &[&str],
+    ) -> Result<Process> {
         let (at, admin) = (free_address()?, free_address()?);
-        // The config in a folder of its own, which the edge watches for changes.
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        fs::create_dir_all(folder.join("bench-conf"))?;
-        let config = folder.join("bench-conf/edge.toml");
-        fs::write(&config, edge_config(at, admin, replicas))?;
+        fs::create_dir_all(folder.join(folder_name))?;
+        let config = folder.join(folder_name).join("edge.toml");
+        fs::write(&config, edge_config(at, admin, replicas) + more)?;
         let mut command = many_files(Path::new(env!("CARGO_BIN_EXE_nearpool")));
-        command.args(["run", "--threads", &threads.to_string(), "--config"]).arg(&config);
+        command.args(["run", "--threads", &threads.to_string(), "--config"]).arg(&config).args(args);
         command.stdout(File::create(folder.join("bench-access.log"))?).env("RUST_LOG", "warn,pingora_core=off");
         started(command.spawn()?, at)
     }
