@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use self::answer::Answer;
 use self::events::{Events, Source, VIEWERS_MAX, event};
+use self::host::may_ask;
 use self::write::may_write;
 use super::reload::Reloader;
 use super::status::{Beside, Status, unready};
@@ -117,6 +118,11 @@ impl Admin {
         let head_bytes: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         if head_bytes > HEAD_BYTES_MAX {
             return Ok(Answer::error(431, "headers_too_large", "the headers are longer than 16 KiB"));
+        }
+        let listener = session.server_addr().and_then(|address| address.as_inet()).copied();
+        if !may_ask(head.headers.get("host").map(|host| host.as_bytes()), listener) {
+            let message = "this listener is on loopback and answers to addresses and to localhost only";
+            return Ok(Answer::error(421, "misdirected", message));
         }
         let Some(page) = Page::of_path(head.uri.path()) else {
             return Ok(Answer::error(404, "not_found", "there is no such page; GET / lists what there is"));
@@ -264,6 +270,7 @@ impl Source for Admin {
 mod answer;
 mod events;
 mod explain;
+mod host;
 mod page;
 #[cfg(test)]
 mod tests;

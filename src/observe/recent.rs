@@ -59,7 +59,7 @@ pub struct Feed {
 pub struct Call<'a> {
     /// The pool of its last attempt; `None` when there was none.
     pub pool: Option<&'a str>,
-    /// Whether its answer was whole.
+    /// Whether neither the edge nor a replica failed it.
     pub ok: bool,
     /// Where the client is.
     pub country: Option<Code>,
@@ -77,7 +77,7 @@ pub struct Call<'a> {
 pub struct Totals {
     /// Those that ended.
     pub calls: u64,
-    /// Those of them without a whole answer.
+    /// Those of them that the edge or a replica failed.
     pub errors: u64,
     /// Those under way.
     pub in_flight: u64,

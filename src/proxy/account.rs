@@ -17,7 +17,7 @@ use super::trace::Trace;
 use crate::domain::ask::{Dialect, Endpoint};
 use crate::domain::code::Code;
 use crate::domain::ids::{ModelIx, RegionIx, ReplicaIx, SessionKey};
-use crate::domain::outcome::Outcome;
+use crate::domain::outcome::{Blame, Outcome};
 use crate::domain::place::Place;
 use crate::domain::whereabouts::Source;
 use crate::observe::access_log::{AccessLine, AccessLog, Times, Tokens};
@@ -310,7 +310,8 @@ impl<'a> Account<'a> {
         }
         let call = Call {
             pool: route.map(|route| route.pool),
-            ok: self.outcome == Outcome::Ok,
+            // As the alerts have it: what a client does to itself is no fault of the edge's to be looked into.
+            ok: matches!(self.outcome.facts().blame, Blame::None | Blame::Client),
             country: self.country,
             place: self.place,
             ttft,

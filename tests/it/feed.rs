@@ -156,5 +156,6 @@ async fn calls_under_way_are_in_flight() {
     assert_eq!(status(&edge).await["totals"], json!({ "calls": 0, "errors": 0, "in_flight": 1 }));
     drop(client);
     edge.wait_for_logs(1, |_| true).await;
-    assert_eq!(status(&edge).await["totals"], json!({ "calls": 1, "errors": 1, "in_flight": 0 }));
+    let totals = json!({ "calls": 1, "errors": 0, "in_flight": 0 });
+    assert_eq!(status(&edge).await["totals"], totals, "that a client goes away is its own affair");
 }

@@ -1,8 +1,8 @@
 //! `GET /events`: the status each second and the history every ten, as server-sent events (WHATWG HTML, 9.2).
 //!
-//! Each event is written out once for all viewers. Who reads too slowly for that misses some, and is dropped when it takes
-//! nothing for [`IO_TIMEOUT`](super::IO_TIMEOUT); nobody waits for anybody. The stream ends when the edge does, with the
-//! status of then.
+//! Each event is written out once for all viewers. Who reads too slowly for that misses some, and is dropped when the
+//! system's buffers are full and stay so for [`IO_TIMEOUT`](super::IO_TIMEOUT); nobody waits for anybody. The stream ends
+//! after [`VIEW_MAX`], or when the edge does, with the status of then.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +21,9 @@ pub(super) const VIEWERS_MAX: usize = 16;
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks from one history to the next: as long as one of its steps.
 const HISTORY_TICKS: u64 = 10;
+/// After so long a stream ends and its viewer comes again, if it is still there: a laptop that was shut takes no place for
+/// as long as the system would hold the connection open.
+const VIEW_MAX: Duration = Duration::from_secs(10 * 60);
 /// How soon a browser tries again when the edge was gone, in ms.
 const RETRY: &str = "retry: 1000\n\n";
 
@@ -69,8 +72,8 @@ impl Events {
         let head = head(session.req_header().version)?;
         session.write_response_header(Box::new(head)).await?;
         session.write_response_body(Bytes::from_static(RETRY.as_bytes()), false).await?;
-        let mut told = None;
-        loop {
+        let (began, mut told) = (Instant::now(), None);
+        while began.elapsed() < VIEW_MAX {
             let tick = self.start.elapsed().as_secs();
             session.write_response_body(self.status.of(tick, || source.status()), false).await?;
             let history = tick / HISTORY_TICKS;
