@@ -298,7 +298,7 @@ async fn the_absolute_form_of_a_target_is_served_as_its_path() {
     let replica = sim("a").await;
     let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
     let mut client = Http1::connect(edge.agents()).await;
-    let answer = client.call(&post("http://edge/v1/chat/completions?a=b", &chat("hi", 1))).await;
+    let answer = client.call(&post("http://localhost/v1/chat/completions?a=b", &chat("hi", 1))).await;
     assert_eq!(answer.status, 200);
     let asked = replica.requests().pop().unwrap();
     assert_eq!(asked.path, "/v1/chat/completions?a=b");

@@ -212,10 +212,10 @@ async fn a_call_waits_in_line_for_a_place_at_its_owner_though_another_replica_is
     let before = calls(&other).len();
     let body = after("resp_1", "y");
     let serve = async {
-        let mut first = exchange.next().await;
+        let mut first = owner.next_after(exchange).await;
         edge.wait_for_metric("nearpool_queued{pool=\"near\"}", |queued| queued == 1.0).await;
         first.answer(200, "", &answered.replace("resp_1", "resp_2")).await;
-        let mut second = first.next().await;
+        let mut second = owner.next_after(first).await;
         second.answer(200, "", &answered.replace("resp_1", "resp_3")).await;
     };
     let (one, two, ()) = tokio::join!(ask(&edge, &body), ask(&edge, &body), serve);

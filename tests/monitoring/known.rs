@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use nearpool::domain::outcome::{Blame, Outcome};
-use nearpool::observe::metrics::{AdmissionResult, CacheState, GeoResult, HedgeResult, ReloadSource, ResidencyResult};
+use nearpool::observe::metrics::{
+    AdmissionResult, CacheState, GeoResult, HedgeResult, ReloadSource, ResidencyResult, SpanResult,
+};
 use nearpool::policy::resume::Resumed;
 use nearpool::policy::select::Reason;
 
@@ -15,9 +17,6 @@ const TARGET_LABELS: [&str; 3] = ["edge", "instance", "job"];
 /// Labels of NVIDIA's exporter.
 const GPU_LABELS: [&str; 5] = ["gpu", "UUID", "device", "modelName", "Hostname"];
 const GPU_METRICS: [&str; 6] = ["GPU_UTIL", "GPU_TEMP", "POWER_USAGE", "FB_USED", "FB_FREE", "XID_ERRORS"];
-
-/// What the rules know already and the product does not show yet.
-const COMING: [(&str, [&str; 1]); 1] = [("nearpool_trace_spans_total", ["result"])];
 
 /// Every series' name with its labels.
 #[derive(Debug, Default)]
@@ -43,7 +42,6 @@ impl Known {
             }
         }
         assert!(known.0.len() > 30, "the README's table was not found: {known:?}");
-        COMING.iter().for_each(|(name, labels)| known.add(name, &labels.map(str::to_owned)));
         known.add("up", &[]);
         known.add("ALERTS", &["alertname".to_owned(), "alertstate".to_owned()]);
         let labels = GPU_LABELS.map(str::to_owned);
@@ -80,7 +78,7 @@ pub(crate) fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
         ("nearpool_geo_lookups_total", "result") => GeoResult::ALL.iter().map(|result| result.name()).collect(),
         ("nearpool_residency_total", "result") => ResidencyResult::ALL.iter().map(|result| result.name()).collect(),
         ("nearpool_admissions_total", "result") => AdmissionResult::ALL.iter().map(|result| result.name()).collect(),
-        ("nearpool_trace_spans_total", "result") => vec!["exported", "dropped", "failed"],
+        ("nearpool_trace_spans_total", "result") => SpanResult::ALL.iter().map(|result| result.name()).collect(),
         ("nearpool_config_reloads_total", "result") => vec!["ok", "refused"],
         (_, "source") => ReloadSource::ALL.iter().map(|source| source.name()).collect(),
         (_, "cache") => CacheState::ALL.iter().map(|state| state.name()).collect(),

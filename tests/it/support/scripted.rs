@@ -49,7 +49,16 @@ impl Scripted {
         soon(self.requests.recv()).await.unwrap()
     }
 
-    /// The same for as long as it takes; `None` when there will be none.
+    /// Waits for the next request after this one: on the same connection, or on a new one, since each thread of the edge
+    /// keeps connections of its own.
+    pub async fn next_after(&mut self, before: Exchange) -> Exchange {
+        tokio::select! {
+            next = before.next() => next,
+            next = self.next() => next,
+        }
+    }
+
+    /// The same as `next` for as long as it takes; `None` when there will be none.
     pub async fn try_next(&mut self) -> Option<Exchange> {
         self.requests.recv().await
     }
