@@ -71,7 +71,8 @@ impl Listening {
 
     /// Closes the listener and every connection, with RST when told; all are gone when this returns.
     pub(super) async fn close(mut self, reset: bool) {
-        self.accepting.abort();
+        // Awaited: whoever starts the replica again binds the same address.
+        self.refuse().await;
         self.end.send_replace(Some(if reset { End::Reset } else { End::Close }));
         while self.alive.recv().await.is_some() {}
     }
