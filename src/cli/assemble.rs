@@ -28,7 +28,7 @@ use pingora::listeners::tls::TlsSettings;
 use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::Server;
 use pingora::server::configuration::{Opt, ServerConf};
-use pingora::services::background::background_service;
+use pingora::services::background::{GenBackgroundService, background_service};
 use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::net::TcpSocket;
@@ -144,24 +144,22 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     }
     let connections = Connections::new();
     let export = Export::new(Arc::clone(&roster), connections.clone(), &metrics, queued);
-    let mut probe = background_service("probe", Probe::new(Arc::clone(&roster), connections.clone()));
-    probe.threads = Some(1);
-    server.add_service(probe);
-    // On a thread of its own: however long engines' pages are, reading them holds up no health check.
-    let mut scrape = background_service("scrape", Scrape::new(Arc::clone(&roster), connections));
-    scrape.threads = Some(1);
-    server.add_service(scrape);
-    let mut export = background_service("export", export);
-    export.threads = Some(1);
-    server.add_service(export);
-    let mut watch = background_service("watch", Watch::new(reloader));
-    watch.threads = Some(1);
-    server.add_service(watch);
-    let mut closing = background_service("interactions", interactions);
-    closing.threads = Some(1);
+    server.add_service(on_a_thread("probe", Probe::new(Arc::clone(&roster), connections.clone())));
+    // However long engines' pages are, reading them holds up no health check.
+    server.add_service(on_a_thread("scrape", Scrape::new(Arc::clone(&roster), connections)));
+    server.add_service(on_a_thread("export", export));
+    server.add_service(on_a_thread("watch", Watch::new(reloader)));
+    let closing = on_a_thread("interactions", interactions);
     let interactions = closing.task();
     server.add_service(closing);
     Ok(Assembled { server, edge, roster, log, spans, config, interactions })
+}
+
+/// Something in the background, on a thread of its own, so that none holds up another.
+pub(super) fn on_a_thread<T>(name: &str, task: T) -> GenBackgroundService<T> {
+    let mut service = background_service(name, task);
+    service.threads = Some(1);
+    service
 }
 
 /// One core's part of the agents' listeners. All share the edge, and with it one bound on connections.

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use pingora::server::RunArgs as ServerArgs;
-use pingora::services::background::background_service;
 
-use super::assemble::{Assembled, Options, assemble};
+use super::assemble::{Assembled, Options, assemble, on_a_thread};
 use super::lifecycle::{Drainer, Signals};
 
 #[derive(clap::Args, Debug)]
@@ -40,7 +39,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         threads: args.threads.unwrap_or(cores).max(1),
         seed: rand::random(),
     })?;
-    let mut drainer = background_service(
+    server.add_service(on_a_thread(
         "drain",
         Drainer {
             edge: Arc::clone(&edge),
@@ -49,9 +48,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             interactions: Arc::clone(&interactions),
             spans: Arc::clone(&spans),
         },
-    );
-    drainer.threads = Some(1);
-    server.add_service(drainer);
+    ));
     for address in &config.listen {
         log::info!("serving agents at http://{address}");
     }

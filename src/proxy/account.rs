@@ -263,12 +263,12 @@ impl<'a> Account<'a> {
     }
 
     /// Adds it to its session's interaction.
-    fn leave_interaction(&mut self) {
+    fn leave_interaction(&mut self, cost_dollars: Option<f64>) {
         let Some(member) = self.member.take() else { return };
         let tokens = self.usage.map_or((0, 0, 0), |usage| {
             (usage.prompt_tokens, usage.cached_tokens.unwrap_or(0), usage.completion_tokens)
         });
-        let call = CallEnd { outcome: self.outcome, cost_dollars: self.cost_dollars(), tokens };
+        let call = CallEnd { outcome: self.outcome, cost_dollars, tokens };
         self.closed(member.end(&call, Instant::now()));
     }
 
@@ -278,7 +278,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    fn count(&self) {
+    fn count(&self, cost_dollars: Option<f64>) {
         let model = self.model_name().unwrap_or("");
         let route = self.route();
         self.metrics.request(&RequestEnd {
@@ -289,7 +289,7 @@ impl<'a> Account<'a> {
             outcome: self.outcome,
             reason: route.map(|route| route.reason),
             seconds: self.start.elapsed().as_secs_f64(),
-            cost_dollars: self.cost_dollars(),
+            cost_dollars,
         });
         let ttft = self.ttft.map(|ttft| (cache_state(self.usage, self.resumes > 0), ttft));
         self.feed(route, ttft);
@@ -320,7 +320,7 @@ impl<'a> Account<'a> {
         self.feed.ended(&call, Instant::now());
     }
 
-    fn line(&self) -> AccessLine<'_> {
+    fn line(&self, cost_dollars: Option<f64>) -> AccessLine<'_> {
         let (route, total) = (self.route(), self.start.elapsed());
         let usage = self.usage.as_ref();
         let receive = self.received.map(|received| received - self.start);
@@ -360,7 +360,7 @@ impl<'a> Account<'a> {
                 total: Some(total),
             },
             tokens: usage.map(Tokens::from).unwrap_or_default(),
-            cost_dollars: self.cost_dollars(),
+            cost_dollars,
         }
     }
 }
@@ -371,11 +371,12 @@ impl Drop for Account<'_> {
             // Nothing went down; 499 is the custom of the field.
             self.status = self.outcome.facts().status;
         }
-        self.count();
-        self.log.log(&self.line());
+        let cost_dollars = self.cost_dollars();
+        self.count(cost_dollars);
+        self.log.log(&self.line(cost_dollars));
         self.record_span();
         // Its line is there before the interaction's.
-        self.leave_interaction();
+        self.leave_interaction(cost_dollars);
     }
 }
 

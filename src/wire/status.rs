@@ -62,7 +62,7 @@ pages! {
     Totals {
         /// Those that ended.
         calls: u64,
-        /// Those without a whole answer.
+        /// Those that the edge or a replica failed.
         errors: u64,
         /// Those under way.
         in_flight: u64,
@@ -102,7 +102,7 @@ pages! {
         seconds: u64,
         /// Calls that ended.
         calls: u64,
-        /// Those without a whole answer.
+        /// Those that the edge or a replica failed.
         errors: u64,
         /// Times to first token.
         ttft_ms: ByCache,

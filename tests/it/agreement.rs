@@ -1,7 +1,6 @@
 //! What clients count and what `/metrics` says agree: calls, errors, tokens and times to the first token.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::support::{Edge, EdgeConfig, Http1, PATIENCE, Pool, SERVED, json_body, own_address, post_with, sim_with};
+use crate::support::{Edge, EdgeConfig, Http1, PATIENCE, Pool, SERVED, json_body, post_with, sim_with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -188,11 +187,7 @@ async fn ten_thousand_calls_count_the_same_at_their_client_and_on_the_page() {
         .set("circuit_breaker", "success_rate", "0.0")
         .set("retry", "budget", "1.0")
         .set("retry", "budget_floor_per_s", "1_000");
-    let at = own_address();
-    let quiet = |command: &mut Command| {
-        command.arg("--no-access-log");
-    };
-    let edge = Edge::start_with(at, &config.toml(at), quiet).await;
+    let edge = Edge::start_unlogged(config).await;
 
     let (next, b) = (Arc::new(AtomicUsize::new(0)), Arc::new(b));
     let clients = (0..CLIENTS).map(|seed| {

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::support::{Edge, EdgeConfig, PATIENCE, Pool, chat, own_address, post, request, sim, with};
+use crate::support::{Edge, EdgeConfig, PATIENCE, Pool, chat, post, request, sim, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -182,12 +181,7 @@ async fn a_hundred_thousand_requests_with_words_of_their_own_make_no_series() {
         .set("health", "interval", "\"1s\"")
         .set("health", "timeout", "\"1s\"")
         .set("health", "unhealthy_after", "100");
-    let at = own_address();
-    // Lines for each would be read by this process too.
-    let quiet = |command: &mut Command| {
-        command.arg("--no-access-log");
-    };
-    let edge = Edge::start_with(at, &config.toml(at), quiet).await;
+    let edge = Edge::start_unlogged(config).await;
     edge.wait_for_metric("nearpool_region_rtt_seconds{region=\"here\"}", |seconds| seconds > 0.0).await;
 
     let agents = edge.agents();

@@ -48,7 +48,7 @@ pub struct Recent {
     seconds: u64,
     /// Calls that ended.
     calls: u64,
-    /// Those without a whole answer.
+    /// Those that the edge or a replica failed.
     errors: u64,
     /// Times to first token.
     ttft_ms: ByCache,

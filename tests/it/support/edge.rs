@@ -57,6 +57,15 @@ impl Edge {
         edge
     }
 
+    /// Starts one that writes no access log, for many calls: their lines would be read by this process too.
+    pub async fn start_unlogged(config: EdgeConfig) -> Edge {
+        let at = own_address();
+        let unlogged = |command: &mut Command| {
+            command.arg("--no-access-log");
+        };
+        Edge::start_with(at, &config.toml(at), unlogged).await
+    }
+
     /// The folder of the edge at this address; files may be put there before it starts.
     pub fn folder_of(address: Ipv4Addr) -> PathBuf {
         std::env::temp_dir().join(format!("nearpool-it-{}-{address}", std::process::id()))
