@@ -21,11 +21,8 @@ use nearpool::observe::metrics::{Metrics, SpanResult};
 use nearpool::observe::recent::Feed;
 use nearpool::observe::trace::{self, Spans};
 use nearpool::proxy::tls::{Certificate, Certificates};
-use nearpool::proxy::{Accept, BeforeTls, Edge, Parts};
+use nearpool::proxy::{Accept, Edge, Parts};
 use nearpool::roster::{Roster, Snapshot};
-use pingora::listeners::ListenerConfig;
-use pingora::listeners::tls::TlsSettings;
-use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::server::Server;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::services::background::{GenBackgroundService, background_service};
@@ -33,12 +30,7 @@ use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::net::TcpSocket;
 
-use super::cores::Core;
-
-/// Read and write buffer of a client's connection, in bytes. They are much of what an idle connection costs. Whatever reads
-/// as much as the buffer holds goes past it, so it serves but the first look at a new connection; a write buffer that holds a
-/// head and a small answer saves a system call for each.
-const CONNECTION_BUFFERS: (usize, usize) = (1024, 8 * 1024);
+use super::cores::cores;
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.
@@ -124,9 +116,11 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     }
     let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
     server.bootstrap();
-    for core in 0..threads {
-        server.add_service(Core::new(core, agents(&config, &edge, certificates.as_ref(), core)?));
+    let (acceptor, cores) = cores(listeners(&config, &edge, certificates.as_ref())?, threads);
+    for core in cores {
+        server.add_service(core);
     }
+    server.add_service(acceptor);
     if let Some(address) = config.admin {
         let parts = admin::Parts {
             roster: Arc::clone(&roster),
@@ -162,28 +156,19 @@ pub(super) fn on_a_thread<T>(name: &str, task: T) -> GenBackgroundService<T> {
     service
 }
 
-/// One core's part of the agents' listeners. All share the edge, and with it one bound on connections.
-fn agents(
+/// The agents' listeners, each with what serves its connections. All share the edge, and with it one bound on connections.
+fn listeners(
     config: &Config,
     edge: &Arc<Edge>,
     certificates: Option<&Arc<Certificates>>,
-    core: usize,
-) -> anyhow::Result<Service<Accept>> {
-    let mut service = Service::new(format!("agents-{core}"), Accept::new(Arc::clone(edge)));
-    let buffers = || L4BufferSettings::new(CONNECTION_BUFFERS.0, CONNECTION_BUFFERS.1);
-    for address in &config.listen {
-        service.add_listener(ListenerConfig::tcp(address.to_string()).l4_buffer(buffers()));
-    }
+) -> anyhow::Result<Vec<(SocketAddr, Arc<Accept>)>> {
+    let plain = Arc::new(Accept::plain(Arc::clone(edge)));
+    let mut listeners: Vec<_> = config.listen.iter().map(|address| (*address, Arc::clone(&plain))).collect();
     if let (Some(tls), Some(certificates)) = (&config.tls, certificates) {
-        for address in &tls.listen {
-            let mut settings = TlsSettings::intermediate("", "")?;
-            settings.set_cert_resolver(certificates.clone());
-            settings.enable_h2();
-            service.add_listener(ListenerConfig::tcp(address.to_string()).tls(settings).l4_buffer(buffers()));
-        }
+        let over_tls = Arc::new(Accept::over_tls(Arc::clone(edge), Arc::clone(certificates))?);
+        listeners.extend(tls.listen.iter().map(|address| (*address, Arc::clone(&over_tls))));
     }
-    service.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(Arc::clone(edge))));
-    Ok(service)
+    Ok(listeners)
 }
 
 fn certificates(config: &Config) -> anyhow::Result<Option<Arc<Certificates>>> {

@@ -1,142 +1,99 @@
 //! The agents' connections, each served by one thread to its end: one for each core.
 //!
 //! With one pool of threads whoever has nothing to do takes the others' tasks, and for a stream whose every event is a few
-//! microseconds' work, waking and handing over costs a quarter of that again. So each thread has a runtime of its own,
-//! accepts for itself and keeps what it accepts. All accept from the same sockets, so that the one with the least to do
-//! comes first. What it costs: while a thread is busy with one request, the others that it has taken wait; that is well
-//! below a millisecond, since nothing here computes for long.
+//! microseconds' work, waking and handing over costs a quarter of that again. So each thread has a runtime of its own and
+//! keeps what it is given. What it costs: while a thread is busy with one request, the others that it has wait; that is
+//! well below a millisecond, since nothing here computes for long.
+//!
+//! Who gets a connection is not left to the kernel: of the threads that wait at a socket it wakes the same one again and
+//! again, and clients that come one after the other and stay, as agents' do, would all be on one core for good. One more
+//! thread accepts, and hands each connection to the core that has the fewest open, before a byte of it is read. The core
+//! watches it with its own reactor, so that from then on nobody else is woken for it.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
+mod acceptor;
+mod evenly;
+mod listeners;
 
-use anyhow::{Context, anyhow, ensure};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use nearpool::proxy::Accept;
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
-};
-use pingora::server::{Fds, ListenFds, ShutdownWatch};
-use pingora::services::Service as ServiceTrait;
-use pingora::services::listening::Service;
-use tokio::time::{sleep, timeout};
+use pingora::server::{ListenFds, ShutdownWatch};
+use pingora::services::Service;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 
-/// How long the first thread may take to bind its listeners; it takes a millisecond.
-const BIND_TIMEOUT: Duration = Duration::from_secs(10);
-const BIND_POLL: Duration = Duration::from_millis(2);
+pub(super) use acceptor::Acceptor;
+use evenly::{Connection, Cores};
 
-/// One thread that serves agents.
-pub(super) struct Core {
-    index: usize,
-    service: Service<Accept>,
+/// Connections that a core has been given and not begun yet. It takes them in microseconds; were it so far behind,
+/// accepting waits for it, and the rest stays with the kernel.
+const WAITING_MAX: usize = 1024;
+
+/// What serves the connections of a listener, each to its end.
+pub(super) trait Serve: Send + Sync + 'static {
+    /// Called on the core that keeps the connection.
+    fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        shutdown: ShutdownWatch,
+    ) -> impl Future<Output = ()> + Send;
 }
 
-impl Core {
-    /// The first one binds the listeners or takes them over from a running process; the others have copies of them.
-    pub(super) fn new(index: usize, mut service: Service<Accept>) -> Core {
-        service.threads = Some(1);
-        Core { index, service }
+impl Serve for Accept {
+    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, shutdown: ShutdownWatch) {
+        Accept::serve(&self, socket, peer, &shutdown).await;
     }
+}
+
+/// The acceptor of these listeners and so many cores, all to be run beside each other.
+pub(super) fn cores<S: Serve>(listeners: Vec<(SocketAddr, Arc<S>)>, count: usize) -> (Acceptor<S>, Vec<Core<S>>) {
+    let (queues, given): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(WAITING_MAX)).unzip();
+    let cores = given.into_iter().enumerate().map(|(index, given)| Core { name: format!("agents-{index}"), given });
+    (Acceptor::new(listeners, Cores::new(queues)), cores.collect())
+}
+
+/// One thread that serves agents.
+pub(super) struct Core<S> {
+    name: String,
+    given: mpsc::Receiver<Connection<S>>,
 }
 
 #[async_trait]
-impl ServiceTrait for Core {
-    async fn start_service(&mut self, fds: Option<ListenFds>, shutdown: ShutdownWatch, listeners_per_fd: usize) {
-        let fds = match fds {
-            Some(bound) if self.index > 0 => match copies(&bound, &self.service.endpoints().addresses()).await {
-                Ok(copies) => Some(copies),
+impl<S: Serve> Service for Core<S> {
+    /// Ends when the acceptor has, and all that was accepted is begun; what is begun goes on.
+    async fn start_service(&mut self, _: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
+        while let Some(Connection { socket, peer, serve, open }) = self.given.recv().await {
+            let socket = match TcpStream::from_std(socket) {
+                Ok(socket) => socket,
                 Err(error) => {
-                    log::error!("thread {} does not serve: {error:#}", self.index);
-                    return;
+                    log::warn!("a connection from {peer} cannot be served: {error}");
+                    continue;
                 }
-            },
-            bound => bound,
-        };
-        self.service.start_service(fds, shutdown, listeners_per_fd).await;
+            };
+            let shutdown = shutdown.clone();
+            tokio::spawn(async move {
+                serve.serve(socket, peer, shutdown).await;
+                drop(open);
+            });
+        }
     }
 
     fn name(&self) -> &str {
-        self.service.name()
+        &self.name
     }
 
     fn threads(&self) -> Option<usize> {
-        ServiceTrait::threads(&self.service)
+        Some(1)
     }
 
     fn listen_addresses(&self) -> Option<Vec<String>> {
-        ServiceTrait::listen_addresses(&self.service)
+        Some(Vec::new())
     }
-}
-
-/// A table of descriptors of the same sockets, as soon as they are bound. A table of its own, since whoever takes a
-/// descriptor from one closes it in the end.
-async fn copies(bound: &ListenFds, addresses: &[String]) -> anyhow::Result<ListenFds> {
-    let all = async {
-        loop {
-            let found: Option<Vec<RawFd>> = {
-                let bound = bound.lock();
-                addresses.iter().map(|address| bound.get(address).copied()).collect()
-            };
-            match found {
-                Some(found) => return found,
-                None => sleep(BIND_POLL).await,
-            }
-        }
-    };
-    let sockets = timeout(BIND_TIMEOUT, all).await.context("the listeners are not bound")?;
-    let mut copies = Fds::new();
-    for (address, socket) in addresses.iter().zip(sockets) {
-        copies.add(address.clone(), copy(socket).with_context(|| format!("cannot share the listener at {address}"))?);
-    }
-    Ok(ListenFds::new(copies.into()))
-}
-
-/// Another descriptor of the same socket. It is sent through a pair of sockets (unix(7), `SCM_RIGHTS`), as it would be to
-/// another process: to copy it in place, one must own it, and its owner is the framework.
-fn copy(socket: RawFd) -> anyhow::Result<RawFd> {
-    let (to, from) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
-    let rights = [socket];
-    sendmsg::<()>(
-        to.as_raw_fd(),
-        &[IoSlice::new(&[0])],
-        &[ControlMessage::ScmRights(&rights)],
-        MsgFlags::empty(),
-        None,
-    )?;
-    let mut byte = [0];
-    let mut bytes = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let received = recvmsg::<()>(from.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
-    let mut copies = received.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(copies) => Some(copies),
-        _ => None,
-    });
-    let copies = copies.next().ok_or_else(|| anyhow!("no descriptor came back"))?;
-    ensure!(copies.len() == 1, "{} descriptors came back", copies.len());
-    Ok(copies[0])
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{TcpListener, TcpStream};
-
-    #[tokio::test]
-    async fn a_copy_is_the_same_socket_and_another_descriptor() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let bound = ListenFds::new(Fds::new().into());
-        let waiting = tokio::spawn({
-            let bound = bound.clone();
-            async move { copies(&bound, &["here".into()]).await }
-        });
-        bound.lock().add("here".into(), listener.as_raw_fd());
-        let copies = waiting.await.unwrap().unwrap();
-        let copied = *copies.lock().get("here").unwrap();
-        assert_ne!(copied, listener.as_raw_fd());
-        drop(listener);
-        assert!(TcpStream::connect(at).is_ok(), "the copy keeps the socket open");
-        nix::unistd::close(copied).unwrap();
-        assert!(TcpStream::connect(at).is_err());
-    }
-}
+mod tests;

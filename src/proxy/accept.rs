@@ -3,23 +3,28 @@
 //! What the framework leaves open is closed here: how many connections there are, how long a client may take over a
 //! request's head (on the first request of a connection and on every later one), and heads that can be read in two ways.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
 use http::{Method, Version, header};
 use pingora::apps::{HttpPersistentSettings, ServerApp};
+use pingora::listeners::tls::{Acceptor, TlsSettings};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::batched::{self, Batched};
 use super::client::Client;
-use super::edge::Edge;
+use super::edge::{Counted, Edge};
 use super::proxied;
 use super::reply::Refusal;
+use super::tls::Certificates;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits;
 
@@ -33,55 +38,102 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Room for a request's head, and a small body, to be read at once.
 const HEAD_BYTES: usize = 4096;
 
-/// Takes connections and hands their requests to the [`Edge`].
+/// How long a client may take over the handshake of TLS, with the PROXY header in front of it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Serves the connections of a listener and hands their requests to the [`Edge`].
 pub struct Accept {
     edge: Arc<Edge>,
+    tls: Option<Acceptor>,
 }
 
 impl Accept {
-    /// An acceptor for this edge. Listeners that share it share its bound on connections.
-    pub fn new(edge: Arc<Edge>) -> Accept {
-        Accept { edge }
+    /// For a listener of HTTP/1.1 and HTTP/2 in plain text. Listeners that share an edge share its bound on connections.
+    pub fn plain(edge: Arc<Edge>) -> Accept {
+        Accept { edge, tls: None }
     }
-}
 
-#[async_trait]
-impl ServerApp for Accept {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    /// For a listener of the same over TLS.
+    pub fn over_tls(edge: Arc<Edge>, certificates: Arc<Certificates>) -> pingora::Result<Accept> {
+        let mut settings = TlsSettings::intermediate("", "")?;
+        settings.set_cert_resolver(certificates);
+        settings.enable_h2();
+        Ok(Accept { edge, tls: Some(settings.build()) })
+    }
+
+    /// Serves one connection to its end, on the thread that calls this.
+    pub async fn serve(&self, stream: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
+        let Ok(socket) = batched::socket(stream, peer) else { return };
+        let _ended = match &self.tls {
+            None => self.serve_plain(socket, shutdown).await,
+            Some(tls) => self.serve_over_tls(socket, peer, tls, shutdown).await,
+        };
+    }
+
+    async fn serve_plain(&self, mut socket: Socket, shutdown: &ShutdownWatch) -> Option<()> {
+        let _place = self.place()?;
+        proxied::take_off(&self.edge, &mut socket).await?;
+        let begun = timeout(self.edge.limits().header_timeout, begun(&mut socket)).await.ok()??;
+        if begun.starts_with(PREFACE) {
+            socket.rewind(&begun);
+            ServerApp::process_new(&self.edge, Box::new(Batched::new(socket)), shutdown).await;
+        } else {
+            self.serve_http1(Box::new(Batched::new(socket)), Some(begun), shutdown.clone()).await;
+        }
+        Some(())
+    }
+
+    async fn serve_over_tls(
+        &self,
+        socket: Socket,
+        peer: SocketAddr,
+        tls: &Acceptor,
+        shutdown: &ShutdownWatch,
+    ) -> Option<()> {
+        let stream = match timeout(HANDSHAKE_TIMEOUT, Box::pin(self.handshake(socket, tls))).await {
+            Ok(shaken) => shaken?.inspect_err(|error| log::info!("no TLS with {peer}: {error}")).ok()?,
+            Err(_late) => {
+                log::info!("no TLS with {peer}: the handshake took {} s", HANDSHAKE_TIMEOUT.as_secs());
+                return None;
+            }
+        };
+        let _place = self.place()?;
+        if stream.selected_alpn_proto() == Some(ALPN::H2) {
+            ServerApp::process_new(&self.edge, stream, shutdown).await;
+        } else {
+            self.serve_http1(stream, None, shutdown.clone()).await;
+        }
+        Some(())
+    }
+
+    /// `None` where there is no PROXY header and should be one.
+    async fn handshake(&self, mut socket: Socket, tls: &Acceptor) -> Option<pingora::Result<Stream>> {
+        proxied::take_off(&self.edge, &mut socket).await?;
+        let stream = tls.tls_handshake(Batched::new(socket)).await;
+        Some(stream.map(|stream| -> Stream { Box::new(stream) }))
+    }
+
+    /// Counts a connection in until the guard is dropped, unless there are too many.
+    fn place(&self) -> Option<Counted<'_>> {
         let limits = self.edge.limits();
-        let Some(_place) = self.edge.connection(limits.connections_max) else {
+        let place = self.edge.connection(limits.connections_max);
+        if place.is_none() {
             log::warn!(
                 "connection refused: {} connections are open, as many as limits.connections",
                 limits.connections_max
             );
-            return None;
-        };
-        let tls = stream.get_ssl_digest().is_some();
-        if !tls {
-            stream = proxied::take_off(&self.edge, stream).await?;
         }
-        let http2 = if tls {
-            stream.selected_alpn_proto() == Some(ALPN::H2)
-        } else {
-            timeout(limits.header_timeout, is_http2(&mut stream)).await.ok()??
-        };
-        if http2 {
-            return ServerApp::process_new(&self.edge, stream, shutdown).await;
-        }
-        self.serve_http1(stream, tls, shutdown.clone()).await;
-        None
+        place
     }
-}
 
-impl Accept {
     /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 5 KiB
     /// while a request is served, and little while it is idle.
-    async fn serve_http1(&self, stream: Stream, tls: bool, mut shutdown: ShutdownWatch) {
+    async fn serve_http1(&self, stream: Stream, begun: Option<BytesMut>, mut shutdown: ShutdownWatch) {
         let stream: Stream = Box::new(Client::new(stream));
-        let mut next = Some(Reusable { stream, prefix: None, settings: None });
+        let mut next = Some(Reusable { stream, prefix: begun, settings: None });
         let mut first = true;
         while let Some(connection) = next.take() {
-            let Some(mut session) = Box::pin(self.next_request(connection, tls, first, &mut shutdown)).await else {
+            let Some(mut session) = Box::pin(self.next_request(connection, first, &mut shutdown)).await else {
                 return;
             };
             if !Box::pin(self.edge.serve(&mut session)).await {
@@ -96,7 +148,6 @@ impl Accept {
     async fn next_request(
         &self,
         connection: Reusable,
-        tls: bool,
         first: bool,
         shutdown: &mut ShutdownWatch,
     ) -> Option<ServerSession> {
@@ -105,7 +156,7 @@ impl Accept {
         let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
         // TLS cannot be peeked into: there the pause and the head share one deadline.
         let mut head_timeout = limits.header_timeout;
-        if tls {
+        if self.tls.is_some() {
             head_timeout += pause;
         } else if prefix.is_none() {
             // The first bytes are read here, so that the head's time counts from them, and handed on as a prefix: the
@@ -118,7 +169,7 @@ impl Accept {
                         return None;
                     }
                 }
-                _ = shutdown.wait_for(|ending| *ending), if !first => return None,
+                _ = shutdown.wait_for(|ending| *ending) => return None,
             }
             prefix = Some(begun);
         }
@@ -199,17 +250,16 @@ fn unreadable(error: &pingora::Error) -> Refusal {
     Refusal::new(Outcome::BadHeader, "the request's head is not valid HTTP/1.1")
 }
 
-/// Whether a connection in plain text speaks HTTP/2. No more is waited for than either protocol must send; the framework
-/// would wait for 24 bytes, and without end. `None` when the connection breaks.
-async fn is_http2(stream: &mut Stream) -> Option<bool> {
-    let mut start = [0; 3];
-    stream.try_peek(&mut start).await.ok()?;
-    if start != PREFACE[..3] {
-        return Some(false);
+/// What a connection in plain text begins with: HTTP/2's preface, or what is none. No more is waited for than either
+/// protocol must send; the framework would wait for 24 bytes, and without end. `None` when the connection breaks.
+async fn begun(socket: &mut Socket) -> Option<BytesMut> {
+    let mut begun = BytesMut::with_capacity(HEAD_BYTES);
+    while begun.len() < 3 || (begun[..3] == PREFACE[..3] && begun.len() < PREFACE.len()) {
+        if socket.read_buf(&mut begun).await.ok()? == 0 {
+            return None;
+        }
     }
-    let mut whole = [0; PREFACE.len()];
-    stream.try_peek(&mut whole).await.ok()?;
-    Some(whole == *PREFACE)
+    Some(begun)
 }
 
 fn seconds(duration: Duration) -> u64 {

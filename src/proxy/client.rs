@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::{Shutdown, Stream};
+use pingora::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wrapped::asks_the_connection_below;
@@ -137,6 +137,8 @@ impl Shutdown for Client {
         Pin::new(self).inner().shutdown().await;
     }
 }
+
+impl Peek for Client {}
 
 asks_the_connection_below!(Client, lock);
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use pingora::protocols::{Shutdown, Stream};
+use pingora::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wrapped::asks_the_connection_below;
@@ -117,6 +117,8 @@ impl Shutdown for Corked {
         self.inner.shutdown().await;
     }
 }
+
+impl Peek for Corked {}
 
 asks_the_connection_below!(Corked, below);
 

@@ -5,6 +5,7 @@
 mod serve;
 
 mod accept;
+mod batched;
 mod body;
 mod client;
 mod identify;
@@ -43,4 +44,3 @@ pub mod tls;
 
 pub use accept::Accept;
 pub use edge::{Edge, Parts};
-pub use proxied::BeforeTls;

@@ -6,16 +6,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::BytesMut;
 use pingora::http::ResponseHeader;
-use pingora::listeners::PreTlsProcess;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::raw_connect::ProxyDigest;
-use pingora::protocols::{GetProxyDigest, GetSocketDigest, Stream};
+use pingora::protocols::{GetProxyDigest, GetSocketDigest};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
@@ -35,37 +32,14 @@ pub(super) fn source(session: &ServerSession) -> Option<IpAddr> {
     digest.user_data.as_ref()?.downcast_ref::<Announced>().map(|announced| announced.0)
 }
 
-/// Takes the PROXY header off a connection in plain text, where its listener asks for one. `None` ends the connection.
-pub(super) async fn take_off(edge: &Edge, stream: Stream) -> Option<Stream> {
-    if edge.roster.snapshot().config.proxy_protocol.is_empty() {
-        return Some(stream);
-    }
-    let mut socket = stream.into_any().downcast::<Socket>().ok()?;
-    read(edge, &mut socket).await.ok()?;
-    Some(socket)
-}
-
-/// The same in front of every handshake of TLS. The framework gives the two together 60 s.
-pub struct BeforeTls(pub Arc<Edge>);
-
-#[async_trait]
-impl PreTlsProcess for BeforeTls {
-    async fn process(&self, socket: &mut Socket) -> pingora::Result<()> {
-        let refused = |fault: Option<ProxyHeaderFault>| {
-            let fault = fault.map_or("none", ProxyHeaderFault::name);
-            pingora::Error::explain(pingora::ErrorType::TLSHandshakeFailure, format!("no PROXY header ({fault})"))
-        };
-        read(&self.0, socket).await.map_err(refused)
-    }
-}
-
-/// Reads the header, where the listener asks for one, and notes whom it names. The error ends the connection; it is counted
-/// unless nothing came at all, which is how load balancers see whether anybody listens.
-async fn read(edge: &Edge, socket: &mut Socket) -> Result<(), Option<ProxyHeaderFault>> {
+/// Takes the PROXY header off a connection, where its listener asks for one, and notes whom it names. `None` ends the
+/// connection; it is counted unless nothing came at all, which is how load balancers see whether anybody listens.
+pub(super) async fn take_off(edge: &Edge, socket: &mut Socket) -> Option<()> {
     if !is_asked(edge, socket) {
-        return Ok(());
+        return Some(());
     }
-    let source = match timeout(edge.limits().header_timeout, header(socket)).await {
+    // Boxed, so that a connection does not hold it for as long as it is open.
+    let source = match timeout(edge.limits().header_timeout, Box::pin(header(socket))).await {
         Ok(read) => read,
         Err(_late) => Err(Some(ProxyHeaderFault::Late)),
     };
@@ -76,13 +50,13 @@ async fn read(edge: &Edge, socket: &mut Socket) -> Result<(), Option<ProxyHeader
             if let Some((source, head)) = source.zip(head()) {
                 socket.set_proxy_digest(ProxyDigest::new(Box::new(head), Some(Box::new(Announced(source)))));
             }
-            Ok(())
+            Some(())
         }
         Err(fault) => {
             if let Some(fault) = fault {
                 edge.metrics.proxy_header_fault(fault);
             }
-            Err(fault)
+            None
         }
     }
 }

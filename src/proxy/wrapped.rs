@@ -36,8 +36,6 @@ macro_rules! asks_the_connection_below {
                 self.$inner().get_socket_digest()
             }
         }
-
-        impl pingora::protocols::Peek for $wrapper {}
     };
 }
 

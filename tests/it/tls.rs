@@ -79,6 +79,7 @@ async fn what_is_no_handshake_ends_and_leaves_the_listener() {
         assert!(!said.starts_with(b"HTTP"), "{}", said.escape_ascii());
     }
     assert!(connect_tls_to(edge.tls(), &["h3"]).await.is_err(), "no common protocol is no handshake");
+    edge.wait_for_stderr("no TLS with 127.0.0.1:").await;
     let mut client = Http1::over_any(connect_tls(edge.tls(), &["http/1.1"]).await);
     assert_eq!(client.call(&post(CHAT, &chat("hi", 1))).await.status, 200);
 }
