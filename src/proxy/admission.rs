@@ -1,5 +1,6 @@
 //! Station 5, continued: whether a pool takes on the call's session, and how long one that none takes on waits for that.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -157,7 +158,7 @@ impl Dispatch<'_> {
                     None => waiting.called().await,
                 }
             };
-            if let Err(late) = due.bound(look).await {
+            if let Err(late) = due.bound(pin!(look)).await {
                 let kept_out = late == Outcome::AtCapacity;
                 return Entered::Not(if kept_out { NoPlace::KeptOut } else { NoPlace::Late(late) });
             }

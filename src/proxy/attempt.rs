@@ -4,6 +4,7 @@
 //! then nothing has gone downstream, so that whatever goes wrong can be tried elsewhere. A replica's head alone is no
 //! sign of life: engines send it at once and may die in the seconds of prefill that follow.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -114,7 +115,7 @@ impl Answer {
 
 /// An answer whose beginning is here and whose rest is still to come.
 pub(super) struct UnderWay {
-    pub(super) exchange: Exchange,
+    pub(super) exchange: Box<Exchange>,
     /// What has come so far, ready to be sent.
     pub(super) ready: Vec<Bytes>,
     /// Tells events apart; `None` when the answer is no event stream.
@@ -157,7 +158,7 @@ impl From<Outcome> for Missed {
 
 /// An exchange whose answer has begun.
 struct Answered {
-    exchange: Exchange,
+    exchange: Box<Exchange>,
     head: Box<ResponseHeader>,
     /// When the whole request had been sent.
     sent: Instant,
@@ -171,7 +172,7 @@ impl Attempt<'_> {
     pub(super) async fn run(&self, head: Box<RequestHeader>, fresh: bool) -> Result<Began, Missed> {
         let answered = self.exchange(head, fresh).await?;
         let shared = answered.exchange.shared();
-        let begun = answered.due.bound(self.begin(answered)).await;
+        let begun = answered.due.bound(pin!(self.begin(answered))).await;
         begun.unwrap_or_else(|late| Err(given_up(shared, late).into())).map_err(Missed::Failed)
     }
 
@@ -192,7 +193,8 @@ impl Attempt<'_> {
             Outcome::Reset if exchange.reused && !fresh && since.elapsed() < exchange.stale_within() => Missed::Stale,
             outcome => outcome.into(),
         };
-        match self.limit.bound(self.write(&mut exchange, head)).await {
+        let written = self.limit.bound(pin!(self.write(&mut exchange, head))).await;
+        match written {
             Ok(Ok(())) => {}
             Ok(Err(_)) if exchange.takes_no_stream() => return Err(broke(&exchange, Outcome::ConnectFailed, began)),
             Ok(Err(_)) => {
@@ -207,7 +209,8 @@ impl Attempt<'_> {
             Err(late) => return Err(late.into()),
         }
         let (due, sent) = (self.due(), Instant::now());
-        match due.bound(read_head(&mut exchange)).await {
+        let head = due.bound(pin!(read_head(&mut exchange))).await;
+        match head {
             Ok(Ok(head)) => Ok(Answered { exchange, head, sent, due }),
             Ok(Err(outcome)) => Err(broke(&exchange, outcome, sent)),
             Err(late) => Err(given_up(exchange.shared(), late).into()),
@@ -236,7 +239,7 @@ impl Attempt<'_> {
         let outcome = Outcome::of_status(head.status.as_u16(), head.headers.contains_key(header::RETRY_AFTER));
         if !matches!(outcome, Outcome::Ok | Outcome::ClientError) {
             let retry_after = retry_after(&head).filter(|_| outcome == Outcome::Busy);
-            let answer = self.failed_answer(exchange, head).await;
+            let answer = Box::pin(self.failed_answer(exchange, head)).await;
             return Err(Failed { outcome, answer, retry_after });
         }
         if outcome == Outcome::Ok && self.stream && is_event_stream(&head) {
@@ -281,7 +284,7 @@ impl Attempt<'_> {
     /// Waits for the first data event; comments before it are no sign of life.
     async fn begin_stream(
         &self,
-        mut exchange: Exchange,
+        mut exchange: Box<Exchange>,
         head: Box<ResponseHeader>,
         sent: Instant,
     ) -> Result<Began, Failed> {
@@ -314,7 +317,7 @@ impl Attempt<'_> {
     }
 
     /// What a replica says of its failure, as far as it says it soon and in few words.
-    async fn failed_answer(&self, mut exchange: Exchange, head: Box<ResponseHeader>) -> Option<Box<Answer>> {
+    async fn failed_answer(&self, mut exchange: Box<Exchange>, head: Box<ResponseHeader>) -> Option<Box<Answer>> {
         let mut body = Vec::new();
         let read = timeout(LAST_WORDS, async {
             let mut bytes = 0;

@@ -1,5 +1,6 @@
 //! Deadlines, each with the ending that it causes.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -27,8 +28,9 @@ impl Due {
         }
     }
 
-    /// What the future says in time, else the ending.
-    pub(super) async fn bound<T>(self, future: impl Future<Output = T>) -> Result<T, Outcome> {
+    /// What the future says in time, else the ending. Pinned by the caller, since it would else be moved and its room be
+    /// taken twice: an attempt has thousands of bytes.
+    pub(super) async fn bound<T>(self, future: Pin<&mut impl Future<Output = T>>) -> Result<T, Outcome> {
         timeout_at(self.at, future).await.map_err(|_| self.outcome)
     }
 }

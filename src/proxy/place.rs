@@ -1,5 +1,6 @@
 //! Station 5 with its I/O: a place at a replica, waited for in line while all are taken.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -93,7 +94,7 @@ impl Dispatch<'_> {
                 Err(NoReplica::Full) if !ticket.pass() => break Err(NoPlace::No(NoReplica::Full)),
                 Err(NoReplica::Full) => {}
             }
-            match due.bound(ticket.called()).await {
+            match due.bound(pin!(ticket.called())).await {
                 Ok(()) => {}
                 Err(Outcome::AtCapacity) => break Err(NoPlace::No(NoReplica::Full)),
                 Err(late) => break Err(NoPlace::Late(late)),

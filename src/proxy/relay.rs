@@ -133,7 +133,7 @@ impl Relay<'_> {
     pub(super) async fn close(
         &self,
         session: &mut ServerSession,
-        exchange: Option<Exchange>,
+        exchange: Option<Box<Exchange>>,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         if self.opened {

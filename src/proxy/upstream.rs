@@ -55,7 +55,7 @@ thread_local! {
 /// which is how an engine learns that its answer is no longer wanted.
 pub(super) struct Exchange {
     pub(super) session: HttpSession,
-    pub(super) peer: HttpPeer,
+    pub(super) peer: Box<HttpPeer>,
     /// Whether the connection had served requests before, and may have been closed by the replica in the meantime.
     pub(super) reused: bool,
     /// Whether the request may have gone out in part only. The replica would take the next one for the rest of it.
@@ -63,6 +63,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    fn new(session: HttpSession, peer: Box<HttpPeer>, reused: bool) -> Box<Exchange> {
+        Box::new(Exchange { session, peer, reused, unfinished: false })
+    }
+
     /// The connection, where other requests share it.
     pub(super) fn shared(&self) -> Option<ConnectionRef> {
         match &self.session {
@@ -102,9 +106,9 @@ impl Upstream {
     }
 
     /// How the framework is told where a replica listens.
-    pub(super) fn peer(address: &ReplicaAddress, at: SocketAddr, connect: Duration) -> HttpPeer {
+    pub(super) fn peer(address: &ReplicaAddress, at: SocketAddr, connect: Duration) -> Box<HttpPeer> {
         let sni = if address.tls { address.host.clone() } else { String::new() };
-        let mut peer = HttpPeer::new(at, address.tls, sni);
+        let mut peer = Box::new(HttpPeer::new(at, address.tls, sni));
         peer.options.connection_timeout = Some(connect);
         peer.options.total_connection_timeout = Some(connect);
         peer.options.idle_timeout = Some(IDLE_MAX);
@@ -116,23 +120,24 @@ impl Upstream {
     }
 
     /// A connection from the pool, or a new one. `fresh` asks for a new one where connections are not shared.
-    pub(super) async fn connect(&self, peer: HttpPeer, fresh: bool) -> pingora::Result<Exchange> {
+    pub(super) async fn connect(&self, peer: Box<HttpPeer>, fresh: bool) -> pingora::Result<Box<Exchange>> {
         let http1 = self.connector().transport();
         let http2 = peer.options.alpn.get_max_http_version() > 1;
         if http2 && let Some(session) = self.reused_http2(&peer).await {
-            return Ok(Exchange { session: HttpSession::H2(session), peer, reused: true, unfinished: false });
+            return Ok(Exchange::new(HttpSession::H2(session), peer, true));
         }
-        let pooled = if fresh { None } else { http1.reused_stream(&peer).await };
+        let pooled = if fresh { None } else { http1.reused_stream(&*peer).await };
         if http2 && pooled.is_none() {
-            let session = self.connector().new_http_session(&peer).await?;
-            return Ok(Exchange { session, peer, reused: false, unfinished: false });
+            // What opens a connection is boxed: most requests find one open, and would else carry 8 KiB for it.
+            let session = Box::pin(self.connector().new_http_session(&*peer)).await?;
+            return Ok(Exchange::new(session, peer, false));
         }
         let (stream, reused) = match pooled {
             Some(stream) => (stream, true),
-            None => (http1.new_stream(&peer).await?, false),
+            None => (Box::pin(http1.new_stream(&*peer)).await?, false),
         };
-        let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &peer);
-        Ok(Exchange { session: HttpSession::H1(session), peer, reused, unfinished: false })
+        let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &*peer);
+        Ok(Exchange::new(HttpSession::H1(session), peer, reused))
     }
 
     /// A stream of a connection that lives, as far as is known. One that broke unnoticed is no reason to fail: its end
@@ -150,13 +155,13 @@ impl Upstream {
 
     /// Gives the connection back for the next request, if the request went out whole, its answer was read to the end and
     /// it may be kept.
-    pub(super) async fn release(&self, exchange: Exchange) {
-        let Exchange { session, peer, unfinished, .. } = exchange;
+    pub(super) async fn release(&self, exchange: Box<Exchange>) {
+        let Exchange { session, peer, unfinished, .. } = *exchange;
         if unfinished {
             return;
         }
         match session {
-            HttpSession::H2(session) => self.connector().release_http_session(session, &peer, Some(IDLE_MAX)),
+            HttpSession::H2(session) => self.connector().release_http_session(session, &*peer, Some(IDLE_MAX)),
             HttpSession::H1(mut session) => {
                 session.respect_keepalive();
                 if let Some(stream) = session.reuse().await.and_then(Corked::uncork) {
