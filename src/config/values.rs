@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::domain::topology::{ReplicaAddress, Topology};
@@ -103,7 +104,7 @@ pub struct Geo {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Sessions {
     /// Headers that name the session, the first present one counts; lower case.
-    pub headers: Vec<String>,
+    pub headers: Vec<HeaderName>,
     /// How long an idle session is remembered.
     pub idle: Duration,
     /// How long a session makes no call until its interaction is over.

@@ -244,7 +244,7 @@ impl<'a> Line<'a> {
         let method = if question.body.is_some() { "POST" } else { "GET" };
         let path = format!("{}{}", self.address.base_path, question.path);
         let mut request = RequestHeader::build(method, path.as_bytes(), Some(8))?;
-        request.insert_header("host", authority(self.address))?;
+        request.insert_header("host", self.address.authority())?;
         request.insert_header("user-agent", self.purpose.user_agent())?;
         request.insert_header("accept", "*/*")?;
         if let Some(body) = &question.body {
@@ -316,29 +316,12 @@ fn failure(error: &pingora::Error) -> Failure {
     }
 }
 
-/// The value of `Host`: without the port where it is the scheme's own.
-fn authority(address: &ReplicaAddress) -> String {
-    let host = if address.host.contains(':') { format!("[{}]", address.host) } else { address.host.clone() };
-    match (address.tls, address.port) {
-        (true, 443) | (false, 80) => host,
-        (_, port) => format!("{host}:{port}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn address(tls: bool, host: &str, port: u16) -> ReplicaAddress {
         ReplicaAddress { tls, host: host.into(), port, base_path: String::new(), http2: false }
-    }
-
-    #[test]
-    fn the_host_header_leaves_out_the_schemes_own_port() {
-        assert_eq!(authority(&address(false, "a.example", 80)), "a.example");
-        assert_eq!(authority(&address(true, "a.example", 443)), "a.example");
-        assert_eq!(authority(&address(true, "a.example", 80)), "a.example:80");
-        assert_eq!(authority(&address(false, "2001:db8::1", 8000)), "[2001:db8::1]:8000");
     }
 
     #[test]

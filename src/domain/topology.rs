@@ -169,6 +169,17 @@ pub struct ReplicaAddress {
     pub http2: bool,
 }
 
+impl ReplicaAddress {
+    /// The value of `Host`: without the port where it is the scheme's own.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        match (self.tls, self.port) {
+            (true, 443) | (false, 80) => host,
+            (_, port) => format!("{host}:{port}"),
+        }
+    }
+}
+
 /// The software of a pool's replicas: it fixes health paths, metric names and default dialects.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Engine {
@@ -240,6 +251,19 @@ impl Topology {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_authority_leaves_out_the_schemes_own_port() {
+        for (tls, host, port, written) in [
+            (false, "a.example", 80, "a.example"),
+            (true, "a.example", 443, "a.example"),
+            (true, "a.example", 80, "a.example:80"),
+            (false, "2001:db8::1", 8000, "[2001:db8::1]:8000"),
+        ] {
+            let address = ReplicaAddress { tls, host: host.into(), port, base_path: String::new(), http2: false };
+            assert_eq!(address.authority(), written);
+        }
+    }
 
     #[test]
     fn a_key_is_never_printed() {

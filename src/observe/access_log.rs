@@ -5,168 +5,29 @@
 //! not slowed. Prompts, answers and keys have no field here.
 
 mod file;
+mod line;
 mod writer;
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use self::file::RotatingFile;
+pub(super) use self::line::session;
+pub use self::line::{AccessLine, Times, Tokens};
 use self::writer::{Message, Next, Sink, Writer};
-use super::interaction::dollars;
-use super::timestamp::Timestamp;
 use crate::config;
-use crate::domain::ids::SessionKey;
-use crate::domain::outcome::Outcome;
-use crate::policy::select::Reason;
 
 /// Lines that may wait for the writer: at about 700 bytes each, under 6 MB; at 10,000 requests/s, 0.8 s of traffic.
 const QUEUE_LINES: usize = 8192;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What is logged of one request. `None` where it is not known or does not apply.
-#[derive(Clone, Debug, Serialize)]
-pub struct AccessLine<'a> {
-    /// When the request's first byte came.
-    pub ts: Timestamp,
-    /// The value of `x-request-id`.
-    pub request_id: &'a str,
-    /// The trace whose spans tell of it, if it is sampled; 32 hex digits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trace_id: Option<&'a str>,
-    /// The edge.
-    pub edge: &'a str,
-    /// The client's address.
-    pub client: Option<IpAddr>,
-    /// Its country, ISO 3166, by GeoIP or by what a trusted peer says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub country: Option<&'a str>,
-    /// Where its address or place was learned from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub place_source: Option<&'a str>,
-    /// `HTTP/1.1` or `HTTP/2`.
-    pub http: &'a str,
-    /// The endpoint's path, without a query; empty for an unknown path.
-    pub endpoint: &'a str,
-    /// The dialect spoken there.
-    pub dialect: Option<&'a str>,
-    /// The model as the client wrote it.
-    pub model_asked: Option<&'a str>,
-    /// The configured model that it stood for.
-    pub model: Option<&'a str>,
-    /// The step.
-    pub step: Option<&'a str>,
-    /// Whether a stream was asked for.
-    pub stream: bool,
-    /// The session, as the first 8 hex digits of its key.
-    #[serde(serialize_with = "session")]
-    pub session: Option<SessionKey>,
-    /// The region that answered.
-    pub region: Option<&'a str>,
-    /// The pool that answered.
-    pub pool: Option<&'a str>,
-    /// The replica that answered.
-    pub replica: Option<&'a str>,
-    /// Why it went there.
-    #[serde(serialize_with = "reason")]
-    pub reason: Option<Reason>,
-    /// Attempts made.
-    pub attempts: u32,
-    /// How often another replica went on with the answer where one had broken off.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub resumes: u32,
-    /// Why an answer that broke off was not resumed: what forbade it, or how it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub not_resumed: Option<&'a str>,
-    /// The status sent downstream; 0 if none was.
-    pub status: u16,
-    /// How it ended, with the blame.
-    #[serde(flatten, serialize_with = "outcome")]
-    pub outcome: Outcome,
-    /// Bytes of the request's body.
-    pub bytes_in: u64,
-    /// Bytes of the answer's body.
-    pub bytes_out: u64,
-    /// Times, in ms.
-    pub ms: Times,
-    /// Tokens, as the replica reported them.
-    pub tokens: Tokens,
-    /// What it cost in USD, where a price is known.
-    #[serde(serialize_with = "dollars", skip_serializing_if = "Option::is_none")]
-    pub cost_dollars: Option<f64>,
-}
-
-/// How long a request's parts took; written in ms with three decimals.
-#[derive(Clone, Copy, Default, Debug, Serialize)]
-pub struct Times {
-    /// First byte in to whole request received.
-    #[serde(serialize_with = "ms")]
-    pub receive: Option<Duration>,
-    /// What the edge itself added before the upstream request left.
-    #[serde(serialize_with = "ms")]
-    pub overhead: Option<Duration>,
-    /// In line for a place at a replica; left out when there was one at once.
-    #[serde(serialize_with = "ms", skip_serializing_if = "Option::is_none")]
-    pub queue: Option<Duration>,
-    /// Whole request received to first content event.
-    #[serde(serialize_with = "ms")]
-    pub ttft: Option<Duration>,
-    /// First content event to last byte out.
-    #[serde(serialize_with = "ms")]
-    pub stream: Option<Duration>,
-    /// First byte in to last byte out.
-    #[serde(serialize_with = "ms")]
-    pub total: Option<Duration>,
-}
-
-/// Tokens, as the replica reported them.
-#[derive(Clone, Copy, Default, Debug, Serialize)]
-pub struct Tokens {
-    /// Of the prompt, cached ones included.
-    pub prompt: Option<u64>,
-    /// Of the prompt, those found in the KV cache.
-    pub cached: Option<u64>,
-    /// Of the answer.
-    pub completion: Option<u64>,
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-pub(super) fn session<S: Serializer>(session: &Option<SessionKey>, to: S) -> Result<S::Ok, S::Error> {
-    match session {
-        Some(key) => to.collect_str(&format_args!("{:08x}", key.0 >> 96)),
-        None => to.serialize_none(),
-    }
-}
-
-fn reason<S: Serializer>(reason: &Option<Reason>, to: S) -> Result<S::Ok, S::Error> {
-    reason.map(Reason::name).serialize(to)
-}
-
-fn outcome<S: Serializer>(outcome: &Outcome, to: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    struct Fields {
-        outcome: &'static str,
-        blame: &'static str,
-    }
-    let facts = outcome.facts();
-    Fields { outcome: facts.label, blame: facts.blame.name() }.serialize(to)
-}
-
-fn ms<S: Serializer>(time: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    // Whole microseconds first, so that no digits of binary fractions appear.
-    time.map(|time| time.as_micros() as f64 / 1000.0).serialize(to)
-}
 
 /// The log. Share it in an `Arc`; what is queued when the last owner drops it is still written.
 pub struct AccessLog {
@@ -252,13 +113,27 @@ impl AccessLog {
         }
     }
 
-    /// Queues a line. Never waits.
+    /// Queues the line of a request. Never waits.
+    pub fn request(&self, line: &AccessLine<'_>) {
+        if let Some(on) = &self.on {
+            self.queue(on, line.written());
+        }
+    }
+
+    /// Queues any other line. Never waits.
     pub fn log(&self, line: &impl Serialize) {
-        let Some(On { queue, .. }) = &self.on else { return };
-        let mut bytes = Vec::with_capacity(768); // a line's usual length, so that it grows in one piece
-        let written = serde_json::to_writer(&mut bytes, line);
-        bytes.push(b'\n');
-        if written.is_err() || queue.try_send(Message::Line(bytes)).is_err() {
+        let Some(on) = &self.on else { return };
+        match serde_json::to_vec(line) {
+            Ok(mut bytes) => {
+                bytes.push(b'\n');
+                self.queue(on, bytes);
+            }
+            Err(_) => self.dropped.inc(),
+        }
+    }
+
+    fn queue(&self, on: &On, line: Vec<u8>) {
+        if on.queue.try_send(Message::Line(line)).is_err() {
             self.dropped.inc();
         }
     }
@@ -297,50 +172,9 @@ impl Drop for AccessLog {
 mod tests {
     use std::io::Write;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::UNIX_EPOCH;
 
+    use super::line::tests::line;
     use super::*;
-
-    fn line() -> AccessLine<'static> {
-        AccessLine {
-            ts: Timestamp(UNIX_EPOCH),
-            request_id: "req-1",
-            trace_id: None,
-            edge: "usw-1",
-            client: Some(IpAddr::from([203, 0, 113, 9])),
-            country: None,
-            place_source: None,
-            http: "HTTP/1.1",
-            endpoint: "/v1/chat/completions",
-            dialect: Some("chat"),
-            model_asked: Some("auto\n\"x\""),
-            model: Some("small"),
-            step: Some("planner"),
-            stream: true,
-            session: Some(SessionKey(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef)),
-            region: Some("here"),
-            pool: Some("pool"),
-            replica: None,
-            reason: Some(Reason::Failover),
-            attempts: 2,
-            resumes: 0,
-            not_resumed: None,
-            status: 502,
-            outcome: Outcome::Cut,
-            bytes_in: 10,
-            bytes_out: 20,
-            ms: Times {
-                receive: Some(Duration::from_micros(1500)),
-                overhead: Some(Duration::from_nanos(40_100)),
-                queue: None,
-                ttft: None,
-                stream: None,
-                total: Some(Duration::from_secs(1)),
-            },
-            tokens: Tokens { prompt: Some(5), cached: None, completion: None },
-            cost_dollars: Some(0.1 + 0.2),
-        }
-    }
 
     fn counter() -> IntCounter {
         IntCounter::new("dropped", "Lines.").unwrap()
@@ -375,24 +209,6 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_all_and_stays_one_line() {
-        let sink = Gated::default();
-        let log = over(&sink);
-        log.log(&line());
-        log.flush();
-        let text = String::from_utf8(sink.written.lock().unwrap().clone()).unwrap();
-        let expected = concat!(
-            r#"{"ts":"1970-01-01T00:00:00.000Z","request_id":"req-1","edge":"usw-1","client":"203.0.113.9","http":"HTTP/1.1","#,
-            r#""endpoint":"/v1/chat/completions","dialect":"chat","model_asked":"auto\n\"x\"","model":"small","#,
-            r#""step":"planner","stream":true,"session":"01234567","region":"here","pool":"pool","replica":null,"#,
-            r#""reason":"failover","attempts":2,"status":502,"outcome":"cut","blame":"upstream","bytes_in":10,"#,
-            r#""bytes_out":20,"ms":{"receive":1.5,"overhead":0.04,"ttft":null,"stream":null,"total":1000.0},"#,
-            r#""tokens":{"prompt":5,"cached":null,"completion":null},"cost_dollars":0.3}"#,
-        );
-        assert_eq!(text, format!("{expected}\n"));
-    }
-
-    #[test]
     fn a_sink_that_stands_still_costs_lines_and_no_time() {
         let sink = Gated::default();
         let log = over(&sink);
@@ -400,7 +216,7 @@ mod tests {
         let start = Instant::now();
         let all = QUEUE_LINES as u64 * 2;
         for _ in 0..all {
-            log.log(&line());
+            log.request(&line());
         }
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
         assert!(log.dropped() > 0);
@@ -415,7 +231,7 @@ mod tests {
         let sink = Gated::default();
         let log = over(&sink);
         for _ in 0..1000 {
-            log.log(&line());
+            log.request(&line());
         }
         drop(log);
         assert_eq!(sink.written.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 1000);
@@ -428,13 +244,13 @@ mod tests {
         sink.full.store(true, Ordering::SeqCst);
         let all = 1000;
         for _ in 0..all {
-            log.log(&line());
+            log.request(&line());
         }
         log.flush();
         let dropped = log.dropped();
         assert!(dropped > 0 && dropped < all, "{dropped}: what fits one write is kept");
         sink.full.store(false, Ordering::SeqCst);
-        log.log(&line());
+        log.request(&line());
         log.flush();
         let written = sink.written.lock().unwrap().clone();
         let lines: Vec<serde_json::Value> =
@@ -447,14 +263,14 @@ mod tests {
     fn another_sink_is_turned_to_and_what_the_old_one_did_not_take_is_counted() {
         let (old, new) = (Gated::default(), Gated::default());
         let log = over(&old);
-        log.log(&line());
+        log.request(&line());
         log.flush();
         old.full.store(true, Ordering::SeqCst);
-        log.log(&line());
+        log.request(&line());
         log.flush();
         let settings = config::AccessLog { file: Some("other".into()), rotate_at_bytes: 1, keep: 1 };
         log.turn_to(Opened { sink: Box::new(new.clone()), settings: settings.clone() });
-        log.log(&line());
+        log.request(&line());
         log.flush();
         let lines = |sink: &Gated| sink.written.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
         assert_eq!((lines(&old), lines(&new), log.dropped()), (1, 1, 1));
@@ -464,7 +280,7 @@ mod tests {
     #[test]
     fn off_is_off() {
         let log = AccessLog::off(counter());
-        log.log(&line());
+        log.request(&line());
         log.flush();
         assert_eq!(log.dropped(), 0);
     }

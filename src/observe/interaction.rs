@@ -68,8 +68,12 @@ fn line(closed: &Closed, today: SystemTime, ago: Duration) -> InteractionLine {
 }
 
 /// USD to a billionth: further digits are those of a binary fraction.
-pub(super) fn dollars<S: Serializer>(dollars: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
-    dollars.map(|dollars| (dollars * 1e9).round() / 1e9).serialize(to)
+pub(super) fn billionths(dollars: f64) -> f64 {
+    (dollars * 1e9).round() / 1e9
+}
+
+fn dollars<S: Serializer>(dollars: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    dollars.map(billionths).serialize(to)
 }
 
 #[cfg(test)]

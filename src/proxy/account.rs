@@ -373,7 +373,7 @@ impl Drop for Account<'_> {
         }
         let cost_dollars = self.cost_dollars();
         self.count(cost_dollars);
-        self.log.log(&self.line(cost_dollars));
+        self.log.request(&self.line(cost_dollars));
         self.record_span();
         // Its line is there before the interaction's.
         self.leave_interaction(cost_dollars);

@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::connectors::http::v2::ConnectionRef;
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::{ErrorType, RetryType};
 use tokio::time::{Instant, timeout};
 
 use super::due::Due;
 use super::events::Events;
+use super::head::AnswerHead;
 use super::headers;
 use super::upstream::{Exchange, Upstream};
 use crate::config::Timeouts;
@@ -64,7 +65,7 @@ pub(super) enum Began {
     /// A whole answer.
     Whole(Box<Answer>),
     /// An answer under way.
-    Under(Box<ResponseHeader>, Box<UnderWay>),
+    Under(Box<AnswerHead>, Box<UnderWay>),
 }
 
 impl Began {
@@ -87,7 +88,7 @@ impl Began {
 
 /// A whole answer.
 pub(super) struct Answer {
-    pub(super) head: Box<ResponseHeader>,
+    pub(super) head: Box<AnswerHead>,
     pub(super) body: Vec<Bytes>,
 }
 
@@ -159,7 +160,7 @@ impl From<Outcome> for Missed {
 /// An exchange whose answer has begun.
 struct Answered {
     exchange: Box<Exchange>,
-    head: Box<ResponseHeader>,
+    head: Box<AnswerHead>,
     /// When the whole request had been sent.
     sent: Instant,
     /// When the first event, or the whole answer, is due.
@@ -285,7 +286,7 @@ impl Attempt<'_> {
     async fn begin_stream(
         &self,
         mut exchange: Box<Exchange>,
-        head: Box<ResponseHeader>,
+        head: Box<AnswerHead>,
         sent: Instant,
     ) -> Result<Began, Failed> {
         let mut events = Events::new(self.dialect, self.unasked);
@@ -317,7 +318,7 @@ impl Attempt<'_> {
     }
 
     /// What a replica says of its failure, as far as it says it soon and in few words.
-    async fn failed_answer(&self, mut exchange: Box<Exchange>, head: Box<ResponseHeader>) -> Option<Box<Answer>> {
+    async fn failed_answer(&self, mut exchange: Box<Exchange>, head: Box<AnswerHead>) -> Option<Box<Answer>> {
         let mut body = Vec::new();
         let read = timeout(LAST_WORDS, async {
             let mut bytes = 0;
@@ -338,7 +339,7 @@ impl Attempt<'_> {
 
 /// Reads an answer's head, as the client gets it, passing over informational ones. A 101 was not asked for and ends the
 /// exchange.
-async fn read_head(exchange: &mut Exchange) -> Result<Box<ResponseHeader>, Outcome> {
+async fn read_head(exchange: &mut Exchange) -> Result<Box<AnswerHead>, Outcome> {
     for _ in 0..=INFORMATIONAL_HEADS_MAX {
         exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
         let head = exchange.session.response_header().ok_or(Outcome::Garbage)?;
@@ -346,7 +347,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<Box<ResponseHeader>, Outco
             return Err(Outcome::Garbage);
         }
         if !head.status.is_informational() {
-            return headers::incoming(head).map(Box::new).map_err(|_| Outcome::Garbage);
+            return Ok(Box::new(headers::incoming(head)));
         }
     }
     Err(Outcome::Garbage)
@@ -379,22 +380,22 @@ fn head_outcome(error: &pingora::Error) -> Outcome {
 }
 
 /// The seconds of `Retry-After`. Engines write no dates.
-fn retry_after(head: &ResponseHeader) -> Option<Duration> {
+fn retry_after(head: &AnswerHead) -> Option<Duration> {
     let seconds = head.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     seconds.parse().ok().map(Duration::from_secs)
 }
 
-fn is_event_stream(head: &ResponseHeader) -> bool {
+fn is_event_stream(head: &AnswerHead) -> bool {
     has_type(head, b"text/event-stream")
 }
 
-fn has_type(head: &ResponseHeader, name: &[u8]) -> bool {
+fn has_type(head: &AnswerHead, name: &[u8]) -> bool {
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     content_type.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
 }
 
 /// Whether a body that ended in good order by its framing is but the beginning of one.
-fn is_cut(exchange: &Exchange, head: &ResponseHeader, body: &[Bytes]) -> bool {
+fn is_cut(exchange: &Exchange, head: &AnswerHead, body: &[Bytes]) -> bool {
     ends_with_connection(exchange) && has_type(head, b"application/json") && !is_whole_json(body)
 }
 

@@ -285,11 +285,12 @@ impl Dispatch<'_> {
         body_bytes: usize,
         span: Option<TraceContext>,
     ) -> pingora::Result<RequestHeader> {
-        let topology = &self.snapshot.config.topology;
+        let live = self.snapshot.live(selection.replica);
         self.template.head(&To {
             path: self.endpoint.path(),
-            address: &topology.replica(selection.replica).address,
-            credential: &topology.pool(selection.pool.pool).credential,
+            base_path: &live.address().base_path,
+            authority: live.authority(),
+            credential: &self.snapshot.config.topology.pool(selection.pool.pool).credential,
             body_bytes,
             span,
         })

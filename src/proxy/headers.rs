@@ -2,15 +2,23 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::ErrorType::{InternalError, InvalidHTTPHeader};
+use pingora::OrErr;
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::head::{self, AnswerHead};
 use super::identify::{API_KEY, REQUEST_ID};
 use super::reply::{RECEIPT_LINES, RECEIPT_PREFIX};
 use super::trace::{self, Trace};
-use crate::domain::topology::{Credential, ReplicaAddress};
+use crate::domain::topology::Credential;
 use crate::domain::trace::TraceContext;
 use crate::policy::client::PlaceHeaders;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What the edge adds to a request's head, at most.
+const LINES_BESIDE: usize = 8;
 
 /// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so).
 fn is_hop_by_hop(name: &HeaderName) -> bool {
@@ -64,7 +72,9 @@ fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
 
 /// A request's head without what must not pass: made once, and completed for each attempt.
 pub(super) struct Template {
-    head: RequestHeader,
+    headers: HeaderMap,
+    /// The target's own, behind its path.
+    query: Option<String>,
     /// The client's own credential, for pools that let it pass.
     credential: Vec<(HeaderName, HeaderValue)>,
 }
@@ -73,7 +83,10 @@ pub(super) struct Template {
 pub(super) struct To<'a> {
     /// The endpoint's path: the same at the replica.
     pub(super) path: &'a str,
-    pub(super) address: &'a ReplicaAddress,
+    /// Before that at this replica.
+    pub(super) base_path: &'a str,
+    /// What `Host` says.
+    pub(super) authority: &'a str,
     pub(super) credential: &'a Credential,
     pub(super) body_bytes: usize,
     /// The attempt's own span, where it has one.
@@ -89,92 +102,76 @@ impl Template {
         request_id: &str,
         trace: &Trace,
     ) -> pingora::Result<Template> {
-        // A copy without what must not pass: copying a map of headers is half the work of building one.
-        let mut head = RequestHeader::from(from.as_owned_parts());
-        head.set_method(Method::POST);
-        head.set_version(Version::HTTP_11);
         let nominated = nominated(&from.headers);
-        for name in from.headers.keys() {
-            let names_place = || place_headers.iter().any(|set| set.names().any(|of_set| of_set == name.as_str()));
-            if is_hop_by_hop(name) || is_edges_own(name) || nominated.contains(name) || names_place() {
-                head.remove_header(name);
+        let names_place =
+            |name: &HeaderName| place_headers.iter().any(|set| set.names().any(|of_set| of_set == name.as_str()));
+        let mut headers = HeaderMap::new();
+        headers.try_reserve(from.headers.len() + LINES_BESIDE).or_err(InvalidHTTPHeader, "too many headers")?;
+        for (name, value) in &from.headers {
+            if !is_hop_by_hop(name) && !is_edges_own(name) && !nominated.contains(name) && !names_place(name) {
+                headers.append(name, value.clone());
             }
         }
         let of_client = |name: HeaderName| from.headers.get(&name).map(|value| (name, value.clone()));
         let credential = [header::AUTHORIZATION, API_KEY].into_iter().filter_map(of_client).collect();
         if let Some(client) = client {
-            head.insert_header("x-forwarded-for", client.to_string())?;
+            headers.insert(X_FORWARDED_FOR, value(&client.to_string())?);
         }
         if let Ok(id) = HeaderValue::from_str(request_id) {
-            head.insert_header(REQUEST_ID, id)?;
+            headers.insert(REQUEST_ID, id);
         }
-        trace.pass_on(&mut head)?;
-        Ok(Template { head, credential })
+        trace.pass_on(&mut headers)?;
+        Ok(Template { headers, query: from.uri.query().map(str::to_owned), credential })
     }
 
     /// The head as this replica gets it.
     pub(super) fn head(&self, to: &To<'_>) -> pingora::Result<RequestHeader> {
-        let mut head = RequestHeader::from(self.head.as_owned_parts());
-        let target = match head.uri.query() {
-            Some(query) => format!("{}{}?{query}", to.address.base_path, to.path),
-            None => format!("{}{}", to.address.base_path, to.path),
-        };
-        head.set_raw_path(target.as_bytes())?;
-        head.insert_header(header::HOST, host(to.address))?;
+        let mut headers = self.headers.clone();
+        headers.insert(header::HOST, value(to.authority)?);
         match to.credential {
             Credential::None => {}
             Credential::Key(key) => {
-                let mut value = HeaderValue::try_from(format!("Bearer {key}")).map_err(|_| {
-                    pingora::Error::explain(pingora::InternalError, "the pool's api_key is no header value")
-                })?;
+                let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                    .or_err(InternalError, "the pool's api_key is no header value")?;
                 value.set_sensitive(true);
-                head.insert_header(header::AUTHORIZATION, value)?;
+                headers.insert(header::AUTHORIZATION, value);
             }
             Credential::Pass => {
-                for (name, value) in &self.credential {
-                    head.insert_header(name, value)?;
-                }
+                headers.extend(self.credential.iter().cloned());
             }
         }
         if let Some(span) = &to.span {
-            trace::name_parent(&mut head, span)?;
+            trace::name_parent(&mut headers, span)?;
         }
-        head.insert_header(header::CONTENT_LENGTH, to.body_bytes)?;
-        Ok(head)
+        headers.insert(header::CONTENT_LENGTH, to.body_bytes.into());
+        match (&self.query, to.base_path) {
+            (None, "") => head::post(to.path.as_bytes(), headers),
+            (None, base) => head::post([base, to.path].concat().as_bytes(), headers),
+            (Some(query), base) => head::post([base, to.path, "?", query].concat().as_bytes(), headers),
+        }
     }
 }
 
-fn host(address: &ReplicaAddress) -> String {
-    let ReplicaAddress { host, port, tls, .. } = address;
-    let default = if *tls { 443 } else { 80 };
-    match (host.contains(':'), *port == default) {
-        (true, true) => format!("[{host}]"),
-        (true, false) => format!("[{host}]:{port}"),
-        (false, true) => host.clone(),
-        (false, false) => format!("{host}:{port}"),
-    }
+fn value(text: &str) -> pingora::Result<HeaderValue> {
+    HeaderValue::from_str(text).or_err(InvalidHTTPHeader, "it holds what no header may")
 }
 
 /// A replica's head as the client gets it, without the framing, which is this connection's own.
-pub(super) fn incoming(from: &ResponseHeader) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build_no_case(from.status, Some(from.headers.len() + RECEIPT_LINES))?;
+pub(super) fn incoming(from: &ResponseHeader) -> AnswerHead {
+    let mut head = head::answer(from.status, from.headers.len() + RECEIPT_LINES);
     let nominated = nominated(&from.headers);
     for (name, value) in &from.headers {
         let ours = name == header::CONTENT_LENGTH || name == REQUEST_ID || name.as_str().starts_with(RECEIPT_PREFIX);
         if !is_hop_by_hop(name) && !ours && !nominated.contains(name) {
-            head.append_header(name, value)?;
+            head.headers.append(name, value.clone());
         }
     }
-    Ok(head)
+    head
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn address() -> ReplicaAddress {
-        ReplicaAddress { tls: false, host: "10.0.0.1".into(), port: 8000, base_path: "/base".into(), http2: false }
-    }
 
     fn outgoing(lines: &[(&'static str, &'static str)], credential: &Credential) -> RequestHeader {
         let mut from = RequestHeader::build("POST", b"/v1/messages?beta=true", None).unwrap();
@@ -184,7 +181,14 @@ mod tests {
         let place = PlaceHeaders { country: Some("x-geo-country".into()), ..PlaceHeaders::default() };
         let template = Template::of(&from, &[place], "203.0.113.5".parse().ok(), "r-1", &Trace::Off).unwrap();
         template
-            .head(&To { path: "/v1/messages", address: &address(), credential, body_bytes: 42, span: None })
+            .head(&To {
+                path: "/v1/messages",
+                base_path: "/base",
+                authority: "10.0.0.1:8000",
+                credential,
+                body_bytes: 42,
+                span: None,
+            })
             .unwrap()
     }
 
@@ -261,7 +265,7 @@ mod tests {
         ] {
             from.append_header(name, value).unwrap();
         }
-        let head = incoming(&from).unwrap();
+        let head = incoming(&from);
         let names: Vec<_> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["content-type", "set-cookie", "set-cookie"]);
     }

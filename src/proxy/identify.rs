@@ -9,6 +9,7 @@ use super::due::Patience;
 use super::reply::Refusal;
 use super::whereabouts;
 use crate::config::Config;
+use crate::domain::hex::hex;
 use crate::domain::ids::ClientKey;
 use crate::domain::outcome::Outcome;
 use crate::policy::affinity;
@@ -62,7 +63,7 @@ pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller,
     let credential = credentials(headers).next();
     let scope = affinity::scope(credential.map(|value| value.as_bytes()), who.address);
     let names = HeadNames::read(headers, &config.sessions.headers).map_err(bad_header)?;
-    let step = visible(headers, STEP.as_str()).map_err(bad_header)?.map(str::to_owned);
+    let step = visible(headers, &STEP).map_err(bad_header)?.map(str::to_owned);
     let patience = Patience { read: seconds(headers, READ_TIMEOUT), total: seconds(headers, REQUEST_TIMEOUT) };
     let (client, sdk_retry) = (affinity::client_key(&scope), is_sdk_retry(headers));
     // Each of them counts: an engine that is shown several takes whichever it likes.
@@ -107,7 +108,7 @@ pub(super) fn request_id(session: &ServerSession, seed: impl FnOnce() -> u64) ->
 
 pub(super) fn new_request_id(seed: u64) -> String {
     let time = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_micros() as u64;
-    format!("{time:016x}{seed:016x}")
+    hex(&(u128::from(time) << 64 | u128::from(seed)).to_be_bytes())
 }
 
 #[cfg(test)]

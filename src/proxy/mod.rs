@@ -27,6 +27,7 @@ mod booking;
 mod corked;
 mod cost;
 mod events;
+mod head;
 mod headers;
 mod upstream;
 mod wrapped;

@@ -173,8 +173,7 @@ fn is_gone(outcome: Outcome) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pingora::http::ResponseHeader;
-
+    use super::super::head;
     use super::*;
     use crate::domain::ids::PoolIx;
 
@@ -183,7 +182,7 @@ mod tests {
     }
 
     fn answer(status: u16) -> Box<Answer> {
-        Box::new(Answer { head: Box::new(ResponseHeader::build(status, None).unwrap()), body: Vec::new() })
+        Box::new(Answer { head: Box::new(head::answer(status.try_into().unwrap(), 0)), body: Vec::new() })
     }
 
     #[test]

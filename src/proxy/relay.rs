@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -20,6 +19,7 @@ use super::attempt::{Answer, UnderWay};
 use super::client::Client;
 use super::edge::Edge;
 use super::events::Events;
+use super::head::{self, AnswerHead};
 use super::upstream::Exchange;
 use super::waiting::{chunked, is_chunked};
 use crate::config::Timeouts;
@@ -46,9 +46,9 @@ pub(super) async fn whole(
     account.status = answer.head.status.as_u16();
     let gone = |_| Outcome::ClientGone;
     let Answer { mut head, body } = *answer;
-    head.insert_header(header::CONTENT_LENGTH, bytes).map_err(|_| Outcome::Garbage)?;
+    head.headers.insert(header::CONTENT_LENGTH, bytes.into());
     account.receipt().write(&mut head);
-    session.write_response_header(head).await.map_err(gone)?;
+    session.write_response_header(head::outgoing(*head)).await.map_err(gone)?;
     for chunk in body {
         send(session, chunk, || total).await?;
     }
@@ -116,14 +116,14 @@ impl Relay<'_> {
     pub(super) async fn open(
         &self,
         session: &mut ServerSession,
-        mut head: Box<ResponseHeader>,
+        mut head: Box<AnswerHead>,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         if !self.opened {
             account.status = head.status.as_u16();
-            chunked(session, &mut head).map_err(|_| Outcome::Garbage)?;
+            chunked(session, &mut head);
             account.receipt().write(&mut head);
-            session.write_response_header(head).await.map_err(|_| Outcome::ClientGone)?;
+            session.write_response_header(head::outgoing(*head)).await.map_err(|_| Outcome::ClientGone)?;
         }
         account.first_event();
         Ok(())

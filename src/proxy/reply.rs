@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 
+use super::head::{self, AnswerHead};
 use super::identify::REQUEST_ID;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
@@ -108,11 +108,10 @@ pub(super) const RECEIPT_LINES: usize = 9;
 impl Receipt<'_> {
     /// Writes the receipt into an answer's head. Names are checked to be visible ASCII when config is read; a value
     /// that could not be a header would be left out.
-    pub(super) fn write(&self, head: &mut ResponseHeader) {
+    pub(super) fn write(&self, head: &mut AnswerHead) {
         let mut put = |name: HeaderName, value: &str| {
             if let Ok(value) = HeaderValue::from_str(value) {
-                // Fails only for invalid names and values, and both are valid by their types.
-                let _ = head.insert_header(name, value);
+                head.headers.insert(name, value);
             }
         };
         put(REQUEST_ID, self.request_id);
@@ -128,7 +127,7 @@ impl Receipt<'_> {
             put(REASON, route.reason.name());
         }
         if let Some(attempts) = self.attempts {
-            let _ = head.insert_header(ATTEMPTS, HeaderValue::from(attempts));
+            head.headers.insert(ATTEMPTS, attempts.into());
         }
     }
 
@@ -155,7 +154,7 @@ pub(super) async fn refuse(
     refusal: &Refusal,
     receipt: &Receipt<'_>,
 ) -> pingora::Result<usize> {
-    let (head, body) = refusal_answer(dialect, refusal, receipt)?;
+    let (head, body) = refusal_answer(dialect, refusal, receipt);
     if refusal.outcome == Outcome::AmbiguousFraming || session.req_header().method == http::Method::CONNECT {
         session.set_keepalive(None);
     }
@@ -163,11 +162,7 @@ pub(super) async fn refuse(
 }
 
 /// The head and the body of a refusal.
-pub(super) fn refusal_answer(
-    dialect: Dialect,
-    refusal: &Refusal,
-    receipt: &Receipt<'_>,
-) -> pingora::Result<(ResponseHeader, Bytes)> {
+pub(super) fn refusal_answer(dialect: Dialect, refusal: &Refusal, receipt: &Receipt<'_>) -> (AnswerHead, Bytes) {
     let failure = Failure {
         param: refusal.param,
         request_id: Some(receipt.request_id),
@@ -175,18 +170,18 @@ pub(super) fn refusal_answer(
     };
     let body = error_body(dialect, &failure);
     let status = StatusCode::from_u16(refusal.outcome.facts().status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut head = whole_head(status, "application/json", body.len(), receipt)?;
+    let mut head = whole_head(status, "application/json", body.len(), receipt);
     if let Some(seconds) = refusal.retry_after_s {
-        head.insert_header(header::RETRY_AFTER, seconds)?;
+        head.headers.insert(header::RETRY_AFTER, seconds.into());
     }
     if refusal.outcome == Outcome::Crashed {
         // The official SDKs obey it: sent again, the request could take down the next two.
-        head.insert_header(SHOULD_RETRY, "false")?;
+        head.headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if let Some(methods) = refusal.allow {
-        head.insert_header(header::ALLOW, methods)?;
+        head.headers.insert(header::ALLOW, HeaderValue::from_static(methods));
     }
-    Ok((head, body))
+    (head, body)
 }
 
 /// The head of a whole answer of the edge's own.
@@ -195,21 +190,21 @@ pub(super) fn whole_head(
     content_type: &'static str,
     body_bytes: usize,
     receipt: &Receipt<'_>,
-) -> pingora::Result<ResponseHeader> {
-    let mut head = ResponseHeader::build(status, Some(16))?;
-    head.insert_header(header::CONTENT_TYPE, content_type)?;
-    head.insert_header(header::CONTENT_LENGTH, body_bytes)?;
+) -> AnswerHead {
+    let mut head = head::answer(status, 16);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    head.headers.insert(header::CONTENT_LENGTH, body_bytes.into());
     receipt.write(&mut head);
-    Ok(head)
+    head
 }
 
 /// Sends a whole answer of the edge's own, and returns the length of its body.
-pub(super) async fn send(session: &mut ServerSession, head: ResponseHeader, body: Bytes) -> pingora::Result<usize> {
+pub(super) async fn send(session: &mut ServerSession, head: AnswerHead, body: Bytes) -> pingora::Result<usize> {
     if !session.is_body_done() {
         session.set_keepalive(None);
     }
     let length = body.len();
-    session.write_response_header(Box::new(head)).await?;
+    session.write_response_header(head::outgoing(head)).await?;
     if session.req_header().method == http::Method::HEAD {
         session.finish_body().await?;
     } else {

@@ -8,7 +8,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::account::Account;
@@ -19,6 +18,7 @@ use super::dispatch::{Dispatch, Reached};
 use super::due::Due;
 use super::edge::Edge;
 use super::events::Events;
+use super::head::AnswerHead;
 use super::headers::Template;
 use super::relay::Relay;
 use super::waiting::{self, KeepAlive, Unserved};
@@ -111,7 +111,7 @@ impl Stream<'_> {
     pub(super) async fn run(
         &mut self,
         session: &mut ServerSession,
-        head: Box<ResponseHeader>,
+        head: Box<AnswerHead>,
         mut leg: Box<Leg>,
         account: &mut Account<'_>,
     ) -> Result<Outcome, Outcome> {

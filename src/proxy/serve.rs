@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{StatusCode, Version};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::accept;
@@ -25,6 +24,7 @@ use super::booking::Booking;
 use super::dispatch::{Dispatch, Reached, Stopped};
 use super::due;
 use super::edge::Edge;
+use super::head::{self, AnswerHead};
 use super::headers::Template;
 use super::identify::{self, Caller};
 use super::owner::Chain;
@@ -129,11 +129,10 @@ impl Edge {
         let summary = session.request_summary();
         let path = summary.split([' ', ',', '?']).nth(1).unwrap_or_default();
         let dialect = Endpoint::of_path(path).map_or(Dialect::Chat, |endpoint| endpoint.dialect());
-        if let Ok((head, body)) = reply::refusal_answer(dialect, &refusal, &account.receipt()) {
-            // The framework's own error path: it works without a request, which there is none of here.
-            if session.write_error_response(head, body).await.is_err() {
-                account.outcome = Outcome::ClientGone;
-            }
+        let (head, body) = reply::refusal_answer(dialect, &refusal, &account.receipt());
+        // The framework's own error path: it works without a request, which there is none of here.
+        if session.write_error_response(*head::outgoing(head), body).await.is_err() {
+            account.outcome = Outcome::ClientGone;
         }
         drop(account);
         accept::linger(session).await;
@@ -142,7 +141,7 @@ impl Edge {
 
 /// An answer that goes down as it comes.
 struct Under<'a> {
-    head: Box<ResponseHeader>,
+    head: Box<AnswerHead>,
     leg: Box<Leg>,
     stream: Box<Stream<'a>>,
 }
@@ -472,8 +471,7 @@ impl<'a> Serving<'a, '_> {
     /// Sends an answer of the edge's own.
     async fn say(&mut self, content_type: &'static str, body: Bytes) -> Result<(), Ended> {
         let gone = |_| Ended::Broken(Outcome::ClientGone);
-        let head =
-            reply::whole_head(StatusCode::OK, content_type, body.len(), &self.account.receipt()).map_err(gone)?;
+        let head = reply::whole_head(StatusCode::OK, content_type, body.len(), &self.account.receipt());
         let bytes = reply::send(self.session, head, body).await.map_err(gone)?;
         self.account.status = 200;
         self.account.outcome = Outcome::Ok;

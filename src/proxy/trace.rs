@@ -7,6 +7,8 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use pingora::ErrorType::InvalidHTTPHeader;
+use pingora::OrErr;
 use pingora::http::RequestHeader;
 
 use crate::domain::trace::TraceContext;
@@ -96,23 +98,25 @@ impl Trace {
 
     /// Writes into a head that began as the client's what every replica is told. An attempt that has a span of its own
     /// [names that one](name_parent) instead.
-    pub(super) fn pass_on(&self, head: &mut RequestHeader) -> pingora::Result<()> {
+    pub(super) fn pass_on(&self, headers: &mut HeaderMap) -> pingora::Result<()> {
         let passed = match self {
             Trace::Off => return Ok(()),
             Trace::Left(passed) => passed,
             Trace::Sampled(recording) => &recording.passed,
         };
         if !passed.with_state {
-            head.remove_header(&TRACESTATE);
+            headers.remove(TRACESTATE);
         }
-        if passed.as_it_came { Ok(()) } else { name_parent(head, &passed.context) }
+        if passed.as_it_came { Ok(()) } else { name_parent(headers, &passed.context) }
     }
 }
 
 /// Names the span whose child the next one is.
-pub(super) fn name_parent(head: &mut RequestHeader, context: &TraceContext) -> pingora::Result<()> {
+pub(super) fn name_parent(headers: &mut HeaderMap, context: &TraceContext) -> pingora::Result<()> {
+    let value = HeaderValue::try_from(trace_context::write(context)).or_err(InvalidHTTPHeader, "a traceparent")?;
     // It replaces whatever there was: also several of them, which are not valid.
-    head.insert_header(TRACEPARENT, trace_context::write(context))
+    headers.insert(TRACEPARENT, value);
+    Ok(())
 }
 
 /// The caller's context. Several of them are as good as none.

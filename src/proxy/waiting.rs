@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, Version, header};
-use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until};
 
 use super::account::Account;
 use super::ending::Ending;
+use super::head::{self, AnswerHead};
 use super::reply::Receipt;
 use crate::roster::Snapshot;
 
@@ -107,21 +107,20 @@ async fn comment(session: &mut ServerSession, keep_alive: &KeepAlive<'_>, first:
 
 /// Sends the head of a stream that nobody has begun to answer yet: of the receipt it knows the edge alone.
 async fn open(session: &mut ServerSession, keep_alive: &KeepAlive<'_>) -> pingora::Result<()> {
-    let mut head = ResponseHeader::build(StatusCode::OK, Some(8))?;
-    head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"))?;
-    head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))?;
-    chunked(session, &mut head)?;
+    let mut head = head::answer(StatusCode::OK, 8);
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    chunked(session, &mut head);
     let KeepAlive { request_id, edge, nearest_edge, .. } = keep_alive;
     Receipt { request_id, edge, nearest_edge: *nearest_edge, route: None, attempts: None }.write(&mut head);
-    session.write_response_header(Box::new(head)).await
+    session.write_response_header(head::outgoing(head)).await
 }
 
 /// Says how a body of unknown length is framed. To an HTTP/1.0 client the end of the connection is the end of the answer.
-pub(super) fn chunked(session: &ServerSession, head: &mut ResponseHeader) -> pingora::Result<()> {
+pub(super) fn chunked(session: &ServerSession, head: &mut AnswerHead) {
     if is_chunked(session) {
-        head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    Ok(())
 }
 
 /// Whether a body of unknown length goes to this client in chunks.

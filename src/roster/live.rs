@@ -29,6 +29,8 @@ use crate::policy::share;
 pub struct Live {
     key: ReplicaKey,
     address: ReplicaAddress,
+    /// What `Host` says to it, at each request.
+    authority: String,
     pool: Arc<PoolLive>,
     resolved: ArcSwapOption<SocketAddr>,
     failing: ArcSwapOption<Failure>,
@@ -57,6 +59,7 @@ impl Live {
         let resolved = ArcSwapOption::from_pointee(literal.map(|ip| SocketAddr::new(ip, address.port)));
         Live {
             key,
+            authority: address.authority(),
             address,
             pool,
             resolved,
@@ -98,6 +101,11 @@ impl Live {
     /// Where it listens, as configured.
     pub fn address(&self) -> &ReplicaAddress {
         &self.address
+    }
+
+    /// What `Host` says to it.
+    pub fn authority(&self) -> &str {
+        &self.authority
     }
 
     /// Where it listens, as an address; `None` until its host name has been resolved once.

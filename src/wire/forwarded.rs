@@ -7,20 +7,22 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, header};
+
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A proxy's word on the one before it; `None` is hidden.
 type Hop = Option<IpAddr>;
 
 /// The hops of `X-Forwarded-For`, the last proxy's word first; `None` without the header.
 pub fn x_forwarded_for(headers: &HeaderMap) -> Option<impl Iterator<Item = Option<IpAddr>>> {
-    let lines = present(headers, "x-forwarded-for")?;
+    let lines = present(headers, &X_FORWARDED_FOR)?;
     Some(lines.flat_map(|line| line.rsplit(',').map(|hop| node(hop.trim_matches(BLANK).trim_matches('"')))))
 }
 
 /// The hops of `Forwarded`, the last proxy's word first; `None` without the header.
 pub fn forwarded(headers: &HeaderMap) -> Option<impl Iterator<Item = Option<IpAddr>>> {
-    let lines = present(headers, "forwarded")?;
+    let lines = present(headers, &header::FORWARDED)?;
     Some(lines.flat_map(|line| elements(line).unwrap_or_else(|| vec![None]).into_iter().rev()))
 }
 
@@ -28,7 +30,7 @@ pub fn forwarded(headers: &HeaderMap) -> Option<impl Iterator<Item = Option<IpAd
 const BLANK: [char; 2] = [' ', '\t'];
 
 /// The lines of a header, the last one first; one that is not ASCII is empty, and so a hidden hop.
-fn present<'h>(headers: &'h HeaderMap, name: &'static str) -> Option<impl Iterator<Item = &'h str>> {
+fn present<'h>(headers: &'h HeaderMap, name: &'static HeaderName) -> Option<impl Iterator<Item = &'h str>> {
     let lines = headers.get_all(name);
     lines.iter().next()?;
     Some(lines.iter().rev().map(|line| line.to_str().unwrap_or_default()))

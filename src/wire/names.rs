@@ -15,7 +15,7 @@
 //! refine what the messages tell. Ids of requests (`x-request-id`, `x-client-request-id`, `traceparent`, and, unless it is
 //! configured, `x-correlation-id`) are never looked at: with each call being a session of its own, none would be warm.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -25,32 +25,36 @@ use super::scan::{Field, Fields};
 pub const NAME_BYTES_MAX: usize = 256;
 
 /// Headers that agents send by themselves, in the order in which they are looked for.
-pub const AGENTS_HEADERS: [&str; 13] = [
-    "x-claude-code-session-id",
+pub static AGENTS_HEADERS: [HeaderName; 13] = [
+    HeaderName::from_static("x-claude-code-session-id"),
     // Codex. Its threads have a prompt each and share the session; before 0.131 it sent the other two.
-    "thread-id",
-    "session-id",
-    "session_id",
-    "conversation_id",
+    HeaderName::from_static("thread-id"),
+    HeaderName::from_static("session-id"),
+    HeaderName::from_static("session_id"),
+    HeaderName::from_static("conversation_id"),
     // OpenCode; also aiperf.
-    "x-session-affinity",
-    "x-session-id",
-    "x-amp-thread-id",
-    "x-qwen-code-session-id",
-    "x-dynamo-session-id",
-    "x-bf-session-id",
-    "x-litellm-session-id",
-    ROUTING_KEY,
+    HeaderName::from_static("x-session-affinity"),
+    HeaderName::from_static("x-session-id"),
+    HeaderName::from_static("x-amp-thread-id"),
+    HeaderName::from_static("x-qwen-code-session-id"),
+    HeaderName::from_static("x-dynamo-session-id"),
+    HeaderName::from_static("x-bf-session-id"),
+    HeaderName::from_static("x-litellm-session-id"),
+    HeaderName::from_static(ROUTING_KEY),
 ];
 
 /// SMG's. It names what belongs together, not a session, so its values are apart from those of the others.
 const ROUTING_KEY: &str = "x-smg-routing-key";
 
 /// Headers that name the session which began this one, in the order in which they are looked for.
-const PARENTS_HEADERS: [&str; 3] = ["x-parent-session-id", "x-dynamo-parent-session-id", "x-codex-parent-thread-id"];
+static PARENTS_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-parent-session-id"),
+    HeaderName::from_static("x-dynamo-parent-session-id"),
+    HeaderName::from_static("x-codex-parent-thread-id"),
+];
 
-const AGENT: &str = "x-claude-code-agent-id";
-const PARENT_AGENT: &str = "x-claude-code-parent-agent-id";
+static AGENT: HeaderName = HeaderName::from_static("x-claude-code-agent-id");
+static PARENT_AGENT: HeaderName = HeaderName::from_static("x-claude-code-parent-agent-id");
 
 /// Between the parts of a name; no part can hold it.
 const SEPARATOR: u8 = 0;
@@ -109,7 +113,7 @@ pub struct Unusable {
 
 impl HeadNames {
     /// Reads a head. An error if one of the configured headers cannot be used.
-    pub fn read(headers: &HeaderMap, configured: &[String]) -> Result<HeadNames, Unusable> {
+    pub fn read(headers: &HeaderMap, configured: &[HeaderName]) -> Result<HeadNames, Unusable> {
         let mut session = None;
         for header in configured {
             session = visible(headers, header)?.map(Name::new);
@@ -117,16 +121,16 @@ impl HeadNames {
                 break;
             }
         }
-        let usable = |header: &str| visible(headers, header).ok().flatten();
-        let agents = |header: &&str| {
-            let name = if *header == ROUTING_KEY { Name::routing_key } else { Name::new };
+        let usable = |header: &HeaderName| visible(headers, header).ok().flatten();
+        let agents = |header: &HeaderName| {
+            let name = if header == ROUTING_KEY { Name::routing_key } else { Name::new };
             usable(header).map(name)
         };
         Ok(HeadNames {
             session: session.or_else(|| AGENTS_HEADERS.iter().find_map(agents)),
-            parent: PARENTS_HEADERS.iter().find_map(|header| usable(header)).map(Name::new),
-            agent: usable(AGENT).map(str::to_owned),
-            parent_agent: usable(PARENT_AGENT).map(str::to_owned),
+            parent: PARENTS_HEADERS.iter().find_map(usable).map(Name::new),
+            agent: usable(&AGENT).map(str::to_owned),
+            parent_agent: usable(&PARENT_AGENT).map(str::to_owned),
         })
     }
 
@@ -146,10 +150,10 @@ impl HeadNames {
 
 /// A header's value without space around it, if it is present and not empty; an error if it is no short visible ASCII or
 /// comes with two values.
-pub fn visible<'a>(headers: &'a HeaderMap, header: &str) -> Result<Option<&'a str>, Unusable> {
+pub fn visible<'a>(headers: &'a HeaderMap, header: &HeaderName) -> Result<Option<&'a str>, Unusable> {
     let mut values = headers.get_all(header).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let unusable = |what: String| Err(Unusable { header: header.to_owned(), what });
+    let unusable = |what: String| Err(Unusable { header: header.to_string(), what });
     if values.any(|other| other != value) {
         return unusable("comes more than once with different values".to_owned());
     }

@@ -5,7 +5,7 @@
 //! generated text is written `\"usage\":` and is no hit, and a key of that name deeper inside a tool call's arguments
 //! is told apart by where the value's object ends.
 
-use memchr::memmem::{self, Finder};
+use memchr::memmem::{Finder, FinderRev};
 use once_cell::sync::Lazy;
 use serde::Deserialize;
 
@@ -144,9 +144,10 @@ fn end_of(bytes: &[u8]) -> &[u8] {
 /// Reads the end of an object whose beginning is missing: the last `"usage"` whose object, and what stands after it, is
 /// the rest of the outermost object or of the `response` in it. A key deeper inside leaves brackets over.
 fn from_end(end: &[u8]) -> Option<Report> {
+    static USAGE: Lazy<FinderRev<'static>> = Lazy::new(|| FinderRev::new(b"\"usage\""));
     let mut before = end;
     for _ in 0..TRIES_MAX {
-        let place = memmem::rfind(before, b"\"usage\"")?;
+        let place = USAGE.rfind(before)?;
         before = &end[..place];
         // With a backslash before it, it is the end of some longer key.
         if before.last() == Some(&b'\\') {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Bytes, Knob, Report, Set, Table};
 use crate::config::values::{EngineMetrics, Health, Hedging, Sessions, Timeouts};
@@ -169,7 +171,7 @@ pub(super) fn cheaper_within(geo: &Table<'_>) -> Duration {
 pub(super) fn sessions(root: &Table<'_>) -> Sessions {
     let (section, report) = (root.section("sessions"), root.report());
     let headers = match section.texts("headers") {
-        None => vec!["x-session-id".to_owned()],
+        None => vec![HeaderName::from_static("x-session-id")],
         Some(names) => session_headers(&names, report),
     };
     let idle = section.knob(&SESSIONS_IDLE);
@@ -185,25 +187,27 @@ pub(super) fn sessions(root: &Table<'_>) -> Sessions {
     }
 }
 
-fn session_headers(names: &[At<&str>], report: &Report) -> Vec<String> {
-    let mut headers: Vec<String> = Vec::new();
+fn session_headers(names: &[At<&str>], report: &Report) -> Vec<HeaderName> {
+    let mut headers: Vec<HeaderName> = Vec::new();
     for name in names {
-        let lower = name.value.to_ascii_lowercase();
         let error = |message: String, hint: &str| report.error(&name.span, message, hint);
-        if name.value.len() > 128 || http::HeaderName::from_bytes(name.value.as_bytes()).is_err() {
+        let header = HeaderName::from_bytes(name.value.as_bytes()).ok().filter(|header| header.as_str().len() <= 128);
+        let Some(header) = header else {
             error(format!("{} is no name of a header", quoted(name.value)), "use letters, digits and `-`");
-        } else if REQUEST_IDS.contains(&lower.as_str()) {
+            continue;
+        };
+        if REQUEST_IDS.contains(&header.as_str()) {
             let hint = "it differs from call to call, so no call would find its session; name a header that stays";
             error(format!("{} names a request, not a session", quoted(name.value)), hint);
-        } else if NO_SESSIONS.contains(&lower.as_str()) || lower.starts_with("x-nearpool-") {
+        } else if NO_SESSIONS.contains(&header.as_str()) || header.as_str().starts_with("x-nearpool-") {
             let hint = "name a header that agents set once for each run, as x-session-id";
             error(format!("{} does not tell sessions apart", quoted(name.value)), hint);
-        } else if headers.contains(&lower) {
+        } else if headers.contains(&header) {
             error(format!("{} is named twice", quoted(name.value)), "upper and lower case are the same in headers");
         } else if headers.len() == SESSION_HEADERS_MAX {
             error(format!("more than {SESSION_HEADERS_MAX} session headers"), "keep those that agents send");
         } else {
-            headers.push(lower);
+            headers.push(header);
         }
     }
     headers

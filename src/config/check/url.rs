@@ -148,11 +148,8 @@ fn is_name(host: &str) -> bool {
 
 /// The one way to write an address: by it duplicates are found and unnamed replicas named.
 pub(super) fn canonical(address: &ReplicaAddress) -> String {
-    let ReplicaAddress { tls, host, port, base_path, http2: _ } = address;
-    let (scheme, default_port) = if *tls { ("https", 443) } else { ("http", 80) };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let port = if *port == default_port { String::new() } else { format!(":{port}") };
-    format!("{scheme}://{host}{port}{base_path}")
+    let scheme = if address.tls { "https" } else { "http" };
+    format!("{scheme}://{}{}", address.authority(), address.base_path)
 }
 
 #[cfg(test)]

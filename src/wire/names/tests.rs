@@ -6,6 +6,8 @@ use super::*;
 use crate::policy::affinity;
 use crate::wire::scan::Scanner;
 
+static SESSION_ID: HeaderName = HeaderName::from_static("x-session-id");
+
 const UUID: &str = "0b9f6a1e-3c55-4d1c-9f5e-7f6f6a3b2c1d";
 
 fn headers(lines: &[(&str, &str)]) -> HeaderMap {
@@ -23,7 +25,7 @@ fn fields(body: &Value) -> Fields {
 
 /// With the default of `sessions.headers`.
 fn names(lines: &[(&str, &str)], body: Value) -> Names {
-    HeadNames::read(&headers(lines), &["x-session-id".to_owned()]).unwrap().with(&fields(&body))
+    HeadNames::read(&headers(lines), &[SESSION_ID.clone()]).unwrap().with(&fields(&body))
 }
 
 fn text(name: &Option<Name>) -> Option<&str> {
@@ -129,7 +131,7 @@ fn the_configured_go_before_the_agents_own_and_those_before_the_body() {
         None,
     );
     let read = |configured: &[&str], lines| {
-        let configured: Vec<_> = configured.iter().map(|name| name.to_string()).collect();
+        let configured: Vec<_> = configured.iter().map(|name| name.parse::<HeaderName>().unwrap()).collect();
         text(&HeadNames::read(&headers(lines), &configured).unwrap().session).map(str::to_owned)
     };
     assert_eq!(read(&["x-b", "x-a"], &[("x-a", "1"), ("x-b", "2")]).as_deref(), Some("2"));
@@ -174,22 +176,23 @@ fn an_agents_header_that_cannot_be_used_is_passed_over_and_a_configured_one_is_a
     for value in [long.as_str(), "a\tb", "caf\u{e9}"] {
         let own = [("x-claude-code-session-id", value), ("x-amp-thread-id", "t")];
         check(&own, json!({}), Some("t"), None);
-        assert!(HeadNames::read(&headers(&[("x-session-id", value)]), &["x-session-id".to_owned()]).is_err());
+        assert!(HeadNames::read(&headers(&[("x-session-id", value)]), &[SESSION_ID.clone()]).is_err());
     }
     check(&[("session-id", "a"), ("session-id", "b")], json!({}), None, None);
     check(&[("session-id", "a"), ("session-id", "a")], json!({}), Some("a"), None);
-    let twice = HeadNames::read(&headers(&[("x-a", "a"), ("x-a", "b")]), &["x-a".to_owned()]).unwrap_err();
+    let twice =
+        HeadNames::read(&headers(&[("x-a", "a"), ("x-a", "b")]), &[HeaderName::from_static("x-a")]).unwrap_err();
     assert_eq!(twice.to_string(), "the header x-a comes more than once with different values");
 }
 
 #[test]
 fn values_are_short_visible_ascii_and_single() {
     let ok = headers(&[("x-session-id", "agent 7")]);
-    assert_eq!(visible(&ok, "x-session-id").unwrap(), Some("agent 7"));
-    assert_eq!(visible(&headers(&[("x-session-id", "")]), "x-session-id").unwrap(), None);
-    assert_eq!(visible(&headers(&[]), "x-session-id").unwrap(), None);
-    assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), "x-session-id").is_err());
-    assert!(visible(&headers(&[("x-session-id", "a\tb")]), "x-session-id").is_err());
+    assert_eq!(visible(&ok, &SESSION_ID).unwrap(), Some("agent 7"));
+    assert_eq!(visible(&headers(&[("x-session-id", "")]), &SESSION_ID).unwrap(), None);
+    assert_eq!(visible(&headers(&[]), &SESSION_ID).unwrap(), None);
+    assert!(visible(&headers(&[("x-session-id", &"a".repeat(257))]), &SESSION_ID).is_err());
+    assert!(visible(&headers(&[("x-session-id", "a\tb")]), &SESSION_ID).is_err());
 }
 
 #[test]
