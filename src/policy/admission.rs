@@ -22,9 +22,9 @@
 //! it has seen some of them go on; and a session that makes two small calls on the side at a stretch counts for less than it
 //! holds until it goes on.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use hashbrown::HashMap;
 use lru::LruCache;
 
 use super::queue::Turn;

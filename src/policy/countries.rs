@@ -2,8 +2,6 @@
 //!
 //! `geoip/country_centroids.csv`: population-weighted centroids, from GeoNames (CC BY 4.0).
 
-use std::collections::HashMap;
-
 use once_cell::sync::Lazy;
 
 use crate::domain::code::Code;
@@ -25,9 +23,13 @@ pub struct Country {
 
 /// The country of an ISO code.
 pub fn of(country: Code) -> Option<Country> {
-    static TABLE: Lazy<HashMap<Code, Country>> =
-        Lazy::new(|| include_str!("../../geoip/country_centroids.csv").lines().skip(1).filter_map(row).collect());
-    TABLE.get(&country).copied()
+    static TABLE: Lazy<Vec<(Code, Country)>> = Lazy::new(|| {
+        let rows = include_str!("../../geoip/country_centroids.csv").lines().skip(1);
+        let mut table: Vec<_> = rows.filter_map(row).collect();
+        table.sort_unstable_by_key(|(code, _)| *code);
+        table
+    });
+    TABLE.binary_search_by_key(&country, |(code, _)| *code).ok().map(|at| TABLE[at].1)
 }
 
 /// Whether there is a continent of this code.
