@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::net::IpAddr;
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128_with_seed};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use crate::domain::ids::{ClientKey, ReplicaKey, ResponseKey, SessionKey};
 
@@ -16,12 +16,12 @@ const SEED: u64 = 0x6e65_6172_706f_6f6c;
 
 /// The stable key of a replica: the same at every edge and after every restart.
 pub fn replica_key(pool: &str, replica: &str) -> ReplicaKey {
-    ReplicaKey(pair(pool.as_bytes(), replica.as_bytes()).digest())
+    ReplicaKey(XxHash3_64::oneshot_with_seed(SEED, &pair(pool.as_bytes(), replica.as_bytes())))
 }
 
 /// The name of a replica that config does not name: `r-` and 8 hex digits of a hash of its URL.
 pub fn replica_name(url: &str) -> String {
-    format!("r-{:08x}", xxh3_64_with_seed(url.as_bytes(), SEED) as u32)
+    format!("r-{:08x}", XxHash3_64::oneshot_with_seed(SEED, url.as_bytes()) as u32)
 }
 
 /// A replica's score for a session; the highest has it.
@@ -39,7 +39,7 @@ pub fn score(session: SessionKey, replica: ReplicaKey, weight: Option<f64>) -> S
     let mut bytes = [0u8; 24];
     bytes[..16].copy_from_slice(&session.0.to_le_bytes());
     bytes[16..].copy_from_slice(&replica.0.to_le_bytes());
-    let hash = xxh3_64_with_seed(&bytes, SEED);
+    let hash = XxHash3_64::oneshot_with_seed(SEED, &bytes);
     let weighted = weight.map_or(0.0, |weight| {
         // Strictly between 0 and 1, so that its logarithm is neither infinite nor nothing.
         let fraction = ((hash as f64 + 0.5) / 2f64.powi(64)).min(1.0 - f64::EPSILON);
@@ -67,12 +67,12 @@ pub fn scope(credential: Option<&[u8]>, address: Option<IpAddr>) -> Vec<u8> {
 
 /// The key of the client of this scope.
 pub fn client_key(scope: &[u8]) -> ClientKey {
-    ClientKey(pair(b"client", scope).digest128())
+    ClientKey(hash128(&pair(b"client", scope)))
 }
 
 /// The key of a response that was given to this client under this id.
 pub fn response_key(client: ClientKey, id: &str) -> ResponseKey {
-    ResponseKey(pair(&client.0.to_le_bytes(), id.as_bytes()).digest128())
+    ResponseKey(hash128(&pair(&client.0.to_le_bytes(), id.as_bytes())))
 }
 
 /// The key of a session called `name` by a client of this scope.
@@ -81,7 +81,7 @@ pub fn response_key(client: ClientKey, id: &str) -> ResponseKey {
 /// `scope`, which holds the client's own credential. Without a credential the address stands for the client, and whoever
 /// can send from it is that client.
 pub fn session_key(scope: &[u8], name: &[u8]) -> SessionKey {
-    SessionKey(pair(scope, name).digest128())
+    SessionKey(hash128(&pair(scope, name)))
 }
 
 /// What conversations belong to: a client of this scope, and with `coarse`, a hash of what a call says of its user, one of
@@ -103,23 +103,23 @@ impl ConversationScope {
         let mut bytes = [0; 32];
         bytes[..16].copy_from_slice(&self.0.to_le_bytes());
         bytes[16..].copy_from_slice(&conversation.to_le_bytes());
-        SessionKey(xxh3_128_with_seed(&bytes, SEED))
+        SessionKey(hash128(&bytes))
     }
 }
 
 /// The same session as seen by one model: each model has a KV cache of its own, so a session has a home per model.
 /// `model` is the model's own name, never an alias.
 pub fn for_model(session: SessionKey, model: &str) -> SessionKey {
-    SessionKey(session.0 ^ u128::from(xxh3_64_with_seed(model.as_bytes(), SEED)).rotate_left(32))
+    SessionKey(session.0 ^ u128::from(XxHash3_64::oneshot_with_seed(SEED, model.as_bytes())).rotate_left(32))
 }
 
-/// A hash over two names. The first goes in with its length, so that no pair can be read as another pair.
-fn pair(first: &[u8], second: &[u8]) -> Xxh3 {
-    let mut hasher = Xxh3::with_seed(SEED);
-    hasher.update(&(first.len() as u64).to_le_bytes());
-    hasher.update(first);
-    hasher.update(second);
-    hasher
+/// Two names as one to be hashed. The first goes in with its length, so that no pair can be read as another pair.
+fn pair(first: &[u8], second: &[u8]) -> Vec<u8> {
+    [&(first.len() as u64).to_le_bytes(), first, second].concat()
+}
+
+fn hash128(bytes: &[u8]) -> u128 {
+    XxHash3_128::oneshot_with_seed(SEED, bytes)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 
 use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
-use xxhash_rust::xxh3::Xxh3;
+use twox_hash::XxHash3_64;
 
 use super::scan::{Field, Fields};
 
@@ -189,13 +189,10 @@ fn packed(user_id: &str) -> Option<String> {
 fn coarse(fields: &Fields) -> Option<u64> {
     let both = [Field::User, Field::PromptCacheKey].map(|field| fields.get(field));
     both.iter().any(Option::is_some).then(|| {
-        let mut hasher = Xxh3::new();
-        for text in both.map(Option::unwrap_or_default) {
-            // Each with its length, so that no pair is read as another.
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        }
-        hasher.digest()
+        let [user, key] = both.map(|text| text.unwrap_or_default().as_bytes());
+        let len = |text: &[u8]| (text.len() as u64).to_le_bytes();
+        // Each with its length, so that no pair is read as another.
+        XxHash3_64::oneshot(&[&len(user), user, &len(key), key].concat())
     })
 }
 

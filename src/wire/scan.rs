@@ -39,6 +39,9 @@ const MODEL_RAW_MAX: usize = MODEL_BYTES_MAX * 6;
 /// The same for keys, with room for those that later readers need: a longer key is none of them.
 const KEY_RAW_MAX: usize = 32 * 6;
 
+/// The key by which clients of Anthropic's dialect mark how far the cache is to reach.
+pub(super) const CACHE_CONTROL: &[u8] = b"\"cache_control\"";
+
 /// The index after the quote that closes a string whose inside begins at `from`; `None` where no valid string ends.
 #[inline]
 pub(super) fn text_end(bytes: &[u8], from: usize) -> Option<usize> {
@@ -68,6 +71,9 @@ pub struct Scan {
     pub unstored: bool,
     /// Where the value of the top-level `stream_options` begins; of several the last, as the engines read it.
     pub stream_options_at: Option<usize>,
+    /// Whether some key, of whatever depth, is `cache_control`: where none is, nobody need look for it. One that is written
+    /// with escapes is not told.
+    pub marked: bool,
 }
 
 /// Where the model's name stands and what it says.
@@ -136,6 +142,8 @@ pub struct Scanner {
     objects: u128,
     /// Whether the string being read is a key.
     in_key: bool,
+    /// How many bytes of that key, its quotes included, are those of [`CACHE_CONTROL`]; no index into it where they are not.
+    like_mark: usize,
     /// What the string being read is kept in `text` for.
     keep: Keep,
     /// The string being read with its quotes, escapes as they are. Bounded by [`MODEL_RAW_MAX`].
@@ -167,6 +175,7 @@ impl Scanner {
             depth: 0,
             objects: 0,
             in_key: false,
+            like_mark: usize::MAX,
             keep: Keep::Nothing,
             text: Vec::new(),
             text_at: 0,
@@ -262,6 +271,7 @@ impl Scanner {
 
     /// A byte of an escape or of a literal.
     fn step_inside(&mut self, byte: u8, at: usize) -> Result<(), ScanError> {
+        self.like_mark = usize::MAX;
         self.state = match self.state {
             State::Escape if byte == b'u' => State::Hex(4),
             State::Escape if is_simple_escape(byte) => State::Text,
@@ -299,7 +309,13 @@ impl Scanner {
     #[inline]
     fn run_text(&mut self, chunk: &[u8], from: usize) -> Result<usize, ScanError> {
         let (at, stop) = text::run(chunk, from);
-        self.keep(&chunk[from..at])?;
+        let piece = &chunk[from..at];
+        if self.in_key {
+            let goes_on = CACHE_CONTROL.get(self.like_mark..).is_some_and(|rest| rest.starts_with(piece));
+            self.like_mark = if goes_on { self.like_mark + piece.len() } else { usize::MAX };
+            self.scan.marked |= self.like_mark == CACHE_CONTROL.len();
+        }
+        self.keep(piece)?;
         match stop {
             Stop::Quote => {
                 self.close_text(at)?;
@@ -329,6 +345,7 @@ impl Scanner {
     fn open_text(&mut self, is_key: bool, keep: Keep, at: usize) {
         self.state = State::Text;
         self.in_key = is_key;
+        self.like_mark = 1;
         self.keep = keep;
         if keep != Keep::Nothing {
             self.text.clear();

@@ -1,6 +1,6 @@
 //! Agents' calls: bodies as they send them, and prompts of the sizes that theirs have.
 
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::edge::Call;
 use crate::domain::prompt::{Cut, Prompt};
@@ -13,7 +13,7 @@ const CUT_TOKENS: u32 = 512;
 
 /// A text that is nobody else's.
 pub(super) fn text(seed: &str, bytes: usize) -> String {
-    let part = |n: u64| format!("{:016x} ", xxh3_64(format!("{seed} {n}").as_bytes()));
+    let part = |n: u64| format!("{:016x} ", XxHash3_64::oneshot(format!("{seed} {n}").as_bytes()));
     let mut text: String = (0..=bytes as u64 / 17).map(part).collect();
     text.truncate(bytes);
     text
@@ -41,7 +41,7 @@ pub(super) fn call(n: usize, answers: usize, tokens: u32) -> Call {
     let call = Call::read("client", name(n).as_deref(), &body("Be of use.", &said));
     let cut = |at: u32| {
         let of = if at <= INSTRUCTIONS_TOKENS { usize::MAX } else { n };
-        Cut { chain: xxh3_64(format!("{of} {at}").as_bytes()), tokens: at }
+        Cut { chain: XxHash3_64::oneshot(format!("{of} {at}").as_bytes()), tokens: at }
     };
     let cuts = (1..=tokens / CUT_TOKENS).map(|n| cut(n * CUT_TOKENS)).collect();
     Call { prompt: Prompt { cuts, tokens, ..call.prompt }, ..call }
@@ -49,5 +49,5 @@ pub(super) fn call(n: usize, answers: usize, tokens: u32) -> Call {
 
 /// Tokens that session `n` has added to the instructions in its middle: to 100,000 with them.
 pub(super) fn size(n: usize) -> u32 {
-    INSTRUCTIONS_TOKENS + 2_000 + (xxh3_64(&n.to_le_bytes()) % 78_000) as u32
+    INSTRUCTIONS_TOKENS + 2_000 + (XxHash3_64::oneshot(&n.to_le_bytes()) % 78_000) as u32
 }

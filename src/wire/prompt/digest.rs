@@ -1,6 +1,6 @@
 //! The chain of hashes over a prompt's elements, with its cuts.
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128};
+use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::media::{self, MEDIA_AS_BYTES};
 use crate::domain::prompt::{Cut, estimated_tokens};
@@ -54,7 +54,7 @@ impl Digest {
 
     /// Adds what tells prompts apart and is no part of them.
     pub(super) fn salt(&mut self, value: &[u8]) {
-        self.fold(xxh3_128(value), true);
+        self.fold(XxHash3_128::oneshot(value), true);
     }
 
     /// Adds one element in its slices. `identifies`: whether it belongs to the conversation. `grows`: whether more may
@@ -93,7 +93,7 @@ impl Digest {
     /// Adds what is no text: one thing, of all its bytes, which an engine has in its cache whole or not at all.
     fn media(&mut self, bytes: &[u8], identifies: bool) {
         self.cut();
-        self.fold(xxh3_128(bytes), identifies);
+        self.fold(XxHash3_128::oneshot(bytes), identifies);
         self.bytes += MEDIA_AS_BYTES;
         self.cut();
     }
@@ -135,10 +135,10 @@ impl Digest {
         both[16..].copy_from_slice(&digest.to_le_bytes());
         if identifies {
             both[..16].copy_from_slice(&self.identity.to_le_bytes());
-            self.identity = xxh3_128(&both);
+            self.identity = XxHash3_128::oneshot(&both);
         }
         both[8..16].copy_from_slice(&self.chain.to_le_bytes());
-        self.chain = xxh3_64(&both[8..]);
+        self.chain = XxHash3_64::oneshot(&both[8..]);
     }
 
     /// A place where a beginning may end, if the last one is not too near. Told by what stands before alone.
@@ -152,38 +152,29 @@ impl Digest {
 
 /// Hashes what the slices hold together in pieces of `size`; the last one may be shorter, and none is empty.
 fn pieces<'a>(slices: impl Iterator<Item = &'a [u8]>, size: usize, mut each: impl FnMut(u128, usize)) {
-    // A piece that spans slices; made only where there is one.
-    let mut spanning: Option<(Box<Xxh3>, usize)> = None;
+    // A piece that spans slices is gathered here.
+    let mut spanning: Vec<u8> = Vec::new();
     let mut slices = slices.filter(|slice| !slice.is_empty()).peekable();
     while let Some(mut slice) = slices.next() {
-        if let Some((hasher, filled)) = &mut spanning
-            && *filled > 0
-        {
-            let (head, rest) = slice.split_at(slice.len().min(size - *filled));
-            hasher.update(head);
-            *filled += head.len();
+        if !spanning.is_empty() {
+            let (head, rest) = slice.split_at(slice.len().min(size - spanning.len()));
+            spanning.extend_from_slice(head);
             slice = rest;
-            if *filled == size {
-                each(hasher.digest128(), size);
-                *filled = 0;
+            if spanning.len() == size {
+                each(XxHash3_128::oneshot(&spanning), size);
+                spanning.clear();
             }
         }
         let (whole, rest) = slice.split_at(slice.len() - slice.len() % size);
-        whole.chunks_exact(size).for_each(|piece| each(xxh3_128(piece), size));
-        if rest.is_empty() {
-            continue;
+        whole.chunks_exact(size).for_each(|piece| each(XxHash3_128::oneshot(piece), size));
+        if slices.peek().is_some() {
+            spanning.extend_from_slice(rest);
+        } else if !rest.is_empty() {
+            each(XxHash3_128::oneshot(rest), rest.len());
         }
-        if slices.peek().is_none() {
-            each(xxh3_128(rest), rest.len());
-            continue;
-        }
-        let (hasher, filled) = spanning.get_or_insert_with(|| (Box::new(Xxh3::new()), 0));
-        hasher.reset();
-        hasher.update(rest);
-        *filled = rest.len();
     }
-    if let Some((hasher, filled)) = spanning.filter(|(_, filled)| *filled > 0) {
-        each(hasher.digest128(), filled);
+    if !spanning.is_empty() {
+        each(XxHash3_128::oneshot(&spanning), spanning.len());
     }
 }
 
@@ -205,7 +196,7 @@ mod tests {
             slices in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..700), 0..8), size in 1usize..900,
         ) {
             let flat = slices.concat();
-            let expected: Vec<_> = flat.chunks(size).map(|piece| (xxh3_128(piece), piece.len())).collect();
+            let expected: Vec<_> = flat.chunks(size).map(|piece| (XxHash3_128::oneshot(piece), piece.len())).collect();
             prop_assert_eq!(digests(&slices.iter().map(Vec::as_slice).collect::<Vec<_>>(), size), expected);
         }
     }

@@ -7,20 +7,23 @@
 //!
 //! Both are done on the bytes: a quote inside of a string is escaped, so a `"cache_control"` with a colon behind it is a key.
 
-use memchr::memmem;
+use memchr::memmem::Finder;
+use once_cell::sync::Lazy;
 
 use super::json::{after_space, after_value, member, members};
-
-const CACHE_CONTROL: &[u8] = b"\"cache_control\"";
+use crate::wire::scan::CACHE_CONTROL;
 
 /// Finds what is to be left out, for one request.
 pub(super) struct Normal {
-    marks: memmem::Finder<'static>,
+    /// Where there may be any.
+    marks: Option<&'static Finder<'static>>,
 }
 
 impl Normal {
-    pub(super) fn new() -> Normal {
-        Normal { marks: memmem::Finder::new(CACHE_CONTROL) }
+    /// `marked`: whether there may be marks.
+    pub(super) fn new(marked: bool) -> Normal {
+        static MARKS: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(CACHE_CONTROL));
+        Normal { marks: marked.then(|| &*MARKS) }
     }
 
     /// What counts of a message.
@@ -51,7 +54,7 @@ impl Normal {
     /// Adds what is left of `bytes` without the marks, each taken out with a comma beside it.
     fn unmarked<'a>(&self, bytes: &'a [u8], kept: &mut Vec<&'a [u8]>) {
         let (mut from, mut search) = (0, 0);
-        while let Some(found) = self.marks.find(&bytes[search..]) {
+        while let Some(found) = self.marks.and_then(|marks| marks.find(&bytes[search..])) {
             let key = search + found;
             search = key + CACHE_CONTROL.len();
             let colon = after_space(bytes, search);
@@ -122,7 +125,7 @@ mod tests {
 
     #[track_caller]
     fn check(message: &str, counts: &str) {
-        let normal = Normal::new();
+        let normal = Normal::new(true);
         assert_eq!(String::from_utf8(normal.message(message.as_bytes()).concat()).unwrap(), counts, "{message}");
     }
 
@@ -184,7 +187,7 @@ mod tests {
             );
         }
         let system = br#"[{"type":"text","text":"You"}]"#;
-        assert_eq!(Normal::new().value(system).concat(), b"\"You\"");
+        assert_eq!(Normal::new(true).value(system).concat(), b"\"You\"");
     }
 
     /// The same on a tree.
@@ -220,7 +223,7 @@ mod tests {
         fn what_is_left_is_the_tree_without_the_marks(value in any_marked(), pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             let mut left = Vec::new();
-            Normal::new().unmarked(text.as_bytes(), &mut left);
+            Normal::new(true).unmarked(text.as_bytes(), &mut left);
             let mut expected = value;
             unmark(&mut expected);
             let left = left.concat();
@@ -235,7 +238,7 @@ mod tests {
             "\"cache_control\"", ":", ",", "{", "}", "[", "]", "\"", "\\", " ", "\"content\"", "\"type\":\"text\"", "\"text\"", "1",
         ]), 0..40)) {
             let bytes = pieces.concat().into_bytes();
-            let normal = Normal::new();
+            let normal = Normal::new(true);
             prop_assert!(normal.message(&bytes).concat().len() <= bytes.len());
             prop_assert!(normal.value(&bytes).concat().len() <= bytes.len());
         }

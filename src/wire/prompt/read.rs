@@ -28,7 +28,8 @@ pub fn read(scan: &Scan, body: &Body, endpoint: Endpoint) -> Prompt {
         Endpoint::Embeddings | Endpoint::CountTokens => return Prompt::default(),
     };
     let parts = &scan.parts;
-    let mut reader = Reader { segments: Segments::of(body), normal: Normal::new(), digest: Digest::default() };
+    let mut reader =
+        Reader { segments: Segments::of(body), normal: Normal::new(scan.marked), digest: Digest::default() };
     for (section, key) in [(Section::CacheSalt, PartKey::CacheSalt), (Section::ExtraKey, PartKey::ExtraKey)] {
         parts.get(key).into_iter().for_each(|part| reader.salt(section, part));
     }

@@ -70,6 +70,19 @@ fn where_values_begin_is_told_at_the_top_level_and_of_several_the_last() {
 }
 
 #[test]
+fn a_cache_mark_is_told_at_every_depth_by_its_whole_key() {
+    for (body, marked) in [
+        (r#"{"cache_control":{}}"#, true),
+        (r#"{"messages":[{"content":[{"text":"x", "cache_control" : {"type":"ephemeral"}}]}]}"#, true),
+        (r#"{"a":"cache_control","cache_contro":1,"cache_controll":2,"xcache_control":3}"#, false),
+        (r#"{"a":"\"cache_control\":{}","\"cache_control":1,"":2}"#, false),
+        (r#"{"cache\u005fcontrol":1,"\ncache_control":2}"#, false),
+    ] {
+        assert_eq!(scan_every_way(body.as_bytes()).unwrap().marked, marked, "{body}");
+    }
+}
+
+#[test]
 fn model_and_stream_are_found_at_the_top_level_only() {
     good("{}", None, None);
     good(" \r\n\t{ } \n", None, None);

@@ -1,6 +1,6 @@
 //! Policies that send a session where its hash says.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::super::engine::Engines;
 use super::super::time::Micros;
@@ -33,5 +33,5 @@ impl Router for BoundedHash {
 }
 
 fn score(session: usize, replica: usize) -> u64 {
-    xxh3_64_with_seed(&(session as u64).to_le_bytes(), replica as u64)
+    XxHash3_64::oneshot_with_seed(replica as u64, &(session as u64).to_le_bytes())
 }

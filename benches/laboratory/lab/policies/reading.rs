@@ -9,7 +9,7 @@ use nearpool::wire::body::Body;
 use nearpool::wire::names::HeadNames;
 use nearpool::wire::prompt;
 use nearpool::wire::scan::Scanner;
-use xxhash_rust::xxh3::xxh3_64;
+use twox_hash::XxHash3_64;
 
 use super::super::dialogue;
 use super::super::prompts::{self, Told};
@@ -64,7 +64,7 @@ impl Reading {
         let key = |conversation: usize| affinity::session_key(CLIENT, &conversation.to_le_bytes());
         let read = |call: &Call| {
             let cut = |(n, block): (usize, &u32)| Cut {
-                chain: xxh3_64(&block.to_le_bytes()),
+                chain: XxHash3_64::oneshot(&block.to_le_bytes()),
                 tokens: (n as u32 + 1) * BLOCK_TOKENS,
             };
             let cuts = call.blocks.iter().enumerate().map(cut).collect();
