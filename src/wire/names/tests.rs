@@ -25,7 +25,7 @@ fn fields(body: &Value) -> Fields {
 
 /// With the default of `sessions.headers`.
 fn names(lines: &[(&str, &str)], body: Value) -> Names {
-    HeadNames::read(&headers(lines), &[SESSION_ID.clone()]).unwrap().with(&fields(&body))
+    HeadNames::read(&headers(lines), std::slice::from_ref(&SESSION_ID)).unwrap().with(&fields(&body))
 }
 
 fn text(name: &Option<Name>) -> Option<&str> {
@@ -176,7 +176,7 @@ fn an_agents_header_that_cannot_be_used_is_passed_over_and_a_configured_one_is_a
     for value in [long.as_str(), "a\tb", "caf\u{e9}"] {
         let own = [("x-claude-code-session-id", value), ("x-amp-thread-id", "t")];
         check(&own, json!({}), Some("t"), None);
-        assert!(HeadNames::read(&headers(&[("x-session-id", value)]), &[SESSION_ID.clone()]).is_err());
+        assert!(HeadNames::read(&headers(&[("x-session-id", value)]), std::slice::from_ref(&SESSION_ID)).is_err());
     }
     check(&[("session-id", "a"), ("session-id", "b")], json!({}), None, None);
     check(&[("session-id", "a"), ("session-id", "a")], json!({}), Some("a"), None);
