@@ -191,7 +191,7 @@ impl Accept {
             }
         };
         if let Some(refusal) = refusal {
-            self.edge.refuse_unread(session, refusal).await;
+            Box::pin(self.edge.refuse_unread(session, refusal)).await;
             return None;
         }
         session.set_pipelining_enabled(true);
@@ -215,13 +215,16 @@ pub(super) struct Reusable {
 
 impl Reusable {
     /// Ends a request. `None` when the connection cannot be used again.
-    pub(super) async fn after(session: ServerSession) -> Option<Reusable> {
+    pub(super) async fn after(mut session: ServerSession) -> Option<Reusable> {
         if session.as_http1().is_some_and(|http1| !http1.will_keepalive()) {
-            linger(session).await;
+            Box::pin(linger(session)).await;
             return None;
         }
         let settings = HttpPersistentSettings::for_session(&session);
-        let (stream, prefix) = session.finish().await.ok()??.into_parts();
+        // The two steps of the framework's `finish`, whose future holds the session three times.
+        session.finish_body().await.ok()?;
+        let ServerSession::H1(session) = session else { return None };
+        let (stream, prefix) = session.reuse().await.ok()??.into_parts();
         Some(Reusable { stream, prefix, settings: Some(settings) })
     }
 }

@@ -144,9 +144,9 @@ impl<'a> Account<'a> {
     }
 
     /// The request has been read whole; TTFT and the edge's own time count from here.
-    pub(super) fn received(&mut self, bytes: usize) {
+    pub(super) fn received(&mut self, bytes: usize, now: Instant) {
         self.bytes_in = bytes;
-        self.received = Some(Instant::now());
+        self.received = Some(now);
     }
 
     /// The request is an agent's call of this model, at this step.
@@ -263,13 +263,13 @@ impl<'a> Account<'a> {
     }
 
     /// Adds it to its session's interaction.
-    fn leave_interaction(&mut self, cost_dollars: Option<f64>) {
+    fn leave_interaction(&mut self, cost_dollars: Option<f64>, now: Instant) {
         let Some(member) = self.member.take() else { return };
         let tokens = self.usage.map_or((0, 0, 0), |usage| {
             (usage.prompt_tokens, usage.cached_tokens.unwrap_or(0), usage.completion_tokens)
         });
         let call = CallEnd { outcome: self.outcome, cost_dollars, tokens };
-        self.closed(member.end(&call, Instant::now()));
+        self.closed(member.end(&call, now));
     }
 
     fn closed(&self, interaction: Option<Closed>) {
@@ -278,7 +278,7 @@ impl<'a> Account<'a> {
         }
     }
 
-    fn count(&self, cost_dollars: Option<f64>) {
+    fn count(&self, cost_dollars: Option<f64>, now: Instant) {
         let model = self.model_name().unwrap_or("");
         let route = self.route();
         self.metrics.request(&RequestEnd {
@@ -288,11 +288,11 @@ impl<'a> Account<'a> {
             step: self.step.as_deref().unwrap_or(NO_STEP),
             outcome: self.outcome,
             reason: route.map(|route| route.reason),
-            seconds: self.start.elapsed().as_secs_f64(),
+            seconds: (now - self.start).as_secs_f64(),
             cost_dollars,
         });
         let ttft = self.ttft.map(|ttft| (cache_state(self.usage, self.resumes > 0), ttft));
-        self.feed(route, ttft);
+        self.feed(route, ttft, now);
         let Some(route) = route else { return };
         if let Some((cache, ttft)) = ttft {
             self.metrics.ttft(route.pool, model, cache, ttft.as_secs_f64());
@@ -304,7 +304,7 @@ impl<'a> Account<'a> {
     }
 
     /// Tells it to whoever watches, if it was an agent's call.
-    fn feed(&self, route: Option<Route<'_>>, ttft: Option<(CacheState, Duration)>) {
+    fn feed(&self, route: Option<Route<'_>>, ttft: Option<(CacheState, Duration)>, now: Instant) {
         if self.model.is_none() {
             return;
         }
@@ -317,11 +317,11 @@ impl<'a> Account<'a> {
             ttft,
             tokens: self.usage.map(|usage| (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)),
         };
-        self.feed.ended(&call, Instant::now());
+        self.feed.ended(&call, now);
     }
 
-    fn line(&self, cost_dollars: Option<f64>) -> AccessLine<'_> {
-        let (route, total) = (self.route(), self.start.elapsed());
+    fn line(&self, cost_dollars: Option<f64>, now: Instant) -> AccessLine<'_> {
+        let (route, total) = (self.route(), now - self.start);
         let usage = self.usage.as_ref();
         let receive = self.received.map(|received| received - self.start);
         AccessLine {
@@ -371,12 +371,12 @@ impl Drop for Account<'_> {
             // Nothing went down; 499 is the custom of the field.
             self.status = self.outcome.facts().status;
         }
-        let cost_dollars = self.cost_dollars();
-        self.count(cost_dollars);
-        self.log.request(&self.line(cost_dollars));
+        let (cost_dollars, now) = (self.cost_dollars(), Instant::now());
+        self.count(cost_dollars, now);
+        self.log.request(&self.line(cost_dollars, now));
         self.record_span();
         // Its line is there before the interaction's.
-        self.leave_interaction(cost_dollars);
+        self.leave_interaction(cost_dollars, now);
     }
 }
 

@@ -202,14 +202,18 @@ impl Attempt<'_> {
                 exchange.unfinished = true;
                 // Some engines answer 413 or 503 and close without reading the rest.
                 return match timeout(LAST_WORDS, read_head(&mut exchange)).await {
-                    Ok(Ok(head)) => Ok(Answered { exchange, head, sent: Instant::now(), due: self.due() }),
+                    Ok(Ok(head)) => {
+                        let sent = Instant::now();
+                        Ok(Answered { exchange, head, sent, due: self.due(sent) })
+                    }
                     Ok(Err(outcome)) => Err(broke(&exchange, outcome, began)),
                     Err(_) => Err(broke(&exchange, Outcome::Reset, began)),
                 };
             }
             Err(late) => return Err(late.into()),
         }
-        let (due, sent) = (self.due(), Instant::now());
+        let sent = Instant::now();
+        let due = self.due(sent);
         let head = due.bound(pin!(read_head(&mut exchange))).await;
         match head {
             Ok(Ok(head)) => Ok(Answered { exchange, head, sent, due }),
@@ -229,9 +233,9 @@ impl Attempt<'_> {
     }
 
     /// Counted from the whole request sent: a large body's way to the replica is not the replica's delay.
-    fn due(&self) -> Due {
+    fn due(&self, sent: Instant) -> Due {
         let outcome = if self.stream { Outcome::FirstByteTimeout } else { Outcome::AnswerTimeout };
-        self.limit.or_before(Some(Due::new(Instant::now() + self.patience, outcome)))
+        self.limit.or_before(Some(Due::new(sent + self.patience, outcome)))
     }
 
     /// Reads an answer to where it may be shown.

@@ -5,8 +5,11 @@
 //! stream that could be resumed is kept to the stream's end, as long as such bodies leave room for new requests.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header;
@@ -24,7 +27,8 @@ use crate::wire::scan::{Model, Scan, Scanner};
 /// and to take in new requests matters more than to resume every old one.
 const KEPT_PART: usize = 2;
 
-/// A body that was read whole, what was found in it, and its share of the bytes that the edge may hold.
+/// A body that was read whole, what was found in it, and its share of the bytes that the edge may hold. Boxed where it is
+/// passed on: it is large.
 pub(super) struct Received<'a> {
     pub(super) body: Body,
     pub(super) scan: Scan,
@@ -42,7 +46,7 @@ pub(super) struct Kept<'a> {
 
 impl<'a> Received<'a> {
     /// Keeps the body, unless too many are kept already; else its bytes are given back.
-    pub(super) fn keep(self, limits: &Params, buffered: &'a Buffered) -> Option<Kept<'a>> {
+    pub(super) fn keep(self: Box<Self>, limits: &Params, buffered: &'a Buffered) -> Option<Kept<'a>> {
         let mut kept = Held { all: &buffered.kept, mine: 0 };
         let within = kept.add(self.body.len()) <= limits.buffered_bytes_max / KEPT_PART;
         let model = self.scan.model.filter(|_| within)?;
@@ -131,7 +135,7 @@ pub(super) async fn receive<'a>(
     session: &mut ServerSession,
     limits: &Params,
     buffered: &'a Buffered,
-) -> Result<Received<'a>, Refusal> {
+) -> Result<Box<Received<'a>>, Refusal> {
     if session.req_header().headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| coding != "identity") {
         return Err(Refusal::new(
             Outcome::BadHeader,
@@ -142,10 +146,10 @@ pub(super) async fn receive<'a>(
     // An early refusal: the client need not send what would not be taken.
     check(limits, stated.unwrap_or(0), 0)?;
     answer_expectation(session).await?;
-    let deadline = Instant::now() + limits.body_timeout;
+    let began = Instant::now();
     let (mut body, mut scanner) = (Body::new(), Scanner::new());
     let mut held = Held { all: &buffered.all, mine: 0 };
-    while let Some(chunk) = next_chunk(session, limits, deadline).await? {
+    while let Some(chunk) = next_chunk(session, limits, began).await? {
         let all = held.add(chunk.len());
         check(limits, body.len() + chunk.len(), all)?;
         scanner.push(&chunk).map_err(bad_json)?;
@@ -155,7 +159,7 @@ pub(super) async fn receive<'a>(
         return Err(Refusal::gone());
     }
     let scan = scanner.finish().map_err(bad_json)?;
-    Ok(Received { body, scan, held })
+    Ok(Box::new(Received { body, scan, held }))
 }
 
 fn bad_json(error: crate::wire::scan::ScanError) -> Refusal {
@@ -195,24 +199,30 @@ async fn answer_expectation(session: &mut ServerSession) -> Result<(), Refusal> 
     Ok(())
 }
 
-async fn next_chunk(session: &mut ServerSession, limits: &Params, deadline: Instant) -> Result<Option<Bytes>, Refusal> {
-    let idle = Instant::now() + limits.body_idle_timeout;
-    match timeout_at(deadline.min(idle), session.read_request_body()).await {
-        Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) if is_framing(&error) => {
-            Err(Refusal::new(Outcome::AmbiguousFraming, "the body's framing is not valid HTTP/1.1"))
+/// The next part of a body that `began` to be read then. What is here already needs no clock.
+async fn next_chunk(session: &mut ServerSession, limits: &Params, began: Instant) -> Result<Option<Bytes>, Refusal> {
+    let mut read = pin!(session.read_request_body());
+    let chunk = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+        Poll::Ready(chunk) => chunk,
+        Poll::Pending => {
+            let (deadline, idle) = (began + limits.body_timeout, Instant::now() + limits.body_idle_timeout);
+            timeout_at(deadline.min(idle), read).await.map_err(|_| late(limits, idle < deadline))?
         }
+    };
+    chunk.map_err(|error| match is_framing(&error) {
+        true => Refusal::new(Outcome::AmbiguousFraming, "the body's framing is not valid HTTP/1.1"),
         // The connection broke: nobody is left to read an answer.
-        Ok(Err(_)) => Err(Refusal::gone()),
-        Err(_) => {
-            let (what, limit) = if idle < deadline {
-                ("no byte of the body arrived for", limits.body_idle_timeout)
-            } else {
-                ("the body did not arrive within", limits.body_timeout)
-            };
-            Err(Refusal::new(Outcome::BodyTimeout, format!("{what} {} s", limit.as_secs_f64())))
-        }
-    }
+        false => Refusal::gone(),
+    })
+}
+
+/// `idle`: whether nothing came at all for a while.
+fn late(limits: &Params, idle: bool) -> Refusal {
+    let (what, limit) = match idle {
+        true => ("no byte of the body arrived for", limits.body_idle_timeout),
+        false => ("the body did not arrive within", limits.body_timeout),
+    };
+    Refusal::new(Outcome::BodyTimeout, format!("{what} {} s", limit.as_secs_f64()))
 }
 
 /// Whether the client's chunked framing is at fault, and not its connection.

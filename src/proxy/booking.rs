@@ -25,7 +25,7 @@ pub(super) type Sent = (Selection, Booking);
 /// A place at a replica with the span of the attempt that has it. Dropped without an end, the attempt was not waited for:
 /// it counts as neither success nor failure.
 pub(super) struct Booking {
-    place: InFlight,
+    place: Box<InFlight>,
     span: Option<Box<AttemptSpan>>,
 }
 

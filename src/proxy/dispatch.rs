@@ -102,8 +102,10 @@ impl Dispatch<'_> {
             Err(Stopped::Refused(refusal)) => refusal.outcome,
             Err(Stopped::Answered(outcome, _)) => *outcome,
         };
-        let (fault, now) = (Verdict::of_ending(ending).falls_on(doubts.len()), Instant::now());
-        doubts.into_iter().for_each(|doubt| doubt.decide(fault, now));
+        if !doubts.is_empty() {
+            let (fault, now) = (Verdict::of_ending(ending).falls_on(doubts.len()), Instant::now());
+            doubts.into_iter().for_each(|doubt| doubt.decide(fault, now));
+        }
         result
     }
 

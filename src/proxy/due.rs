@@ -44,13 +44,13 @@ pub(super) struct Patience {
     pub(super) total: Option<Duration>,
 }
 
-/// When a request that is `total`ly out of time then must have begun to be answered. `comments_every` is the pause after
+/// When a request that is here at `now` and `total`ly out of time then must have begun to be answered. `comments_every` is the pause after
 /// which a waiting client hears something: one that comes sooner keeps the client from giving up.
-pub(super) fn limit(total: Instant, patience: Patience, comments_every: Option<Duration>) -> Due {
+pub(super) fn limit(total: Instant, patience: Patience, comments_every: Option<Duration>, now: Instant) -> Due {
     let hears_nothing = |read: &Duration| comments_every.is_none_or(|every| every >= *read);
     let patience = [patience.read.filter(hears_nothing), patience.total].into_iter().flatten().min();
     Due::new(total, Outcome::TotalTimeout)
-        .or_before(patience.map(|patience| Due::new(Instant::now() + patience, Outcome::ClientDeadline)))
+        .or_before(patience.map(|patience| Due::new(now + patience, Outcome::ClientDeadline)))
 }
 
 #[cfg(test)]
@@ -72,7 +72,8 @@ mod tests {
         let secs = Duration::from_secs;
         let outcome = |read, total: Option<u64>, every: Option<u64>| {
             let patience = Patience { read: Some(secs(read)), total: total.map(secs) };
-            limit(Instant::now() + secs(60), patience, every.map(secs)).outcome
+            let now = Instant::now();
+            limit(now + secs(60), patience, every.map(secs), now).outcome
         };
         assert_eq!(outcome(5, None, None), Outcome::ClientDeadline);
         assert_eq!(outcome(5, None, Some(10)), Outcome::ClientDeadline);

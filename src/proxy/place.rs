@@ -28,7 +28,7 @@ const LOST_RACES_MAX: u32 = 64;
 pub(super) const LINES_MAX: usize = 16;
 
 /// A replica and a place there.
-pub(super) type Placed = (Selection, InFlight);
+pub(super) type Placed = (Selection, Box<InFlight>);
 
 /// Why there is no place.
 pub(super) enum NoPlace {

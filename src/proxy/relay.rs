@@ -5,7 +5,7 @@
 //! else the answer ends whole, or so that no client takes it for whole.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -59,13 +59,13 @@ pub(super) async fn whole(
 
 /// Sends a piece of a body.
 async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
-    bounded(session.write_response_body(piece, false), due).await
+    bounded(pin!(session.write_response_body(piece, false)), due).await
 }
 
 /// Sends pieces of a stream, together where that can be done.
 async fn send_events(session: &mut ServerSession, pieces: &[Bytes], due: impl Fn() -> Instant) -> Result<(), Outcome> {
     match Client::of(session) {
-        Some(client) if is_chunked(session) => bounded(client.send_chunk(pieces), due).await,
+        Some(client) if is_chunked(session) => bounded(pin!(client.send_chunk(pieces)), due).await,
         _ => {
             for piece in pieces {
                 send(session, piece.clone(), &due).await?;
@@ -77,8 +77,10 @@ async fn send_events(session: &mut ServerSession, pieces: &[Bytes], due: impl Fn
 
 /// Waits for a write; a client that has not taken all of it by `due` is given up. `due` is asked only when the write has
 /// to wait: nearly every one is taken at once, and then needs neither clock nor timer.
-async fn bounded<E>(write: impl Future<Output = Result<(), E>>, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
-    let mut write = pin!(write);
+async fn bounded<E>(
+    mut write: Pin<&mut impl Future<Output = Result<(), E>>>,
+    due: impl FnOnce() -> Instant,
+) -> Result<(), Outcome> {
     let sent = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
         Poll::Ready(sent) => Ok(sent),
         Poll::Pending => timeout_at(due(), write).await,

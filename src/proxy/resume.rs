@@ -88,7 +88,7 @@ enum Next {
 
 /// Keeps the request of a stream that could be resumed; else its bytes are given back.
 pub(super) fn keep<'a>(
-    received: Received<'a>,
+    received: Box<Received<'a>>,
     stream: bool,
     pools: &[PoolCandidate],
     edge: &'a Edge,

@@ -179,8 +179,9 @@ impl<'a> Serving<'a, '_> {
 
         // 1 accept: the body.
         let received = body::receive(self.session, &config.limits, &self.edge.buffered).await?;
-        self.account.received(received.body.len());
-        self.forward(endpoint, &caller, received).await
+        let now = Instant::now();
+        self.account.received(received.body.len(), now);
+        self.forward(endpoint, &caller, received, now).await
     }
 
     /// Stations 3 to 8: the request is here whole.
@@ -188,17 +189,18 @@ impl<'a> Serving<'a, '_> {
         &mut self,
         endpoint: Endpoint,
         caller: &Caller,
-        received: Received<'a>,
+        received: Box<Received<'a>>,
+        now: Instant,
     ) -> Result<Option<Under<'a>>, Ended> {
         let config = &self.snapshot.config;
-        let total = tokio::time::Instant::now() + config.timeouts.total;
+        let total = tokio::time::Instant::from_std(now) + config.timeouts.total;
         let (model, served) = self.resolve(caller, &received)?;
         let chain = Chain::of(self.edge, self.snapshot, caller.client, endpoint, &received);
         let pools = self.pools(endpoint, caller, &model.name, served, chain.as_ref())?;
-        let (prompt, session) = self.read(endpoint, caller, &received, served);
+        let (prompt, session) = self.read(endpoint, caller, &received, served, now);
 
         // 5 choose a replica, 6 send, 7 retry.
-        self.earn(caller);
+        self.earn(caller, now);
         let template = Template::of(
             self.session.req_header(),
             &config.geo.stripped_headers,
@@ -226,9 +228,9 @@ impl<'a> Serving<'a, '_> {
             breakdowns: 0,
             leaves_state: endpoint == Endpoint::Responses && received.scan.leaves_state,
             template: &template,
-            limit: due::limit(total, caller.patience, self.comments_every(endpoint)),
+            limit: due::limit(total, caller.patience, self.comments_every(endpoint), now.into()),
         };
-        let reached = match self.walk(dispatch, endpoint).await? {
+        let reached = match self.walk(&dispatch, endpoint).await? {
             Ok(reached) => reached,
             Err(Stopped::Refused(refusal)) => return Err(self.within_residency(refusal).into()),
             Err(Stopped::Answered(outcome, answer)) => {
@@ -315,6 +317,7 @@ impl<'a> Serving<'a, '_> {
         caller: &Caller,
         received: &Received<'_>,
         model: ModelIx,
+        now: Instant,
     ) -> (Prompt, Option<Session>) {
         if !endpoint.generates() {
             return (Prompt { tokens: estimated_tokens(received.body.len()), ..Prompt::default() }, None);
@@ -322,7 +325,7 @@ impl<'a> Serving<'a, '_> {
         let config = &self.snapshot.config;
         let names = caller.names.with(&received.scan.fields);
         let prompt = prompt::read(&received.scan, &received.body, endpoint);
-        let (roster, now) = (&self.edge.roster, Instant::now());
+        let roster = &self.edge.roster;
         let Some(identity) = Identity::of(&caller.scope, &names, &prompt) else { return (prompt, None) };
         if let Some(key) = roster.session_key(&identity, config.sessions.interaction_idle, now) {
             self.account.of_session(key, &roster.interactions);
@@ -333,7 +336,7 @@ impl<'a> Serving<'a, '_> {
     }
 
     /// Stations 5 to 7, while the client is watched and its stream kept alive.
-    async fn walk(&mut self, dispatch: Dispatch<'_>, endpoint: Endpoint) -> Result<Result<Reached, Stopped>, Ended> {
+    async fn walk(&mut self, dispatch: &Dispatch<'_>, endpoint: Endpoint) -> Result<Result<Reached, Stopped>, Ended> {
         let keep_alive = KeepAlive::new(self.comments_every(endpoint), self.account, self.snapshot);
         let mut opened = None;
         // Boxed, so that a stream under way does not hold what its attempts took.
@@ -359,8 +362,8 @@ impl<'a> Serving<'a, '_> {
     }
 
     /// What a request earns its client: part of a retry, and of a hedge.
-    fn earn(&self, caller: &Caller) {
-        let (roster, config, now) = (&self.edge.roster, &self.snapshot.config, Instant::now());
+    fn earn(&self, caller: &Caller, now: Instant) {
+        let (roster, config) = (&self.edge.roster, &self.snapshot.config);
         roster.retries.request(caller.client, caller.sdk_retry, config.retry_budget, now);
         if config.hedging.enabled {
             roster.hedges.request(caller.client, false, config.hedging.budget, now);

@@ -155,15 +155,17 @@ impl Upstream {
 
     /// Gives the connection back for the next request, if the request went out whole, its answer was read to the end and
     /// it may be kept.
-    pub(super) async fn release(&self, exchange: Box<Exchange>) {
-        let Exchange { session, peer, unfinished, .. } = *exchange;
-        if unfinished {
+    pub(super) async fn release(&self, mut exchange: Box<Exchange>) {
+        if exchange.unfinished {
             return;
         }
-        match session {
+        if let HttpSession::H1(session) = &mut exchange.session {
+            session.respect_keepalive();
+        }
+        let peer = exchange.peer;
+        match exchange.session {
             HttpSession::H2(session) => self.connector().release_http_session(session, &*peer, Some(IDLE_MAX)),
-            HttpSession::H1(mut session) => {
-                session.respect_keepalive();
+            HttpSession::H1(session) => {
                 if let Some(stream) = session.reuse().await.and_then(Corked::uncork) {
                     self.connector().transport().release_stream(stream, peer.reuse_hash(), Some(IDLE_MAX));
                 }

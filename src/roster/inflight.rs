@@ -16,7 +16,7 @@ use crate::policy::prefix_index::{Claim, Holding};
 use crate::policy::share;
 
 /// A place at a replica, given back when dropped. Dropped without [`end`](InFlight::end), the attempt counts as
-/// neither success nor failure, as when the client went away.
+/// neither success nor failure, as when the client went away. Boxed, since it goes through many hands.
 #[derive(Debug)]
 pub struct InFlight {
     live: Arc<Live>,
@@ -59,7 +59,7 @@ impl InFlight {
         InFlight { live, params, sent: None, share: None, bill: None, ended: None, session: None, reading: None }
     }
 
-    pub(super) fn sent_at(mut self, sent: Instant, share: share::Began) -> InFlight {
+    pub(super) fn sent_at(mut self: Box<Self>, sent: Instant, share: share::Began) -> Box<InFlight> {
         (self.sent, self.share) = (Some(sent), Some(share));
         self
     }
@@ -67,14 +67,14 @@ impl InFlight {
     /// The call's share of the replica's time is put on this bill when it ends, however it does; a second of the replica
     /// costs so many USD.
     #[must_use]
-    pub fn billed_to(mut self, bill: Arc<Bill>, dollars_per_s: f64) -> InFlight {
+    pub fn billed_to(mut self: Box<Self>, bill: Arc<Bill>, dollars_per_s: f64) -> Box<InFlight> {
         self.bill = Some((bill, dollars_per_s));
         self
     }
 
     /// The call belongs to a session, which is active in the pool while it is in flight and for a while after.
     #[must_use]
-    pub fn of_session(mut self, asking: Asking, now: Instant) -> InFlight {
+    pub fn of_session(mut self: Box<Self>, asking: Asking, now: Instant) -> Box<InFlight> {
         let stay = self.live.pool().began(asking, now);
         self.session = Some((asking.session, stay));
         self
@@ -83,7 +83,7 @@ impl InFlight {
     /// Its replica is about to read this prompt, and will hold it; `begins` says that it is a session's first. An attempt
     /// that ends before the prompt [was read](InFlight::was_read) takes back what it added.
     #[must_use]
-    pub fn reading(mut self, slot: Slot, prompt: &Prompt, begins: bool) -> InFlight {
+    pub fn reading(mut self: Box<Self>, slot: Slot, prompt: &Prompt, begins: bool) -> Box<InFlight> {
         if !prompt.cuts.is_empty() {
             let live = Arc::clone(&self.live);
             let (held, claim) = live.pool().cache.read(slot, &prompt.cuts, begins);
@@ -119,7 +119,7 @@ impl InFlight {
     }
 
     /// Reports how the attempt ended and gives the place back.
-    pub fn end(mut self, outcome: Outcome, now: Instant) {
+    pub fn end(mut self: Box<Self>, outcome: Outcome, now: Instant) {
         self.ended = Some(now);
         if let Some(sent) = self.sent.take() {
             self.live.report(outcome, sent, self.params, now);
@@ -130,7 +130,7 @@ impl InFlight {
     }
 
     /// Gives the place back, and leaves it open whose fault the ending was.
-    pub fn end_in_doubt(mut self, outcome: Outcome) -> Doubt {
+    pub fn end_in_doubt(mut self: Box<Self>, outcome: Outcome) -> Doubt {
         Doubt { live: Arc::clone(&self.live), params: self.params, sent: self.sent.take(), outcome }
     }
 }

@@ -151,7 +151,7 @@ impl Live {
         params: breaker::Params,
         last_resort: bool,
         now: Instant,
-    ) -> Option<InFlight> {
+    ) -> Option<Box<InFlight>> {
         let free = |n: u32| (n < cap).then_some(n + 1);
         self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, free).ok()?;
         if !self.pool.enter() {
@@ -159,7 +159,7 @@ impl Live {
             return None;
         }
         // From here on the guard gives the place back.
-        let guard = InFlight::new(Arc::clone(self), params);
+        let guard = Box::new(InFlight::new(Arc::clone(self), params));
         let mut record = self.lock();
         record.admit(params, last_resort, now).then(|| guard.sent_at(now, record.share.begin(now)))
     }

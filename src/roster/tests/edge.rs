@@ -83,7 +83,7 @@ pub(super) struct Edge {
 /// A call that was sent.
 pub(super) struct Placed {
     pub(super) selection: Selection,
-    booking: InFlight,
+    booking: Box<InFlight>,
     prefilling: Option<Prefilling>,
     pub(super) session: Option<Session>,
     at: Instant,

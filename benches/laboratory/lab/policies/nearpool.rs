@@ -54,7 +54,7 @@ pub(crate) struct Nearpool<'w> {
 
 /// A call that is not answered yet.
 struct Sent {
-    booking: InFlight,
+    booking: Box<InFlight>,
     prefilling: Option<Prefilling>,
     selection: Selection,
     session: Option<Session>,
