@@ -95,7 +95,7 @@ pub struct Geo {
     /// The headers in which trusted peers name the client's place, the first set that says anything counts.
     pub headers: Vec<PlaceHeaders>,
     /// Those that go no further, whoever sent them.
-    pub stripped_headers: Vec<PlaceHeaders>,
+    pub stripped_headers: Vec<HeaderName>,
     /// Which regions may serve a client, and in which order.
     pub rules: region::Rules,
 }

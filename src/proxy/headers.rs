@@ -13,7 +13,6 @@ use super::reply::{RECEIPT_LINES, RECEIPT_PREFIX};
 use super::trace::{self, Trace};
 use crate::domain::topology::Credential;
 use crate::domain::trace::TraceContext;
-use crate::policy::client::PlaceHeaders;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -46,6 +45,7 @@ fn is_edges_own(name: &HeaderName) -> bool {
         [b'x', b'-', b'f', ..] => &["x-forwarded-"],
         [b'x', b'-', b'a', ..] => &["x-appengine-"],
         [b'x', b'-', b'n', ..] => &[RECEIPT_PREFIX],
+        // Those of CDNs that name the client's place, too.
         [b'c', ..] => &["cf-connecting-ip", "cf-ip", "cloudfront-viewer-"],
         _ => &[],
     };
@@ -101,18 +101,17 @@ impl Template {
     /// The part that is the same at every replica. What names the client's place ends here, whoever sent it.
     pub(super) fn of(
         from: &RequestHeader,
-        place_headers: &[PlaceHeaders],
+        place_headers: &[HeaderName],
         client: Option<IpAddr>,
         request_id: &str,
         trace: &Trace,
     ) -> pingora::Result<Template> {
         let nominated = nominated(&from.headers);
-        let names_place =
-            |name: &HeaderName| place_headers.iter().any(|set| set.names().any(|of_set| of_set == name.as_str()));
         let mut headers = HeaderMap::new();
         headers.try_reserve(from.headers.len() + LINES_BESIDE).or_err(InvalidHTTPHeader, "too many headers")?;
         for (name, value) in &from.headers {
-            if !is_hop_by_hop(name) && !is_edges_own(name) && !nominated.contains(name) && !names_place(name) {
+            if !is_hop_by_hop(name) && !is_edges_own(name) && !nominated.contains(name) && !place_headers.contains(name)
+            {
                 headers.append(name, value.clone());
             }
         }
@@ -202,7 +201,7 @@ mod tests {
         for (name, value) in lines {
             from.append_header(*name, *value).unwrap();
         }
-        let place = PlaceHeaders { country: Some("x-geo-country".into()), ..PlaceHeaders::default() };
+        let place = HeaderName::from_static("x-geo-country");
         let template = Template::of(&from, &[place], "203.0.113.5".parse().ok(), "r-1", &Trace::Off).unwrap();
         template
             .head(&To {

@@ -18,6 +18,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use self::lately::DbId;
 use crate::domain::code::Code;
 use crate::domain::place::Place;
 use crate::domain::whereabouts::{Unions, Whereabouts};
@@ -26,6 +27,7 @@ use crate::policy::countries;
 pub mod build;
 pub mod census;
 mod encode;
+mod lately;
 pub mod metadata;
 pub mod overlay;
 pub mod places;
@@ -133,6 +135,7 @@ pub struct Metadata {
 
 /// A checked database.
 pub struct GeoDb {
+    id: DbId,
     reader: Reader<Cow<'static, [u8]>>,
     bytes: usize,
 }
@@ -156,7 +159,7 @@ impl GeoDb {
         }
         let reader = Reader::from_source(bytes).map_err(GeoError::Invalid)?;
         reader.verify().map_err(GeoError::Invalid)?;
-        let db = GeoDb { reader, bytes: len };
+        let db = GeoDb { id: DbId::new(), reader, bytes: len };
         db.check_places()?;
         Ok(db)
     }
@@ -167,9 +170,11 @@ impl GeoDb {
         if address.is_ipv6() && self.reader.metadata().ip_version == 4 {
             return Ok(None);
         }
-        let found = self.reader.lookup(address).map_err(GeoError::Record)?;
-        let record = found.decode::<Record<'_>>().map_err(GeoError::Record)?;
-        Ok(record.map(|record| record.located()))
+        lately::find(self.id, address, || {
+            let found = self.reader.lookup(address).map_err(GeoError::Record)?;
+            let record = found.decode::<Record<'_>>().map_err(GeoError::Record)?;
+            Ok(record.map(|record| record.located()))
+        })
     }
 
     /// What it says of itself.

@@ -478,11 +478,12 @@ impl Scanner {
     }
 
     fn top_key(&mut self) -> Result<(), ScanError> {
-        if std::str::from_utf8(&self.text).is_err() {
+        self.key = match key_name(&self.text) {
+            Some(name) => TopKey::named(&name),
+            None if std::str::from_utf8(&self.text).is_ok() => TopKey::Other,
             // A lenient decoder could drop the bad bytes and read a key of interest in what is left.
-            return Err(ScanError::Syntax { expected: "a key in UTF-8", at: self.text_at });
-        }
-        self.key = key_name(&self.text).map_or(TopKey::Other, |name| TopKey::named(&name));
+            None => return Err(ScanError::Syntax { expected: "a key in UTF-8", at: self.text_at }),
+        };
         let (seen, key) = match self.key {
             TopKey::Model => (&mut self.seen_model, "model"),
             TopKey::Stream => (&mut self.seen_stream, "stream"),
@@ -554,11 +555,11 @@ impl Scanner {
 
 /// A key without its quotes and escapes. Half a surrogate pair does not decode; such a key is none of interest.
 fn key_name(quoted: &[u8]) -> Option<Cow<'_, str>> {
-    let text = std::str::from_utf8(quoted).ok()?;
-    if text.contains('\\') {
-        return serde_json::from_str(text).ok().map(Cow::Owned);
+    if quoted.contains(&b'\\') {
+        return serde_json::from_slice(quoted).ok().map(Cow::Owned);
     }
-    Some(Cow::Borrowed(text.trim_matches('"')))
+    let inside = quoted.get(1..quoted.len().saturating_sub(1))?;
+    std::str::from_utf8(inside).ok().map(Cow::Borrowed)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `geo.headers`: the headers in which trusted proxies name the client's place.
 
+use http::HeaderName;
+
 use crate::config::diagnostic::quoted;
 use crate::config::raw::{At, Report, Table, Value, hint_among};
 use crate::policy::client::PlaceHeaders;
@@ -40,12 +42,9 @@ const OTHERS: [&str; 9] = [
     "x-forwarded-for",
 ];
 
-/// The sets that have a name, and these: a client's own copies of them all end at the edge.
-pub(super) fn stripped(believed: &[PlaceHeaders]) -> Vec<PlaceHeaders> {
-    let known = KNOWN.into_iter().map(|(_, names)| set(names));
-    let mut sets: Vec<PlaceHeaders> = known.filter(|set| !believed.contains(set)).collect();
-    sets.extend_from_slice(believed);
-    sets
+/// The names in these sets: a client's own copies end at the edge. Those of the sets that have a name always do.
+pub(super) fn stripped(believed: &[PlaceHeaders]) -> Vec<HeaderName> {
+    believed.iter().flat_map(PlaceHeaders::names).filter_map(|name| name.parse().ok()).collect()
 }
 
 /// Checks `headers` of `[geo]`. None is believed unless it is named: a proxy that sets none of them passes on what its
