@@ -74,7 +74,8 @@ mod tests {
 
     /// What the database `db` says of the `n`th address; `asked` counts how often it was.
     fn ask(db: (DbId, u16), n: u32, asked: &mut usize) -> Option<Located> {
-        let truth = (n % 7 != 0).then_some(Located { accuracy_radius_km: Some(db.1 + n as u16), ..Located::NOWHERE });
+        let truth =
+            (!n.is_multiple_of(7)).then_some(Located { accuracy_radius_km: Some(db.1 + n as u16), ..Located::NOWHERE });
         let address = IpAddr::V4(Ipv4Addr::from(n));
         let found = find(db.0, address, || -> Result<_, ()> {
             *asked += 1;
