@@ -1,5 +1,6 @@
 //! What the command line does; each command is a file.
 
+mod admin;
 mod assemble;
 mod check;
 mod cores;

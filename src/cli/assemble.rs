@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use nearpool::config::Config;
 use nearpool::control::Connections;
-use nearpool::control::admin::{self, Admin};
+use nearpool::control::admin;
 use nearpool::control::export::Export;
 use nearpool::control::interactions::Interactions;
 use nearpool::control::probe::Probe;
@@ -26,10 +26,10 @@ use nearpool::roster::{Roster, Snapshot};
 use pingora::server::Server;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::services::background::{GenBackgroundService, background_service};
-use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::net::TcpSocket;
 
+use super::admin::AdminListener;
 use super::cores::cores;
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
@@ -131,10 +131,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
             feed,
             started: start,
         };
-        let mut service = Service::new("admin".into(), Admin::new(parts));
-        service.threads = Some(1);
-        service.add_tcp(&address.to_string());
-        server.add_service(service);
+        server.add_service(AdminListener::new(address, parts));
     }
     let connections = Connections::new();
     let export = Export::new(Arc::clone(&roster), connections.clone(), &metrics, queued);

@@ -1,8 +1,9 @@
 //! Closes interactions whose session makes no more calls, and all of them when the edge ends.
 //!
-//! In the background, so that they are counted and logged soon after they are over, also where nobody scrapes.
+//! In the background, so that they are counted and logged soon after they are over, also where nobody scrapes. Once the
+//! edge accepts no more, an interaction is over with its last call here: who scrapes an edge that drains sees it counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use pingora::services::background::BackgroundService;
 use crate::observe::access_log::AccessLog;
 use crate::observe::interaction::tell;
 use crate::observe::metrics::Metrics;
-use crate::roster::{Closed, Roster};
+use crate::roster::{Cause, Closed, Roster};
 
 /// How often they are looked at: an interaction is told at most so long after it is over.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,12 +33,14 @@ pub struct Interactions {
     roster: Arc<Roster>,
     metrics: Arc<Metrics>,
     log: Arc<AccessLog>,
+    // Std mutex, never held across an `.await`: whoever finds none left must not be ahead of those that are being told.
+    telling: Mutex<()>,
 }
 
 impl Interactions {
     /// Closes the interactions of this roster.
     pub fn new(roster: Arc<Roster>, metrics: Arc<Metrics>, log: Arc<AccessLog>) -> Interactions {
-        Interactions { roster, metrics, log }
+        Interactions { roster, metrics, log, telling: Mutex::new(()) }
     }
 
     /// Closes all of them, for the end of the process: it blocks for as long as the log is slow, at most 2 s. What is not
@@ -45,9 +48,8 @@ impl Interactions {
     pub fn close_all(&self) {
         let deadline = Instant::now() + END_MAX;
         loop {
-            let closed = self.roster.interactions.close_any(CLOSED_MAX);
-            self.tell(&closed);
-            if closed.is_empty() && self.roster.interactions.is_empty() {
+            let closed = self.tell(|| self.roster.interactions.close_any(CLOSED_MAX));
+            if closed == 0 && self.roster.interactions.is_empty() {
                 return;
             }
             if Instant::now() < deadline {
@@ -59,23 +61,35 @@ impl Interactions {
     /// Closes some of those that idle. `false` when that were all.
     fn close_some(&self) -> bool {
         let idle = self.roster.snapshot().config.sessions.interaction_idle;
-        let closed = self.roster.close_idle(idle, Instant::now(), CLOSED_MAX);
-        self.tell(&closed);
-        closed.len() == CLOSED_MAX
+        self.tell(|| self.roster.close_idle(idle, Instant::now(), CLOSED_MAX)) == CLOSED_MAX
     }
 
-    fn tell(&self, closed: &[Closed]) {
-        let now = Instant::now();
+    /// Closes some of those without a call under way. `false` when that were all.
+    fn close_ended(&self) -> bool {
+        let ended = || {
+            let ended = self.roster.interactions.close_idle(Duration::ZERO, Instant::now(), CLOSED_MAX);
+            ended.into_iter().map(|closed| Closed { cause: Cause::End, ..closed }).collect()
+        };
+        self.tell(ended) == CLOSED_MAX
+    }
+
+    /// Tells of those that this closes, and says how many they are.
+    fn tell(&self, close: impl FnOnce() -> Vec<Closed>) -> usize {
+        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let (closed, now) = (close(), Instant::now());
         closed.iter().for_each(|closed| tell(closed, &self.metrics, &self.log, now));
+        closed.len()
     }
 }
 
 #[async_trait]
 impl BackgroundService for Interactions {
     /// Goes on while the edge drains; ends with its runtime.
-    async fn start(&self, _shutdown: ShutdownWatch) {
+    async fn start(&self, shutdown: ShutdownWatch) {
         loop {
-            tokio::time::sleep(if self.close_some() { PAUSE } else { TICK }).await;
+            let ending = *shutdown.borrow();
+            let more = if ending { self.close_ended() } else { self.close_some() };
+            tokio::time::sleep(if more { PAUSE } else { TICK }).await;
         }
     }
 }
@@ -140,6 +154,20 @@ mod tests {
         tokio::spawn(async move { service.start(shutdown).await });
         soon(|| world.lines() == 5_000).await;
         assert!(world.told() && world.roster.interactions.is_empty());
+    }
+
+    #[tokio::test]
+    async fn once_nothing_more_is_accepted_those_without_a_call_are_over() {
+        let world = world(Duration::from_secs(3_600));
+        let (_under_way, _) = world.roster.interactions.begin(SessionKey(5_000), Instant::now());
+        (0..5_000).for_each(|session| world.call(session));
+        let service = Arc::clone(&world.service);
+        let (_sender, shutdown) = tokio::sync::watch::channel(true);
+        tokio::spawn(async move { service.start(shutdown).await });
+        soon(|| world.lines() == 5_000).await;
+        assert!(world.told() && world.roster.interactions.len() == 1);
+        let lines = std::fs::read_to_string(&world.log).unwrap();
+        assert!(lines.lines().all(|line| line.contains(r#""closed":"end""#)), "{lines}");
     }
 
     #[test]

@@ -390,7 +390,12 @@ impl Roster {
 
     /// Whether clients should make their next request on another connection.
     pub fn closes_connections(&self) -> bool {
-        self.is_draining() || self.handing_over.load(Ordering::Relaxed)
+        self.is_draining() || self.is_handing_over()
+    }
+
+    /// Whether a successor takes the listeners.
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Relaxed)
     }
 
     /// Whether the edge is about to end.

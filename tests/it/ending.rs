@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::support::{Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, json_body, post, request, sim, whole, with};
+use crate::support::{
+    Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, json_body, post, post_with, request, sim, whole, with,
+};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -70,6 +72,92 @@ async fn a_terminated_edge_goes_on_accepting_then_finishes_what_it_has() {
     assert_eq!(status.code(), Some(0), "{}", edge.stderr());
     edge.wait_for_stderr("drained: every request has ended").await;
     edge.wait_for_logs(2, |line| line["path"] == CHAT || line["outcome"] == "ok").await;
+}
+
+#[tokio::test]
+async fn while_streams_drain_the_admin_listener_shows_them_end() {
+    let mut replica = Scripted::start().await;
+    let pool = Pool::new("near", "here", "m").replica("a", &replica.url());
+    let mut edge = Edge::start(EdgeConfig::new().pool(pool).set("timeouts", "drain", "\"1m\"")).await;
+    let mut streams = Vec::new();
+    for session in ["one", "other"] {
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post_with(CHAT, &[("x-session-id", session)], &streaming())).await;
+        let mut exchange = replica.next().await;
+        exchange.begin_stream().await;
+        exchange.chunk("data: 1\n\n").await;
+        let head = client.head().await;
+        streams.push((client, exchange, head));
+    }
+    let mut viewer = Http1::connect(edge.admin()).await;
+    viewer.send(&request("GET", "/events", &[], b"")).await;
+    assert_eq!(viewer.head().await.status, 200);
+
+    edge.signal("TERM");
+    edge.wait_until_closed().await;
+    assert_eq!(edge.metric("nearpool_draining").await, 1.0);
+    let ready = edge.admin_get("/readyz").await;
+    assert_eq!((ready.status, &json_body(&ready)["reason"]), (503, &json!("draining")));
+    assert_eq!(edge.admin_get("/healthz").await.status, 200);
+    let status = json_body(&edge.admin_get("/status").await);
+    assert_eq!((&status["draining"], &status["totals"]["in_flight"]), (&json!(true), &json!(2)));
+    // Who watches goes on watching.
+    while !String::from_utf8_lossy(&viewer.chunk().await.unwrap().unwrap().bytes).contains("\"draining\":true") {}
+
+    let (mut client, mut exchange, head) = streams.remove(0);
+    exchange.chunk("data: [DONE]\n\n").await;
+    exchange.send("0\r\n\r\n").await;
+    client.body(&head).await.1.unwrap();
+    // The call and, although the session could go on for minutes, its interaction.
+    edge.wait_for_metric("agent_llm_calls_total{model=\"m\",step_type=\"none\"}", |calls| calls == 1.0).await;
+    edge.wait_for_metric("agent_interaction_calls_count", |interactions| interactions == 1.0).await;
+
+    // The last call ends the process, whoever still watches; what nobody could scrape any more is in the log.
+    let (mut client, mut exchange, head) = streams.remove(0);
+    exchange.chunk("data: [DONE]\n\n").await;
+    exchange.send("0\r\n\r\n").await;
+    client.body(&head).await.1.unwrap();
+    assert_eq!(edge.wait_for_end().await.code(), Some(0), "{}", edge.stderr());
+    edge.wait_for_logs(2, |line| line["outcome"] == "ok").await;
+    edge.wait_for_logs(2, |line| line["closed"] == "end").await;
+}
+
+#[tokio::test]
+async fn after_a_hand_over_only_the_successor_answers_at_the_admin_address() {
+    const IN_FLIGHT: &str = "nearpool_replica_in_flight{pool=\"near\",replica=\"a\"}";
+    let mut replica = Scripted::start().await;
+    let pool = Pool::new("near", "here", "m").replica("a", &replica.url());
+    let mut old = Edge::start(EdgeConfig::new().pool(pool).set("timeouts", "drain", "\"1m\"")).await;
+    let mut client = Http1::connect(old.agents()).await;
+    client.send(&post(CHAT, &streaming())).await;
+    let mut exchange = replica.next().await;
+    exchange.begin_stream().await;
+    exchange.chunk("data: 1\n\n").await;
+    let head = client.head().await;
+    assert_eq!(old.metric(IN_FLIGHT).await, 1.0);
+    let mut viewer = Http1::connect(old.admin()).await;
+    viewer.send(&request("GET", "/events", &[], b"")).await;
+    assert_eq!(viewer.head().await.status, 200);
+
+    let successor = old.spawn_successor();
+    old.wait_until(|| {
+        old.signal("QUIT");
+        old.stderr().contains("handing over")
+    })
+    .await;
+    // Ended, not cut: the old process has let go of the listener, while the stream goes on in it.
+    while viewer.chunk().await.unwrap().is_some() {}
+    successor.wait_for_metric(IN_FLIGHT, |calls| calls == 0.0).await;
+    for _ in 0..20 {
+        assert_eq!((successor.admin_get("/readyz").await.status, successor.metric(IN_FLIGHT).await), (200, 0.0));
+    }
+    exchange.chunk("data: [DONE]\n\n").await;
+    exchange.send("0\r\n\r\n").await;
+    let (body, ended) = client.body(&head).await;
+    ended.unwrap();
+    assert_eq!(body, "data: 1\n\ndata: [DONE]\n\n");
+    assert_eq!(old.wait_for_end().await.code(), Some(0), "{}", old.stderr());
+    assert_eq!(successor.admin_get("/readyz").await.status, 200);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! Each event is written out once for all viewers. Who reads too slowly for that misses some, and is dropped when the
 //! system's buffers are full and stay so for [`IO_TIMEOUT`](super::IO_TIMEOUT); nobody waits for anybody. The stream ends
-//! after [`VIEW_MAX`], or when the edge does, with the status of then.
+//! after [`VIEW_MAX`], or when the listener goes to a successor, with the status of then. While the edge drains it goes on;
+//! the process ends without waiting for it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ impl Events {
         VIEWERS_MAX - self.viewers.available_permits()
     }
 
-    /// Sends events until the edge or the viewer goes.
+    /// Sends events until the listener or the viewer goes.
     pub(super) async fn stream(
         &self,
         session: &mut ServerSession,

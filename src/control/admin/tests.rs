@@ -379,7 +379,7 @@ async fn viewers_are_bounded_and_one_that_goes_makes_room() {
 }
 
 #[tokio::test]
-async fn events_end_with_the_edge_and_their_last_tells_of_then() {
+async fn events_end_with_the_listener_and_their_last_tells_of_then() {
     let edge = serve("").await;
     let mut viewer = Viewer::open(&edge).await;
     assert!(viewer.read_until(|got| got.contains("event: history")).await);
