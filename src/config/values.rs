@@ -197,7 +197,7 @@ pub struct AccessLog {
 pub struct Tracing {
     /// Where the collector takes OTLP over HTTP; the base path is what comes before `/v1/traces`.
     pub endpoint: ReplicaAddress,
-    /// The share of the requests that are traced if their caller says nothing, 0 to 1.
+    /// The share of the requests that are traced if no trusted caller decides, 0 to 1.
     pub sample: f64,
     /// Headers that the collector wants, names in lower case.
     pub headers: Vec<(String, Secret)>,

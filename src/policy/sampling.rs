@@ -1,8 +1,12 @@
-//! Which requests are traced: those whose caller traces them, and of those whose caller says nothing a share.
+//! Which requests are traced: those whose trusted caller traces them, and of those without such a caller a share.
 //!
-//! A caller's decision binds in both directions, since a trace with holes explains nothing: a caller that samples all of
-//! its calls has all of them traced here. The share is taken by the trace's id (its last 7 bytes, as W3C Trace Context
-//! level 2 has it), so that every program that knows the id and the share decides alike.
+//! A trusted caller's decision binds in both directions, since a trace with holes explains nothing. Anybody else's flag
+//! counts for nothing, or each client could have all that it does recorded; its trace's id is kept, so that what is
+//! recorded here belongs to the same trace as what it records itself.
+//!
+//! The share is taken by the trace's id (its last 7 bytes, as W3C Trace Context level 2 has it), so that every program that
+//! knows the id and the share decides alike. An id that is not the edge's own may have been chosen for that, so in its
+//! place an id of the edge's own decides: a client's share is the same whatever it sends.
 
 use rand::{Rng, RngExt};
 
@@ -14,6 +18,15 @@ pub const QUEUE_SPANS_MAX: usize = 65_536;
 /// Bits of a trace's id that decide.
 const DECIDING_BITS: u32 = 56;
 
+/// What a request's caller says of its trace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The caller's span.
+    pub context: TraceContext,
+    /// Whether its flag is believed.
+    pub is_trusted: bool,
+}
+
 /// The trace that a request belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Begun {
@@ -24,14 +37,14 @@ pub struct Begun {
     pub parent: Option<SpanId>,
 }
 
-/// Begins a request's span. `ratio` is the share of requests that are traced if their caller says nothing, 0 to 1.
-pub fn begin(caller: Option<TraceContext>, ratio: f64, rng: &mut impl Rng) -> Begun {
+/// Begins a request's span. `ratio` is the share of requests that are traced if no trusted caller decides, 0 to 1.
+pub fn begin(caller: Option<Caller>, ratio: f64, rng: &mut impl Rng) -> Begun {
     match caller {
-        Some(caller) if caller.sampled => {
-            let context = TraceContext { span_id: span_id(rng), ..caller };
-            Begun { context, parent: Some(caller.span_id) }
+        Some(Caller { context, is_trusted }) => {
+            let sampled = if is_trusted { context.sampled } else { is_sampled(trace_id(rng), ratio) };
+            let span_id = if sampled { span_id(rng) } else { context.span_id };
+            Begun { context: TraceContext { span_id, sampled, ..context }, parent: Some(context.span_id) }
         }
-        Some(caller) => Begun { context: caller, parent: Some(caller.span_id) },
         None => {
             let trace_id = trace_id(rng);
             let sampled = is_sampled(trace_id, ratio);
@@ -69,15 +82,35 @@ mod tests {
         TraceContext { trace_id: TraceId(7), span_id: SpanId(9), sampled: true, random_id: true };
 
     #[test]
-    fn a_callers_decision_binds_whatever_the_share() {
+    fn a_trusted_callers_decision_binds_whatever_the_share_and_nobody_elses_does() {
         let mut rng = SmallRng::seed_from_u64(1);
-        for ratio in [0.0, 1.0] {
-            let traced = begin(Some(CALLER), ratio, &mut rng);
-            assert_eq!((traced.context.trace_id, traced.parent), (CALLER.trace_id, Some(CALLER.span_id)));
-            assert!(traced.context.sampled && traced.context.random_id && traced.context.span_id != CALLER.span_id);
+        for (is_trusted, flag, ratio, sampled) in [
+            (true, true, 0.0, true),
+            (true, true, 1.0, true),
+            (true, false, 0.0, false),
+            (true, false, 1.0, false),
+            (false, true, 0.0, false),
+            (false, true, 1.0, true),
+            (false, false, 0.0, false),
+            (false, false, 1.0, true),
+        ] {
+            let caller = Caller { context: TraceContext { sampled: flag, ..CALLER }, is_trusted };
+            let begun = begin(Some(caller), ratio, &mut rng);
+            assert_eq!(begun.parent, Some(CALLER.span_id));
+            assert_eq!(begun.context.span_id != CALLER.span_id, sampled, "a span of its own: {caller:?} {ratio}");
+            let kept = TraceContext { span_id: begun.context.span_id, sampled, ..CALLER };
+            assert_eq!(begun.context, kept, "{caller:?} {ratio}");
+        }
+    }
 
-            let left_out = TraceContext { sampled: false, ..CALLER };
-            assert_eq!(begin(Some(left_out), ratio, &mut rng).context, left_out);
+    #[test]
+    fn nobody_chooses_an_id_that_is_traced() {
+        let mut rng = SmallRng::seed_from_u64(3);
+        for deciding in [0, (1 << DECIDING_BITS) - 1] {
+            let context = TraceContext { trace_id: TraceId(1 << 127 | deciding), ..CALLER };
+            let caller = Some(Caller { context, is_trusted: false });
+            let sampled = (0..10_000).filter(|_| begin(caller, 0.01, &mut rng).context.sampled).count();
+            assert!((70..=130).contains(&sampled), "{sampled} of 10,000 with {deciding:x}");
         }
     }
 

@@ -98,7 +98,7 @@ impl Edge {
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         // Whether the edge is well is asked all day, and nobody wants to trace that.
         if session.req_header().uri.path() != "/health" {
-            account.trace = Trace::begin(&self.spans, &snapshot, session.req_header());
+            account.trace = Trace::begin(&self.spans, &snapshot, session);
         }
         let mut serving =
             Serving { edge: self, snapshot: &snapshot, session, account: &mut account, opened: false, kept_in: false };

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pingora::ErrorType::InvalidHTTPHeader;
 use pingora::OrErr;
-use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
 
+use super::whereabouts;
 use crate::domain::trace::TraceContext;
 use crate::observe::trace::{Spans, State};
-use crate::policy::sampling::{self, Begun};
+use crate::policy::sampling::{self, Begun, Caller};
 use crate::roster::Snapshot;
 use crate::wire::trace_context;
 
@@ -56,12 +57,15 @@ pub(super) struct Recording {
 }
 
 impl Trace {
-    /// The trace of a request with this head.
-    pub(super) fn begin(spans: &Arc<Spans>, snapshot: &Snapshot, head: &RequestHeader) -> Trace {
+    /// The trace of this request.
+    pub(super) fn begin(spans: &Arc<Spans>, snapshot: &Snapshot, session: &ServerSession) -> Trace {
         let Some(tracing) = &snapshot.config.tracing else { return Trace::Off };
+        let head = session.req_header();
         let headers = &head.headers;
         let caller = caller(headers);
-        let begun = sampling::begin(caller, tracing.sample, &mut rand::rng());
+        let is_trusted = caller.is_some() && whereabouts::is_peer_trusted(session, &snapshot.config);
+        let told = caller.map(|context| Caller { context, is_trusted });
+        let begun = sampling::begin(told, tracing.sample, &mut rand::rng());
         let with_state = caller.is_some() && trace_context::is_state(states(headers));
         let passed = Passed { context: begun.context, as_it_came: caller == Some(begun.context), with_state };
         if !begun.context.sampled {

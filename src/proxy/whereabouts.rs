@@ -17,17 +17,26 @@ use crate::wire::{forwarded, place_headers};
 
 /// Who the client is.
 pub(super) fn client(session: &ServerSession, config: &Config) -> Client {
-    let socket = || session.client_addr()?.as_inet().map(|address| (address.ip(), Source::Peer));
-    let announced = proxied::source(session).map(|address| (address, Source::ProxyProtocol));
-    let peer = announced.or_else(socket).map(|(address, source)| (address.to_canonical(), source));
     let headers = &session.req_header().headers;
     let (mut forwarded, mut x_forwarded_for) = (forwarded::forwarded(headers), forwarded::x_forwarded_for(headers));
     client::client(
-        peer,
+        peer(session),
         &config.trusted_proxies,
         forwarded.as_mut().map(|hops| hops as Hops<'_>),
         x_forwarded_for.as_mut().map(|hops| hops as Hops<'_>),
     )
+}
+
+/// [`Client::trusted_peer`] before anybody asks who the client is: no header is read for it.
+pub(super) fn is_peer_trusted(session: &ServerSession, config: &Config) -> bool {
+    client::client(peer(session), &config.trusted_proxies, None, None).trusted_peer
+}
+
+/// Whom the PROXY header names, else the connection's other end.
+fn peer(session: &ServerSession) -> Option<(IpAddr, Source)> {
+    let socket = || session.client_addr()?.as_inet().map(|address| (address.ip(), Source::Peer));
+    let announced = proxied::source(session).map(|address| (address, Source::ProxyProtocol));
+    announced.or_else(socket).map(|(address, source)| (address.to_canonical(), source))
 }
 
 /// Where it is, and how its address was found in the database if that was asked.

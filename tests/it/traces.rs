@@ -27,6 +27,11 @@ fn traced(config: EdgeConfig, collector: &Collector, sample: &str) -> EdgeConfig
     config.set("tracing", "endpoint", &format!("\"{}\"", collector.url())).set("tracing", "sample", sample)
 }
 
+/// That configuration with callers whose flag is believed: all that this machine can be.
+fn trusting(config: EdgeConfig) -> EdgeConfig {
+    config.set("edge", "trusted_proxies", "[\"127.0.0.0/8\"]")
+}
+
 /// Makes a call that must be answered with this status.
 async fn call(edge: &Edge, headers: &[(&str, &str)], body: &Value, status: u16) {
     let mut client = Http1::connect(edge.agents()).await;

@@ -4,7 +4,7 @@ use nearpool::sim::server::{Fault, FaultPlan};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
 
-use super::{CHAT, TRACE, call, caller, hex, traced};
+use super::{CHAT, TRACE, call, caller, hex, traced, trusting};
 use crate::support::{
     Collector, Edge, EdgeConfig, Http1, Pool, Scripted, attribute, calls, chat, post_with, sim, unheard, with,
 };
@@ -50,7 +50,7 @@ async fn a_retry_is_a_second_child_of_the_request() {
     let near = Pool::new("near", "here", "m").replica("bad", &bad.url());
     let far = Pool::new("far", "far", "m").sims(&[&good]);
     let config = EdgeConfig::new().region("far", 50.0, 8.0).pool(near).pool(far);
-    let edge = Edge::start(traced(config, &collector, "0")).await;
+    let edge = Edge::start(traced(trusting(config), &collector, "0")).await;
     let mut client = Http1::connect(edge.agents()).await;
     client.send(&post_with(CHAT, &[("traceparent", &caller("01"))], &chat("x", 2))).await;
     let mut exchange = bad.next().await;
@@ -95,7 +95,7 @@ async fn a_resumed_stream_has_an_attempt_for_each_of_its_parts() {
     let near = Pool::new("near", "here", "m").sims(&[&a]);
     let far = Pool::new("far", "far", "m").sims(&[&b]);
     let config = EdgeConfig::new().region("far", 50.0, 8.0).pool(near).pool(far);
-    let edge = Edge::start(traced(config, &collector, "0")).await;
+    let edge = Edge::start(traced(trusting(config), &collector, "0")).await;
     call(&edge, &[("traceparent", &caller("01"))], &streamed("x", 12), 200).await;
 
     let (request, attempts) = family(&collector, 2).await;
@@ -120,7 +120,7 @@ async fn a_hedge_and_the_attempt_that_it_overtook_are_two_children() {
     const ENOUGH: usize = 64;
     let (a, b, collector) = (sim("a").await, sim("b").await, Collector::start().await);
     let config = EdgeConfig::of(&[&a, &b]).set("hedging", "enabled", "true").set("hedging", "budget", "0.5");
-    let edge = Edge::start(traced(config, &collector, "0")).await;
+    let edge = Edge::start(traced(trusting(config), &collector, "0")).await;
     for _ in 0..ENOUGH {
         call(&edge, &[], &streamed(&unheard(), 2), 200).await;
     }

@@ -3,13 +3,13 @@
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::json;
 
-use super::{PARENT, TRACE, call, caller, hex, traced};
+use super::{PARENT, TRACE, call, caller, hex, traced, trusting};
 use crate::support::{Collector, Edge, EdgeConfig, attribute, calls, chat, sim, with};
 
 #[tokio::test]
 async fn a_sampled_callers_trace_goes_on_here_and_at_the_replica() {
     let (replica, collector) = (sim("a").await, Collector::start().await);
-    let config = traced(EdgeConfig::of(&[&replica]), &collector, "0").set(
+    let config = traced(trusting(EdgeConfig::of(&[&replica])), &collector, "0").set(
         "tracing",
         "headers",
         "{ x-key = { env = \"NEARPOOL_IT_KEY\" } }",
@@ -98,7 +98,7 @@ async fn a_sampled_callers_trace_goes_on_here_and_at_the_replica() {
 #[tokio::test]
 async fn who_is_not_sampled_is_passed_on_and_leaves_no_span() {
     let (replica, collector) = (sim("a").await, Collector::start().await);
-    let edge = Edge::start(traced(EdgeConfig::of(&[&replica]), &collector, "1")).await;
+    let edge = Edge::start(traced(trusting(EdgeConfig::of(&[&replica])), &collector, "1")).await;
     let (left_out, sampled) = (caller("00"), caller("01"));
     call(&edge, &[("traceparent", &left_out), ("tracestate", "a=1")], &chat("x", 1), 200).await;
     // Had the first one left spans, they would be here before these.
@@ -111,10 +111,39 @@ async fn who_is_not_sampled_is_passed_on_and_leaves_no_span() {
 }
 
 #[tokio::test]
+async fn who_is_not_trusted_keeps_its_trace_and_decides_nothing() {
+    let (replica, collector) = (sim("a").await, Collector::start().await);
+    let config = EdgeConfig::of(&[&replica]).set("edge", "trusted_proxies", "[\"127.200.0.0/24\"]");
+    let edge = Edge::start(traced(config.clone(), &collector, "0")).await;
+    for flags in ["01", "00"] {
+        // Nor does it become trusted by its own word.
+        let headers = [("traceparent", &*caller(flags)), ("tracestate", "a=1"), ("x-forwarded-for", "127.200.0.1")];
+        call(&edge, &headers, &chat(flags, 1), 200).await;
+        let told = &calls(&replica).pop().unwrap().headers;
+        assert_eq!(
+            (&told["traceparent"], &told["tracestate"]),
+            (&caller("00").parse().unwrap(), &"a=1".parse().unwrap())
+        );
+    }
+    assert!(edge.wait_for_logs(2, |line| line["status"] == 200).await.iter().all(|line| line["trace_id"].is_null()));
+
+    // Had these calls left spans, they would be at the collector before those of the next.
+    assert_eq!(edge.reload_with(&traced(config, &collector, "1").toml(edge.address())).await.status, 200);
+    for (n, flags) in ["01", "00"].iter().enumerate() {
+        call(&edge, &[("traceparent", &*caller(flags)), ("tracestate", "a=1")], &chat(flags, 1), 200).await;
+        let spans = collector.spans(2 * (n + 1)).await;
+        let told = calls(&replica).pop().unwrap().headers;
+        let (trace, parent) = (hex(&spans[2 * n].trace_id), hex(&spans[2 * n].parent_span_id));
+        assert_eq!((&*trace, &*parent, &*spans[2 * n].trace_state), (TRACE, PARENT, "a=1"));
+        assert_eq!(told["traceparent"].to_str().unwrap(), format!("00-{TRACE}-{}-01", hex(&spans[2 * n + 1].span_id)));
+    }
+}
+
+#[tokio::test]
 async fn without_a_caller_a_trace_begins_here_for_the_share_that_is_sampled() {
     for (sample, flags, spans) in [("1", "01", 2), ("0", "00", 0)] {
         let (replica, collector) = (sim("a").await, Collector::start().await);
-        let edge = Edge::start(traced(EdgeConfig::of(&[&replica]), &collector, sample)).await;
+        let edge = Edge::start(traced(trusting(EdgeConfig::of(&[&replica])), &collector, sample)).await;
         call(&edge, &[("tracestate", "orphan=1")], &chat("x", 1), 200).await;
         let told = calls(&replica)[0].headers.clone();
         let parent = told["traceparent"].to_str().unwrap().to_owned();
