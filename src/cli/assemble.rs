@@ -30,7 +30,7 @@ use prometheus::Registry;
 use tokio::net::TcpSocket;
 
 use super::admin::AdminListener;
-use super::cores::cores;
+use super::cores::{Unfinished, cores};
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.
@@ -45,6 +45,7 @@ pub(super) struct Assembled {
     pub(super) spans: Arc<Spans>,
     pub(super) config: Arc<Config>,
     pub(super) interactions: Arc<Interactions>,
+    pub(super) unfinished: Unfinished,
 }
 
 /// How it is put together.
@@ -116,7 +117,9 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     }
     let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
     server.bootstrap();
-    let (acceptor, cores) = cores(listeners(&config, &edge, certificates.as_ref())?, threads);
+    let listeners = listeners(&config, &edge, certificates.as_ref())?;
+    let (acceptor, cores) = cores(listeners, threads, Arc::clone(&roster.missing_listeners));
+    let unfinished = acceptor.unfinished();
     for core in cores {
         server.add_service(core);
     }
@@ -143,7 +146,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let closing = on_a_thread("interactions", interactions);
     let interactions = closing.task();
     server.add_service(closing);
-    Ok(Assembled { server, edge, roster, log, spans, config, interactions })
+    Ok(Assembled { server, edge, roster, log, spans, config, interactions, unfinished })
 }
 
 /// Something in the background, on a thread of its own, so that none holds up another.

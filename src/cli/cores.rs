@@ -17,6 +17,7 @@ mod listeners;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use nearpool::proxy::Accept;
@@ -26,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 pub(super) use acceptor::Acceptor;
+pub(super) use evenly::Unfinished;
 use evenly::{Connection, Cores};
 
 /// Connections that a core has been given and not begun yet. It takes them in microseconds; were it so far behind,
@@ -49,11 +51,16 @@ impl Serve for Accept {
     }
 }
 
-/// The acceptor of these listeners and so many cores, all to be run beside each other.
-pub(super) fn cores<S: Serve>(listeners: Vec<(SocketAddr, Arc<S>)>, count: usize) -> (Acceptor<S>, Vec<Core<S>>) {
+/// The acceptor of these listeners and so many cores, all to be run beside each other. `missing` counts the addresses that
+/// cannot be listened at, as long as they cannot.
+pub(super) fn cores<S: Serve>(
+    listeners: Vec<(SocketAddr, Arc<S>)>,
+    count: usize,
+    missing: Arc<AtomicUsize>,
+) -> (Acceptor<S>, Vec<Core<S>>) {
     let (queues, given): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(WAITING_MAX)).unzip();
     let cores = given.into_iter().enumerate().map(|(index, given)| Core { name: format!("agents-{index}"), given });
-    (Acceptor::new(listeners, Cores::new(queues)), cores.collect())
+    (Acceptor::new(listeners, Cores::new(queues), missing), cores.collect())
 }
 
 /// One thread that serves agents.

@@ -14,6 +14,8 @@ use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::cores::Unfinished;
+
 /// How often the end of the last request is looked for while draining.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -95,12 +97,22 @@ async fn wait_while(holds: impl Fn() -> bool, most: Duration) {
 }
 
 impl Drainer {
-    /// Waits until every request has ended, or as long as it may.
+    /// Waits until every request has ended, or as long as it may. A connection that was accepted last may be about to ask:
+    /// what it asks is waited for, too.
     async fn last_request(&self) {
-        wait_while(|| self.edge.requests_open() > 0, self.roster.snapshot().config.timeouts.drain).await;
+        let deadline = Instant::now() + self.roster.snapshot().config.timeouts.drain;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        wait_while(|| self.edge.requests_open() > 0, left()).await;
+        while self.edge.requests_open() == 0 && !left().is_zero() {
+            wait_while(|| self.unfinished.is_any(), LAST_BYTES).await;
+            if self.edge.requests_open() == 0 {
+                return log::info!("drained: every request has ended");
+            }
+            wait_while(|| self.edge.requests_open() > 0, left()).await;
+        }
         let cut = self.edge.requests_open();
         self.edge.end_requests();
-        wait_while(|| self.edge.connections_open() > 0, LAST_BYTES).await;
+        wait_while(|| self.unfinished.is_any(), LAST_BYTES).await;
         if cut > 0 {
             log::warn!("drained: {cut} requests were still open after timeouts.drain and are ended");
         } else {
@@ -145,6 +157,7 @@ pub(super) struct Drainer {
     pub(super) log: Arc<AccessLog>,
     pub(super) interactions: Arc<Interactions>,
     pub(super) spans: Arc<Spans>,
+    pub(super) unfinished: Unfinished,
 }
 
 #[async_trait]

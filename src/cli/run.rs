@@ -31,7 +31,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     super::start_log("warn,nearpool=info");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let Assembled { mut server, edge, roster, log, spans, config, interactions } = assemble(Options {
+    let Assembled { mut server, edge, roster, log, spans, config, interactions, unfinished } = assemble(Options {
         config: &args.config,
         access_log: !args.no_access_log,
         upgrade: args.upgrade,
@@ -47,6 +47,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             log: Arc::clone(&log),
             interactions: Arc::clone(&interactions),
             spans: Arc::clone(&spans),
+            unfinished,
         },
     ));
     for address in &config.listen {

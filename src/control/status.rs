@@ -138,6 +138,8 @@ pub(super) struct Beside<'a> {
 pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Option<&'static str> {
     if roster.is_draining() {
         Some("draining")
+    } else if !roster.is_listening() {
+        Some("an address cannot be listened at; the log says which and why")
     } else if !snapshot.can_serve(now) {
         Some("no replica can serve")
     } else {

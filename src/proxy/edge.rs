@@ -99,12 +99,6 @@ impl Edge {
         self.ending.reach();
     }
 
-    /// Connections of clients that are open now. A request's last bytes may still be on their way out of its connection
-    /// when the request has ended.
-    pub fn connections_open(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
     /// Counts a connection in until the guard is dropped, unless `max` are open.
     pub(super) fn connection(&self, max: usize) -> Option<Counted<'_>> {
         Counted::below(&self.connections, max)

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -301,6 +301,8 @@ pub struct Roster {
     pub retries: RetryBudget,
     /// What clients have left for hedges.
     pub hedges: RetryBudget,
+    /// How many addresses there are at which agents should be served and nobody listens.
+    pub missing_listeners: Arc<AtomicUsize>,
     draining: AtomicBool,
     handing_over: AtomicBool,
 }
@@ -320,6 +322,7 @@ impl Roster {
             responses,
             retries: RetryBudget::default(),
             hedges: RetryBudget::default(),
+            missing_listeners: Arc::default(),
             draining: AtomicBool::new(false),
             handing_over: AtomicBool::new(false),
         }
@@ -396,6 +399,11 @@ impl Roster {
     /// Whether a successor takes the listeners.
     pub fn is_handing_over(&self) -> bool {
         self.handing_over.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody listens at every address at which agents should be served.
+    pub fn is_listening(&self) -> bool {
+        self.missing_listeners.load(Ordering::Relaxed) == 0
     }
 
     /// Whether the edge is about to end.

@@ -75,6 +75,28 @@ async fn a_terminated_edge_goes_on_accepting_then_finishes_what_it_has() {
 }
 
 #[tokio::test]
+async fn who_is_connected_when_the_edge_ends_is_answered() {
+    let replica = sim("a").await;
+    for _ in 0..3 {
+        let mut edge = Edge::start(EdgeConfig::of(&[&replica])).await;
+        // It finds all of this at once: connections that nobody has accepted, and the signal.
+        edge.signal("STOP");
+        let mut clients = Vec::new();
+        for _ in 0..400 {
+            let mut client = Http1::connect(edge.agents()).await;
+            client.send(&request("GET", "/health", &[], b"")).await;
+            clients.push(client);
+        }
+        edge.signal("TERM");
+        edge.signal("CONT");
+        for client in &mut clients {
+            assert_eq!(client.answer().await.status, 200);
+        }
+        assert_eq!(edge.wait_for_end().await.code(), Some(0), "{}", edge.stderr());
+    }
+}
+
+#[tokio::test]
 async fn while_streams_drain_the_admin_listener_shows_them_end() {
     let mut replica = Scripted::start().await;
     let pool = Pool::new("near", "here", "m").replica("a", &replica.url());

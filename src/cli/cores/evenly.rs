@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 
 /// An accepted connection on its way to a core.
 pub(super) struct Connection<S> {
@@ -24,7 +25,7 @@ pub(super) struct Connection<S> {
 pub(super) struct Open(Arc<AtomicUsize>);
 
 impl Open {
-    fn one_more(count: &Arc<AtomicUsize>) -> Open {
+    pub(super) fn one_more(count: &Arc<AtomicUsize>) -> Open {
         count.fetch_add(1, Ordering::Relaxed);
         Open(Arc::clone(count))
     }
@@ -32,7 +33,23 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // Whoever sees accepting ended sees what was accepted, too.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// What is still to be waited for when the edge ends: connections that are open, from the moment they are accepted, and
+/// accepting itself.
+#[derive(Clone)]
+pub(in super::super) struct Unfinished {
+    /// First what accepts, as one that is open; then the cores.
+    counts: Vec<Arc<AtomicUsize>>,
+}
+
+impl Unfinished {
+    /// Whether there is anything.
+    pub(in super::super) fn is_any(&self) -> bool {
+        self.counts.iter().any(|count| count.load(Ordering::Acquire) > 0)
     }
 }
 
@@ -48,9 +65,22 @@ impl<S> Cores<S> {
         Cores { cores: queues.into_iter().map(|queue| (queue, Arc::default())).collect(), last }
     }
 
-    /// How many connections each core has open, those included that are on their way to it.
+    /// How many connections each core has open, those included that are on their way to it. One that takes no more comes
+    /// last, although it has none.
     fn open(&self) -> Vec<usize> {
-        self.cores.iter().map(|(_, open)| open.load(Ordering::Relaxed)).collect()
+        let open = |(queue, open): &(mpsc::Sender<_>, Arc<AtomicUsize>)| match queue.is_closed() {
+            false => open.load(Ordering::Relaxed),
+            true => usize::MAX,
+        };
+        self.cores.iter().map(open).collect()
+    }
+
+    /// What is unfinished until `accepting` is dropped and no core has a connection open.
+    pub(super) fn unfinished(&self) -> (Unfinished, Open) {
+        let accepting = Arc::default();
+        let guard = Open::one_more(&accepting);
+        let cores = self.cores.iter().map(|(_, open)| Arc::clone(open));
+        (Unfinished { counts: std::iter::once(accepting).chain(cores).collect() }, guard)
     }
 
     #[cfg(test)]
@@ -58,14 +88,17 @@ impl<S> Cores<S> {
         self.cores.iter().map(|(_, open)| Arc::clone(open)).collect()
     }
 
-    pub(super) async fn give(&self, socket: TcpStream, peer: SocketAddr, serve: Arc<S>) {
-        let Some(core) = fewest(&self.open(), self.last.load(Ordering::Relaxed)) else { return };
-        self.last.store(core, Ordering::Relaxed);
-        let (queue, open) = &self.cores[core];
-        let connection = Connection { socket, peer, serve, open: Open::one_more(open) };
-        if queue.send(connection).await.is_err() {
-            log::error!("a connection from {peer} is closed: thread {core} serves no more");
+    /// To one core, and if that one ends before it has taken it, to another.
+    pub(super) async fn give(&self, mut socket: TcpStream, peer: SocketAddr, mut serve: Arc<S>) {
+        for _ in &self.cores {
+            let Some(core) = fewest(&self.open(), self.last.load(Ordering::Relaxed)) else { break };
+            self.last.store(core, Ordering::Relaxed);
+            let (queue, open) = &self.cores[core];
+            let connection = Connection { socket, peer, serve, open: Open::one_more(open) };
+            let Err(SendError(unserved)) = queue.send(connection).await else { return };
+            (socket, serve) = (unserved.socket, unserved.serve);
         }
+        log::error!("a connection from {peer} is closed: no thread serves any more; restart this process");
     }
 }
 
@@ -97,6 +130,25 @@ mod tests {
         ] {
             assert_eq!(fewest(open, last), chosen, "{open:?} after {last}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_core_that_takes_no_more_gets_none_while_another_does() {
+        let (queues, mut given): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel(8)).unzip();
+        let cores = Cores::new(queues);
+        drop(given.remove(0));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..6 {
+            clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            let (socket, peer) = listener.accept().unwrap();
+            cores.give(socket, peer, Arc::new(())).await;
+        }
+        assert_eq!(given.iter().map(mpsc::Receiver::len).collect::<Vec<_>>(), [3, 3]);
+        // With none left it is closed, not tried for ever.
+        drop(given);
+        let (socket, peer) = (clients.pop().unwrap(), listener.local_addr().unwrap());
+        cores.give(socket, peer, Arc::new(())).await;
     }
 
     #[test]

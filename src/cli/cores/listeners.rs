@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pingora::server::ListenFds;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -25,17 +25,23 @@ const TRIES: u32 = 30;
 const TRY_EVERY: Duration = Duration::from_secs(1);
 
 /// The listener at this address: the running process's, if it gave one, or a new one. It is noted in the table, for a
-/// process that comes after this one.
-pub(super) async fn listen(address: SocketAddr, table: Option<&ListenFds>) -> anyhow::Result<TcpListener> {
-    let Some(table) = table else { return Ok(bind(address).await?) };
+/// process that comes after this one. What fails leaves the table as it was, and may be tried again.
+pub(super) async fn listen(address: SocketAddr, table: Option<&ListenFds>) -> io::Result<TcpListener> {
+    let Some(table) = table else { return bind(address).await };
     let key = address.to_string();
     let given = table.lock().get(&key).copied();
-    let listener = match given {
-        Some(given) => take_over(given).context("the listener of the running process cannot be used")?,
-        None => bind(address).await?,
-    };
+    if let Some(given) = given {
+        return take_over(key, given, table);
+    }
+    let listener = bind(address).await?;
     table.lock().add(key, listener.as_raw_fd());
     Ok(listener)
+}
+
+/// Whether an error is for want of something that is free again when connections have closed.
+pub(super) fn is_of_want(error: &io::Error) -> bool {
+    const WANT: [Errno; 5] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|number| WANT.contains(&Errno::from_raw(number)))
 }
 
 async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -58,17 +64,25 @@ fn try_bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Takes a listener out of the table, which holds a bare number.
-fn take_over(given: RawFd) -> anyhow::Result<TcpListener> {
-    let listener = std::net::TcpListener::from(owned(given)?);
+/// Takes a listener over from the table, which holds a bare number. That number is closed last, when nothing can fail any
+/// more: it may be all that keeps the socket, and who waits at it. And it is replaced in the same breath, so that a
+/// successor is never sent a number that is none.
+fn take_over(key: String, given: RawFd, table: &ListenFds) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::from(another(given)?);
     listener.set_nonblocking(true)?;
-    Ok(TcpListener::from_std(listener)?)
+    let listener = TcpListener::from_std(listener)?;
+    let mut table = table.lock();
+    table.add(key, listener.as_raw_fd());
+    if let Err(error) = nix::unistd::close(given) {
+        log::warn!("a listener of the predecessor stays open: {error}");
+    }
+    Ok(listener)
 }
 
-/// The socket of a descriptor, to be owned: it closes when it is dropped. A number cannot be made an owner in place without
-/// unsafe code. So it is sent through a pair of sockets (unix(7), `SCM_RIGHTS`), as it would be to another process: what
-/// comes out at the other end has an owner, and the number is closed.
-fn owned(socket: RawFd) -> anyhow::Result<OwnedFd> {
+/// Another descriptor of a socket, to be owned: it closes when it is dropped. A number cannot be made an owner in place
+/// without unsafe code. So it is sent through a pair of sockets (unix(7), `SCM_RIGHTS`), as it would be to another process:
+/// what comes out at the other end has an owner.
+fn another(socket: RawFd) -> io::Result<OwnedFd> {
     let (to, from) = UnixDatagram::pair()?;
     let rights = [socket];
     sendmsg::<()>(
@@ -86,8 +100,8 @@ fn owned(socket: RawFd) -> anyhow::Result<OwnedFd> {
         RecvAncillaryMessage::ScmRights(mut owned) => owned.next(),
         _ => None,
     });
-    nix::unistd::close(socket)?;
-    owned.ok_or_else(|| anyhow!("no descriptor came back"))
+    // Without room for another descriptor the kernel leaves it out, and says no error.
+    owned.ok_or_else(|| Errno::EMFILE.into())
 }
 
 #[cfg(test)]
@@ -123,5 +137,31 @@ mod tests {
         assert_eq!(listener.accept().await.unwrap().1, client.local_addr().unwrap());
         drop(listener);
         assert!(TcpStream::connect(at).is_err(), "no descriptor of it is left open");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_taken_over_is_an_error_and_changes_nothing() {
+        let table = ListenFds::new(Fds::new().into());
+        table.lock().add("127.0.0.1:0".into(), RawFd::MAX);
+        let error = listen(here(), Some(&table)).await.unwrap_err();
+        assert_eq!((error.raw_os_error(), is_of_want(&error)), (Some(Errno::EBADF as i32), false));
+        assert_eq!(table.lock().get("127.0.0.1:0").copied(), Some(RawFd::MAX));
+    }
+
+    #[test]
+    fn only_want_is_waited_out() {
+        for (errno, want) in [
+            (Errno::EMFILE, true),
+            (Errno::ENFILE, true),
+            (Errno::ENOBUFS, true),
+            (Errno::ENOMEM, true),
+            (Errno::ETOOMANYREFS, true),
+            (Errno::EBADF, false),
+            (Errno::EADDRINUSE, false),
+            (Errno::EACCES, false),
+            (Errno::EADDRNOTAVAIL, false),
+        ] {
+            assert_eq!(is_of_want(&errno.into()), want, "{errno}");
+        }
     }
 }

@@ -1,7 +1,8 @@
+use std::fmt::Debug;
 use std::io::Read;
 use std::net::TcpStream as Client;
-use std::os::fd::IntoRawFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::fd::{IntoRawFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,21 +31,30 @@ struct Rig {
     counts: Vec<Arc<AtomicUsize>>,
     shutdown: watch::Sender<bool>,
     acceptor: Running,
+    missing: Arc<AtomicUsize>,
+    unfinished: Unfinished,
     cores: Vec<Core<Tell>>,
 }
 
 impl Rig {
     /// The acceptor; the cores are to be started.
     fn accepting(count: usize) -> Rig {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Rig::at(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), count, &[], false)
+    }
+
+    /// With this listener of a predecessor, others of it that are none, and maybe the end at once.
+    fn at(listener: std::net::TcpListener, count: usize, lost: &[SocketAddr], ending: bool) -> Rig {
         let at = listener.local_addr().unwrap();
         let table = ListenFds::new(Fds::new().into());
         table.lock().add(at.to_string(), listener.into_raw_fd());
-        let shutdown = watch::Sender::new(false);
-        let (acceptor, cores) = cores(vec![(at, Arc::new(Tell))], count);
-        let counts = acceptor.counts();
+        lost.iter().for_each(|lost| table.lock().add(lost.to_string(), RawFd::MAX));
+        let shutdown = watch::Sender::new(ending);
+        let (tell, missing) = (Arc::new(Tell), Arc::<AtomicUsize>::default());
+        let listeners = lost.iter().chain([&at]).map(|at| (*at, Arc::clone(&tell))).collect();
+        let (acceptor, cores) = cores(listeners, count, Arc::clone(&missing));
+        let (counts, unfinished) = (acceptor.counts(), acceptor.unfinished());
         let acceptor = start(acceptor, Some(table), &shutdown);
-        Rig { at, counts, shutdown, acceptor, cores }
+        Rig { at, counts, shutdown, acceptor, missing, unfinished, cores }
     }
 
     #[must_use]
@@ -64,11 +74,15 @@ impl Rig {
     }
 
     fn wait_for_open(&self, expected: &[usize]) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.open() != expected {
-            assert!(Instant::now() < deadline, "{:?} are open, not {expected:?}", self.open());
-            thread::sleep(Duration::from_millis(1));
-        }
+        wait_for(|| self.open(), expected);
+    }
+}
+
+fn wait_for<T: PartialEq<U> + Debug, U: ?Sized + Debug>(found: impl Fn() -> T, expected: &U) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while found() != *expected {
+        assert!(Instant::now() < deadline, "{:?}, not {expected:?}", found());
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -134,6 +148,7 @@ fn what_was_accepted_before_the_end_is_served_after_it() {
     rig.shutdown.send(true).unwrap();
     rig.acceptor.wait_for_end();
     assert!(Client::connect(rig.at).is_err(), "the listener is closed");
+    assert!(rig.unfinished.is_any(), "what was accepted is waited for before it is served");
     let mut cores = rig.start_cores();
     let mut served = [0; 2];
     for client in &mut clients {
@@ -141,4 +156,41 @@ fn what_was_accepted_before_the_end_is_served_after_it() {
     }
     assert_eq!(served, [3, 3]);
     cores.iter_mut().for_each(Running::wait_for_end);
+    drop(clients);
+    wait_for(|| rig.unfinished.is_any(), &false);
+}
+
+#[test]
+fn what_waits_at_the_listener_at_the_end_is_served() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut clients: Vec<Client> = (0..20).map(|_| Client::connect(listener.local_addr().unwrap()).unwrap()).collect();
+    let mut rig = Rig::at(listener, 1, &[], true);
+    rig.acceptor.wait_for_end();
+    assert_eq!(rig.open(), [20]);
+    let _cores = rig.start_cores();
+    assert!(clients.iter_mut().all(|client| told(client) == 0));
+}
+
+#[test]
+fn accepting_is_waited_for_until_it_has_ended() {
+    let mut rig = Rig::accepting(1);
+    let _cores = rig.start_cores();
+    drop(rig.connect());
+    rig.wait_for_open(&[0]);
+    assert!(rig.unfinished.is_any());
+    rig.shutdown.send(true).unwrap();
+    rig.acceptor.wait_for_end();
+    assert!(!rig.unfinished.is_any());
+}
+
+#[test]
+fn an_address_that_is_lost_is_missing_and_the_others_are_served() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut rig = Rig::at(listener, 1, &["127.0.0.1:1".parse().unwrap()], false);
+    let _cores = rig.start_cores();
+    wait_for(|| rig.missing.load(Ordering::Relaxed), &1);
+    let _served = rig.connect();
+    assert_eq!(rig.missing.load(Ordering::Relaxed), 1, "for good");
+    rig.shutdown.send(true).unwrap();
+    rig.acceptor.wait_for_end();
 }

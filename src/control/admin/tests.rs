@@ -101,7 +101,7 @@ async fn reading_needs_no_token_and_head_is_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn ready_follows_draining_and_the_replicas() {
+async fn ready_follows_draining_the_listeners_and_the_replicas() {
     let edge = serve("").await;
     assert_eq!(edge.get("/readyz").await.json()["ready"], true);
     let snapshot = edge.world.roster.snapshot();
@@ -123,6 +123,11 @@ async fn ready_follows_draining_and_the_replicas() {
             std::time::Instant::now(),
         );
     }
+    edge.get("/readyz").await.check(200, "", "");
+    let missing = &edge.world.roster.missing_listeners;
+    missing.store(1, std::sync::atomic::Ordering::Relaxed);
+    edge.get("/readyz").await.check(503, "", "an address cannot be listened at");
+    missing.store(0, std::sync::atomic::Ordering::Relaxed);
     edge.get("/readyz").await.check(200, "", "");
     edge.world.roster.start_draining();
     edge.get("/readyz").await.check(503, "", "draining");
