@@ -16,9 +16,6 @@ use crate::observe::interaction::billionths;
 use crate::observe::timestamp::Timestamp;
 use crate::policy::select::Reason;
 
-/// A line's usual length in bytes, so that it grows in one piece.
-const LINE_BYTES: usize = 768;
-
 /// What is logged of one request. `None` where it is not known or does not apply.
 #[derive(Clone, Debug)]
 pub struct AccessLine<'a> {
@@ -111,9 +108,9 @@ pub struct Tokens {
 }
 
 impl AccessLine<'_> {
-    /// The line, with its end.
-    pub(super) fn written(&self) -> Vec<u8> {
-        let mut line = Object::begin(Vec::with_capacity(LINE_BYTES));
+    /// Adds the line, with its end.
+    pub(super) fn write(&self, to: Vec<u8>) -> Vec<u8> {
+        let mut line = Object::begin(to);
         line.text("ts", &self.ts.to_string());
         line.text("request_id", self.request_id);
         line.text_if_any("trace_id", self.trace_id);
@@ -312,7 +309,7 @@ pub(super) mod tests {
             r#""bytes_out":20,"ms":{"receive":1.5,"overhead":0.04,"ttft":null,"stream":null,"total":1000.0},"#,
             r#""tokens":{"prompt":5,"cached":null,"completion":null},"cost_dollars":0.3}"#,
         );
-        assert_eq!(String::from_utf8(line().written()).unwrap(), format!("{expected}\n"));
+        assert_eq!(String::from_utf8(line().write(Vec::new())).unwrap(), format!("{expected}\n"));
     }
 
     #[test]
@@ -327,7 +324,7 @@ pub(super) mod tests {
             ms: Times { queue: Some(Duration::from_millis(7)), ..Times::default() },
             ..line()
         };
-        let json: Value = serde_json::from_slice(&line.written()).unwrap();
+        let json: Value = serde_json::from_slice(&line.write(Vec::new())).unwrap();
         for (pointer, value) in [
             ("/trace_id", "\"0af7651916cd43dd8448eb211c80319c\""),
             ("/country", "\"DE\""),
@@ -345,7 +342,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn any_text_comes_back_as_it_was(text in "\\PC*|[\\x00-\\x7f]{0,40}") {
-            let written = AccessLine { model_asked: Some(&text), ..line() }.written();
+            let written = AccessLine { model_asked: Some(&text), ..line() }.write(Vec::new());
             prop_assert_eq!(written.iter().position(|byte| *byte == b'\n'), Some(written.len() - 1));
             let json: Value = serde_json::from_slice(&written).unwrap();
             prop_assert_eq!(json["model_asked"].as_str(), Some(text.as_str()));

@@ -5,13 +5,13 @@
 
 use std::io::{self, BufWriter, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 
+use super::queue::Queue;
 use crate::observe::seldom::Seldom;
 
 /// Bytes gathered into one write.
@@ -22,13 +22,6 @@ const GATHER: Duration = Duration::from_millis(20);
 
 /// Where lines go.
 pub(super) type Sink = Box<dyn Write + Send>;
-
-/// What the writer is sent.
-pub(super) enum Message {
-    Line(Vec<u8>),
-    /// Everything before it has been written when the answer comes.
-    Flush(SyncSender<()>),
-}
 
 /// The place that a new sink is laid in for the writer to find.
 #[derive(Default)]
@@ -45,7 +38,7 @@ impl Next {
     }
 
     fn take(&self) -> Option<Sink> {
-        // Looked at for every line, so without the lock.
+        // Mostly there is none.
         if !self.laid.load(Ordering::Acquire) {
             return None;
         }
@@ -67,32 +60,32 @@ impl Writer {
         Writer { sink: BufWriter::with_capacity(WRITE_BYTES, sink), next, dropped, failing: Seldom::default() }
     }
 
-    /// Writes until the last sender is gone.
-    pub(super) fn run(mut self, lines: &Receiver<Message>) {
-        let mut waiting = None;
-        while let Some(message) = waiting.take().or_else(|| lines.recv().ok()) {
+    /// Writes until the queue is closed.
+    pub(super) fn run(mut self, queue: &Queue) {
+        let mut lines = Vec::new();
+        while let Some(flushes) = queue.take(&mut lines) {
             if let Some(next) = self.next.take() {
                 self.turn_to(next);
             }
-            match message {
-                Message::Line(line) => {
-                    let written = self.sink.write_all(&line);
-                    if written.is_err() {
-                        self.dropped.inc();
-                    }
-                    self.tell(written);
-                }
-                Message::Flush(done) => {
-                    self.flush();
-                    let _gone = done.try_send(());
-                }
+            let mut from = 0;
+            for end in memchr::memchr_iter(b'\n', &lines) {
+                self.line(&lines[from..=end]);
+                from = end + 1;
             }
-            waiting = lines.try_recv().ok();
-            if waiting.is_none() {
-                self.flush();
-                thread::sleep(GATHER);
+            self.flush();
+            for done in flushes {
+                let _gone = done.try_send(());
             }
+            thread::sleep(GATHER);
         }
+    }
+
+    fn line(&mut self, line: &[u8]) {
+        let written = self.sink.write_all(line);
+        if written.is_err() {
+            self.dropped.inc();
+        }
+        self.tell(written);
     }
 
     fn flush(&mut self) {
