@@ -351,7 +351,7 @@ async fn read_head(exchange: &mut Exchange) -> Result<Box<AnswerHead>, Outcome> 
             return Err(Outcome::Garbage);
         }
         if !head.status.is_informational() {
-            return Ok(Box::new(headers::incoming(head)));
+            return headers::incoming(head).map(Box::new).ok_or(Outcome::Garbage);
         }
     }
     Err(Outcome::Garbage)

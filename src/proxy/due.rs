@@ -44,8 +44,8 @@ pub(super) struct Patience {
     pub(super) total: Option<Duration>,
 }
 
-/// When a request that is here at `now` and `total`ly out of time then must have begun to be answered. `comments_every` is the pause after
-/// which a waiting client hears something: one that comes sooner keeps the client from giving up.
+/// When a request that is here at `now` and `total`ly out of time then must have begun to be answered. `comments_every` is
+/// the pause after which a waiting client hears something: one that comes sooner keeps the client from giving up.
 pub(super) fn limit(total: Instant, patience: Patience, comments_every: Option<Duration>, now: Instant) -> Due {
     let hears_nothing = |read: &Duration| comments_every.is_none_or(|every| every >= *read);
     let patience = [patience.read.filter(hears_nothing), patience.total].into_iter().flatten().min();

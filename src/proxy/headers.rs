@@ -16,14 +16,19 @@ use crate::domain::trace::TraceContext;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// The most lines of a replica's head that are passed on. HTTP/1 allows 256 here, HTTP/2 as many as fit.
+const ANSWER_LINES_MAX: usize = 1024;
+
 /// What the edge adds to a request's head, at most.
 const LINES_BESIDE: usize = 8;
 
-/// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so).
+/// Headers that belong to one connection (RFC 9110, 7.6.1, and those that older software uses so). `close` is none, but an
+/// option of `Connection`, and whatever has its name is taken off with it.
 fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
-        "connection"
+        "close"
+            | "connection"
             | "keep-alive"
             | "proxy-authenticate"
             | "proxy-authorization"
@@ -68,10 +73,10 @@ fn is_edges_own(name: &HeaderName) -> bool {
 
 /// The names that `Connection` itself declares to end here. Nearly always it says what is none.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let names = lines.flat_map(|line| line.split(',')).map(|name| name.trim_matches([' ', '\t']));
-    let names = names.filter(|name| !["keep-alive", "close", ""].iter().any(|none| none.eq_ignore_ascii_case(name)));
-    names.filter_map(|name| name.parse().ok()).collect()
+    let lines = headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes);
+    let names = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let none = |name: &[u8]| [&b"keep-alive"[..], b"close", b""].iter().any(|none| none.eq_ignore_ascii_case(name));
+    names.filter(|name| !none(name)).filter_map(|name| HeaderName::from_bytes(name).ok()).collect()
 }
 
 /// A request's head without what must not pass: made once, and completed for each attempt.
@@ -180,7 +185,12 @@ fn value(text: &str) -> pingora::Result<HeaderValue> {
 }
 
 /// A replica's head as the client gets it, without the framing, which is this connection's own.
-pub(super) fn incoming(from: &ResponseHeader) -> AnswerHead {
+///
+/// `None` of one that has more lines than any server writes: with the edge's own they might be more than a head can hold.
+pub(super) fn incoming(from: &ResponseHeader) -> Option<AnswerHead> {
+    if from.headers.len() > ANSWER_LINES_MAX {
+        return None;
+    }
     let mut head = head::answer(from.status, from.headers.len() + RECEIPT_LINES);
     let nominated = nominated(&from.headers);
     for (name, value) in &from.headers {
@@ -189,7 +199,7 @@ pub(super) fn incoming(from: &ResponseHeader) -> AnswerHead {
             head.headers.append(name, value.clone());
         }
     }
-    head
+    Some(head)
 }
 
 #[cfg(test)]
@@ -236,7 +246,8 @@ mod tests {
     fn what_belongs_to_the_connection_or_the_edge_ends_here() {
         let head = outgoing(
             &[
-                ("connection", "close, x-private"),
+                ("connection", "close, x-private\t, caf\u{e9}"),
+                ("close", "1"),
                 ("x-private", "1"),
                 ("te", "trailers"),
                 ("authorization", "Bearer client"),
@@ -295,8 +306,21 @@ mod tests {
         ] {
             from.append_header(name, value).unwrap();
         }
-        let head = incoming(&from);
+        let head = incoming(&from).unwrap();
         let names: Vec<_> = head.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["content-type", "set-cookie", "set-cookie"]);
+    }
+
+    #[test]
+    fn an_answers_head_without_end_is_none() {
+        let head = |lines: usize| {
+            let mut head = ResponseHeader::build(200, None).unwrap();
+            for n in 0..lines {
+                head.append_header(format!("x-{n}"), "1").unwrap();
+            }
+            incoming(&head).map(|head| head.headers.len())
+        };
+        assert_eq!(head(ANSWER_LINES_MAX), Some(ANSWER_LINES_MAX));
+        assert_eq!(head(ANSWER_LINES_MAX + 1), None);
     }
 }
