@@ -4,6 +4,7 @@
 
 use std::str;
 
+use crate::domain::hex::hex;
 use crate::domain::trace::{SpanId, TraceContext, TraceId};
 
 /// `00-`, 32 digits, `-`, 16 digits, `-`, 2 digits.
@@ -55,7 +56,8 @@ fn digits(digits: &[u8]) -> Option<u128> {
 /// The value of `traceparent` that names this context.
 pub fn write(context: &TraceContext) -> String {
     let flags = if context.sampled { SAMPLED } else { 0 } | if context.random_id { RANDOM } else { 0 };
-    format!("00-{}-{}-{flags:02x}", context.trace_id, context.span_id)
+    let (trace_id, span_id) = (context.trace_id.to_string(), context.span_id.to_string());
+    ["00-", &trace_id, "-", &span_id, "-", &hex(&[flags])].concat()
 }
 
 /// Whether these values of `tracestate`, one for each line of it, may be passed on.

@@ -107,71 +107,88 @@ pub struct Tokens {
     pub completion: Option<u64>,
 }
 
+/// The key of an object's first member, with all before and behind it.
+macro_rules! first {
+    ($key:literal) => {
+        concat!("{\"", $key, "\":")
+    };
+}
+
+/// The key of a later member, likewise: so each is one copy of a length that is known when this is compiled.
+macro_rules! key {
+    ($key:literal) => {
+        concat!(",\"", $key, "\":")
+    };
+}
+
 impl AccessLine<'_> {
     /// Adds the line, with its end.
     pub(super) fn write(&self, to: Vec<u8>) -> Vec<u8> {
-        let mut line = Object::begin(to);
-        line.text("ts", &self.ts.to_string());
-        line.text("request_id", self.request_id);
-        line.text_if_any("trace_id", self.trace_id);
-        line.text("edge", self.edge);
-        line.value("client", &self.client);
-        line.text_if_any("country", self.country);
-        line.text_if_any("place_source", self.place_source);
-        line.text("http", self.http);
-        line.text("endpoint", self.endpoint);
-        line.text_or_null("dialect", self.dialect);
-        line.text_or_null("model_asked", self.model_asked);
-        line.text_or_null("model", self.model);
-        line.text_or_null("step", self.step);
-        line.value("stream", &self.stream);
-        line.text_or_null("session", self.session.map(short).as_deref());
-        line.text_or_null("region", self.region);
-        line.text_or_null("pool", self.pool);
-        line.text_or_null("replica", self.replica);
-        line.text_or_null("reason", self.reason.map(Reason::name));
-        line.value("attempts", &self.attempts);
+        let mut line = Json(to);
+        line.plain(first!("ts"), self.ts.to_string().as_str());
+        line.text(key!("request_id"), self.request_id);
+        line.text_if_any(key!("trace_id"), self.trace_id);
+        line.text(key!("edge"), self.edge);
+        line.value(key!("client"), &self.client);
+        line.text_if_any(key!("country"), self.country);
+        line.text_if_any(key!("place_source"), self.place_source);
+        line.plain(key!("http"), self.http);
+        line.plain(key!("endpoint"), self.endpoint);
+        line.plain_or_null(key!("dialect"), self.dialect);
+        line.text_or_null(key!("model_asked"), self.model_asked);
+        line.text_or_null(key!("model"), self.model);
+        line.text_or_null(key!("step"), self.step);
+        line.value(key!("stream"), &self.stream);
+        line.plain_or_null(key!("session"), self.session.map(short).as_deref());
+        line.text_or_null(key!("region"), self.region);
+        line.text_or_null(key!("pool"), self.pool);
+        line.text_or_null(key!("replica"), self.replica);
+        line.plain_or_null(key!("reason"), self.reason.map(Reason::name));
+        line.value(key!("attempts"), &self.attempts);
         if self.resumes > 0 {
-            line.value("resumes", &self.resumes);
+            line.value(key!("resumes"), &self.resumes);
         }
-        line.text_if_any("not_resumed", self.not_resumed);
-        line.value("status", &self.status);
+        line.text_if_any(key!("not_resumed"), self.not_resumed);
+        line.value(key!("status"), &self.status);
         let facts = self.outcome.facts();
-        line.text("outcome", facts.label);
-        line.text("blame", facts.blame.name());
-        line.value("bytes_in", &self.bytes_in);
-        line.value("bytes_out", &self.bytes_out);
-        line.object("ms", |ms| self.ms.write(ms));
-        line.object("tokens", |tokens| self.tokens.write(tokens));
+        line.plain(key!("outcome"), facts.label);
+        line.plain(key!("blame"), facts.blame.name());
+        line.value(key!("bytes_in"), &self.bytes_in);
+        line.value(key!("bytes_out"), &self.bytes_out);
+        self.ms.write(&mut line);
+        self.tokens.write(&mut line);
         if let Some(dollars) = self.cost_dollars {
-            line.value("cost_dollars", &billionths(dollars));
+            line.value(key!("cost_dollars"), &billionths(dollars));
         }
-        let mut line = line.end();
-        line.push(b'\n');
-        line
+        line.add("}\n");
+        line.0
     }
 }
 
 impl Times {
-    fn write(&self, object: &mut Object) {
+    fn write(&self, line: &mut Json) {
+        line.add(key!("ms"));
         // Whole microseconds first, so that no digits of binary fractions appear.
         let ms = |time: Option<Duration>| time.map(|time| time.as_micros() as f64 / 1000.0);
-        object.value("receive", &ms(self.receive));
-        object.value("overhead", &ms(self.overhead));
+        line.value(first!("receive"), &ms(self.receive));
+        line.value(key!("overhead"), &ms(self.overhead));
         if self.queue.is_some() {
-            object.value("queue", &ms(self.queue));
+            line.value(key!("queue"), &ms(self.queue));
         }
-        object.value("ttft", &ms(self.ttft));
-        object.value("stream", &ms(self.stream));
-        object.value("total", &ms(self.total));
+        line.value(key!("ttft"), &ms(self.ttft));
+        line.value(key!("stream"), &ms(self.stream));
+        line.value(key!("total"), &ms(self.total));
+        line.add("}");
     }
 }
 
 impl Tokens {
-    fn write(&self, object: &mut Object) {
-        object.value("prompt", &self.prompt);
-        object.value("cached", &self.cached);
-        object.value("completion", &self.completion);
+    fn write(&self, line: &mut Json) {
+        line.add(key!("tokens"));
+        line.value(first!("prompt"), &self.prompt);
+        line.value(key!("cached"), &self.cached);
+        line.value(key!("completion"), &self.completion);
+        line.add("}");
     }
 }
 
@@ -185,67 +202,62 @@ pub(in crate::observe) fn session<S: Serializer>(session: &Option<SessionKey>, t
     session.map(short).serialize(to)
 }
 
-/// A JSON object under way. Keys are written as they are: they need no escapes.
-struct Object {
-    json: Vec<u8>,
-}
+/// A line under way.
+struct Json(Vec<u8>);
 
-impl Object {
-    fn begin(mut json: Vec<u8>) -> Object {
-        json.push(b'{');
-        Object { json }
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.json.push(b'}');
-        self.json
-    }
-
-    fn key(&mut self, key: &'static str) {
-        if self.json.last() != Some(&b'{') {
-            self.json.push(b',');
-        }
-        self.json.push(b'"');
-        self.json.extend_from_slice(key.as_bytes());
-        self.json.extend_from_slice(b"\":");
+impl Json {
+    #[inline(always)]
+    fn add(&mut self, json: &str) {
+        self.0.extend_from_slice(json.as_bytes());
     }
 
     fn value(&mut self, key: &'static str, value: &impl Serialize) {
-        self.key(key);
+        self.add(key);
         // It fails only where a value's own code or the writer does: those of numbers, addresses and vectors never do.
-        let _never = serde_json::to_writer(&mut self.json, value);
+        let _never = serde_json::to_writer(&mut self.0, value);
     }
 
     fn text(&mut self, key: &'static str, text: &str) {
         let is_odd = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
         // All bytes at once, without a way out: so the loop becomes SIMD.
-        if text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
-            return self.value(key, &text);
+        match text.bytes().fold(false, |odd, byte| odd | is_odd(byte)) {
+            true => self.value(key, &text),
+            false => self.plain(key, text),
         }
-        self.key(key);
-        self.json.push(b'"');
-        self.json.extend_from_slice(text.as_bytes());
-        self.json.push(b'"');
+    }
+
+    /// A text that is known to need no escapes.
+    #[inline(always)]
+    fn plain(&mut self, key: &'static str, text: &str) {
+        self.add(key);
+        self.add("\"");
+        self.add(text);
+        self.add("\"");
+    }
+
+    fn plain_or_null(&mut self, key: &'static str, text: Option<&str>) {
+        match text {
+            Some(text) => self.plain(key, text),
+            None => self.null(key),
+        }
     }
 
     fn text_or_null(&mut self, key: &'static str, text: Option<&str>) {
         match text {
             Some(text) => self.text(key, text),
-            None => self.value(key, &()),
+            None => self.null(key),
         }
+    }
+
+    fn null(&mut self, key: &'static str) {
+        self.add(key);
+        self.add("null");
     }
 
     fn text_if_any(&mut self, key: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(key, text);
         }
-    }
-
-    fn object(&mut self, key: &'static str, write: impl FnOnce(&mut Object)) {
-        self.key(key);
-        let mut inner = Object::begin(std::mem::take(&mut self.json));
-        write(&mut inner);
-        self.json = inner.end();
     }
 }
 
