@@ -61,10 +61,10 @@ pub const NOWHERE: Ipv4Addr = Ipv4Addr::new(127, 200, 7, 7);
 pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(n < 4 * 254, "more addresses than one test process needs");
+    assert!(n < 8 * 254, "more addresses than one test process needs");
     let id = std::process::id();
-    let [high, low] = [(id >> 8) as u8 & 31, id as u8];
-    Ipv4Addr::new(127, 64 + 32 * (n / 254) as u8 + high, low, 1 + (n % 254) as u8)
+    let [high, low] = [(id >> 8) as u8 & 15, id as u8];
+    Ipv4Addr::new(127, 64 + 16 * (n / 254) as u8 + high, low, 1 + (n % 254) as u8)
 }
 
 /// A chat request for the model `m` whose answer has so many tokens.
