@@ -77,6 +77,28 @@ impl<'a> Lane<'a> {
     }
 }
 
+/// Measures so many pairs of rounds of requests, in changing order.
+pub(crate) async fn requests_in_pairs<'a>(
+    one: &mut Lane<'a>,
+    other: &mut Lane<'a>,
+    each: usize,
+    pairs: usize,
+) -> Result<()> {
+    for pair in 0..=pairs {
+        let (first, second) = if pair % 2 == 0 { (&mut *one, &mut *other) } else { (&mut *other, &mut *one) };
+        first.requests(each).await?;
+        second.requests(each).await?;
+        if pair == 0 {
+            // The first round only warms up.
+            for lane in [first, second] {
+                lane.cpu.clear();
+                lane.rate.clear();
+            }
+        }
+    }
+    Ok(())
+}
+
 /// What a pair of measurements said of two lanes.
 fn compare(report: &mut Report, what: &str, unit: &'static str, edge: &Lane<'_>, peer: &Lane<'_>, budget: Option<f64>) {
     report.note(format!("{what}: edge"), median(edge.cpu.iter().copied()), unit);
@@ -95,22 +117,7 @@ pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: 
         let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
         let mut edge = Lane::new(&edge, CONNECTIONS, |n| request(n, bytes, None)).await?;
         let mut peer = Lane::new(&peer, CONNECTIONS, |n| request(n, bytes, None)).await?;
-        for pair in 0..=pairs {
-            if pair % 2 == 0 {
-                edge.requests(calls).await?;
-                peer.requests(calls).await?;
-            } else {
-                peer.requests(calls).await?;
-                edge.requests(calls).await?;
-            }
-            if pair == 0 {
-                // The first round only warms up.
-                for lane in [&mut edge, &mut peer] {
-                    lane.cpu.clear();
-                    lane.rate.clear();
-                }
-            }
-        }
+        requests_in_pairs(&mut edge, &mut peer, calls, pairs).await?;
         compare(report, &format!("CPU per request of {name}"), "µs", &edge, &peer, budget);
         for (lane, of) in [(&edge, "edge"), (&peer, "peer")] {
             report.note(format!("rate at {name}: {of}"), median(lane.rate.iter().copied()), "req/s");

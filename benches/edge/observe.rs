@@ -11,7 +11,7 @@ use nearpool::observe::metrics::{CacheState, GeoResult, Metrics, RequestEnd};
 use nearpool::policy::select::Reason;
 use prometheus::Registry;
 
-use crate::cpu::{CONNECTIONS, Lane};
+use crate::cpu::{CONNECTIONS, Lane, requests_in_pairs};
 use crate::processes::{Process, Replicas};
 use crate::report::{Report, median, micros, quantile};
 use crate::requests::{MODEL, request};
@@ -39,20 +39,7 @@ pub(crate) async fn all(report: &mut Report, replicas: &Replicas, threads: usize
     let unseen = Process::edge_with(replicas, threads, "bench-unseen", "", &["--no-access-log"])?;
     let mut seen = Lane::new(&seen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
     let mut unseen = Lane::new(&unseen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
-    for pair in 0..=pairs {
-        if pair % 2 == 0 {
-            seen.requests(CALLS).await?;
-            unseen.requests(CALLS).await?;
-        } else {
-            unseen.requests(CALLS).await?;
-            seen.requests(CALLS).await?;
-        }
-        if pair == 0 {
-            // The first round only warms up.
-            seen.cpu.clear();
-            unseen.cpu.clear();
-        }
-    }
+    requests_in_pairs(&mut seen, &mut unseen, CALLS, pairs).await?;
     check_seen(&log)?;
     let metrics = metrics()?;
     report.note("CPU per request, log and traces at 1 %", median(seen.cpu.iter().copied()), "µs");

@@ -126,7 +126,7 @@ impl Accept {
         place
     }
 
-    /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 5 KiB
+    /// One request after the other. The parts are boxed, so that a connection holds only the part that it is in: 3 KiB
     /// while a request is served, and little while it is idle.
     async fn serve_http1(&self, stream: Stream, begun: Option<BytesMut>, mut shutdown: ShutdownWatch) {
         let stream: Stream = Box::new(Client::new(stream));

@@ -5,7 +5,6 @@
 //! stream that could be resumed is kept to the stream's end, as long as such bodies leave room for new requests.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +15,7 @@ use http::header;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, timeout_at};
 
+use super::due::at_once;
 use super::reply::Refusal;
 use crate::domain::ids::ClientKey;
 use crate::domain::outcome::Outcome;
@@ -202,7 +202,7 @@ async fn answer_expectation(session: &mut ServerSession) -> Result<(), Refusal> 
 /// The next part of a body that `began` to be read then. What is here already needs no clock.
 async fn next_chunk(session: &mut ServerSession, limits: &Params, began: Instant) -> Result<Option<Bytes>, Refusal> {
     let mut read = pin!(session.read_request_body());
-    let chunk = match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+    let chunk = match at_once(read.as_mut()).await {
         Poll::Ready(chunk) => chunk,
         Poll::Pending => {
             let (deadline, idle) = (began + limits.body_timeout, Instant::now() + limits.body_idle_timeout);

@@ -1,6 +1,8 @@
 //! Deadlines, each with the ending that it causes.
 
+use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -33,6 +35,11 @@ impl Due {
     pub(super) async fn bound<T>(self, future: Pin<&mut impl Future<Output = T>>) -> Result<T, Outcome> {
         timeout_at(self.at, future).await.map_err(|_| self.outcome)
     }
+}
+
+/// What the future says without waiting: most have it at once, and then need neither clock nor timer.
+pub(super) async fn at_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// How long a client says that it will wait.

@@ -4,7 +4,6 @@
 //! the first byte nothing is tried again: a text that breaks off is continued elsewhere ([`resume`](super::resume)), and
 //! else the answer ends whole, or so that no client takes it for whole.
 
-use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::client::Client;
+use super::due::at_once;
 use super::edge::Edge;
 use super::events::Events;
 use super::head::{self, AnswerHead};
@@ -81,7 +81,7 @@ async fn bounded<E>(
     mut write: Pin<&mut impl Future<Output = Result<(), E>>>,
     due: impl FnOnce() -> Instant,
 ) -> Result<(), Outcome> {
-    let sent = match poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx))).await {
+    let sent = match at_once(write.as_mut()).await {
         Poll::Ready(sent) => Ok(sent),
         Poll::Pending => timeout_at(due(), write).await,
     };
@@ -297,8 +297,7 @@ fn take(
 
 /// What the replica has sent already, without waiting for more.
 async fn here_already(under: &mut UnderWay) -> Option<pingora::Result<Option<Bytes>>> {
-    let mut read = pin!(under.exchange.session.read_response_body());
-    match poll_fn(|cx| Poll::Ready(read.as_mut().poll(cx))).await {
+    match at_once(pin!(under.exchange.session.read_response_body())).await {
         Poll::Ready(chunk) => Some(chunk),
         Poll::Pending => None,
     }

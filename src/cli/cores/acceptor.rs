@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use nearpool::observe::seldom::Seldom;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::Service;
 use tokio::net::TcpListener;
@@ -20,8 +21,7 @@ use super::listeners::{is_of_want, listen};
 /// How long accepting rests when there is nothing left to accept with: connections close in the meantime.
 const REST: Duration = Duration::from_secs(1);
 
-/// How often the log tells of it, and what there is to do.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// What there is to do about it.
 const ALLOW_MORE: &str = "allow more open files (LimitNOFILE, ulimit -n) or set a lower limits.connections";
 
 /// How many of the connections that wait at a listener are accepted when the edge ends, and for how long.
@@ -113,7 +113,7 @@ impl<S: Serve> At<S> {
 
     /// Never ends without one: an address at which nobody listens is counted as missing, so that the edge is not ready.
     async fn listener(&self, table: Option<&ListenFds>) -> TcpListener {
-        let (address, mut missing, mut told) = (self.address, None, Told::default());
+        let (address, mut missing, mut told) = (self.address, None, Seldom::default());
         loop {
             let error = match listen(address, table).await {
                 Ok(listener) => return listener,
@@ -127,7 +127,7 @@ impl<S: Serve> At<S> {
                 );
                 return std::future::pending().await;
             }
-            if told.is_due() {
+            if told.is_due(Instant::now()) {
                 log::warn!(
                     "cannot listen at {address}, and /readyz says 503: {error}. It is tried again; {ALLOW_MORE}"
                 );
@@ -137,7 +137,7 @@ impl<S: Serve> At<S> {
     }
 
     async fn accept(&self, listener: &TcpListener, shutdown: &mut ShutdownWatch) {
-        let (address, mut told) = (self.address, Told::default());
+        let (address, mut told) = (self.address, Seldom::default());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -148,7 +148,7 @@ impl<S: Serve> At<S> {
                 Ok((socket, peer)) => self.give(socket, peer).await,
                 Err(error) if is_of_one_connection(&error) => log::debug!("{address}: {error}"),
                 Err(error) => {
-                    if told.is_due() {
+                    if told.is_due(Instant::now()) {
                         log::warn!("cannot accept at {address}: {error}. New connections wait; {ALLOW_MORE}");
                     }
                     tokio::select! {
@@ -180,20 +180,6 @@ impl<S: Serve> At<S> {
 
     async fn give(&self, socket: std::net::TcpStream, peer: SocketAddr) {
         self.cores.give(socket, peer, Arc::clone(&self.serve)).await;
-    }
-}
-
-/// When the log told last of something that goes on.
-#[derive(Default)]
-struct Told(Option<Instant>);
-
-impl Told {
-    fn is_due(&mut self) -> bool {
-        let due = self.0.is_none_or(|told| told.elapsed() >= TELL_EVERY);
-        if due {
-            self.0 = Some(Instant::now());
-        }
-        due
     }
 }
 

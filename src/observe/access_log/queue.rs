@@ -1,8 +1,8 @@
 //! Lines on their way from the threads that serve to the one that writes.
 //!
-//! They lie one behind the other in one piece of memory, of bounded length: to hand each over in an allocation of its own,
-//! which the other thread gives back, took a twentieth of a small request. A sender copies its line in under a lock, and
-//! wakes the writer only where that waits for lines.
+//! They lie one behind the other in one piece of memory, of bounded length, so that no line is an allocation of its own which
+//! one thread makes and another gives back. A sender copies its line in under a lock, and wakes the writer only where that
+//! waits for lines.
 
 use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
