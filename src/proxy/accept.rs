@@ -151,37 +151,40 @@ impl Accept {
         first: bool,
         shutdown: &mut ShutdownWatch,
     ) -> Option<ServerSession> {
-        let Reusable { mut stream, mut prefix, settings } = connection;
+        let Reusable { mut stream, prefix, settings } = connection;
         let limits = self.edge.limits();
-        let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
-        // TLS cannot be peeked into: there the pause and the head share one deadline.
-        let mut head_timeout = limits.header_timeout;
-        if self.tls.is_some() {
-            head_timeout += pause;
-        } else if prefix.is_none() {
+        let mut prefix = match prefix {
+            Some(prefix) => prefix,
             // The first bytes are read here, so that the head's time counts from them, and handed on as a prefix: the
             // framework then parses them at once.
-            let mut begun = BytesMut::with_capacity(HEAD_BYTES);
-            tokio::select! {
-                biased;
-                read = timeout(pause, stream.read_buf(&mut begun)) => {
-                    if read.ok()?.ok()? == 0 {
-                        return None;
+            None => {
+                let pause = if first { limits.header_timeout } else { limits.keepalive_timeout };
+                let mut begun = BytesMut::with_capacity(HEAD_BYTES);
+                tokio::select! {
+                    biased;
+                    read = timeout(pause, stream.read_buf(&mut begun)) => {
+                        if read.ok()?.ok()? == 0 {
+                            return None;
+                        }
                     }
+                    _ = shutdown.wait_for(|ending| *ending) => return None,
                 }
-                _ = shutdown.wait_for(|ending| *ending) => return None,
+                begun
             }
-            prefix = Some(begun);
+        };
+        // As much as was asked for: a body has begun that is worth reading past the framework.
+        if prefix.len() >= HEAD_BYTES
+            && let Some(client) = Client::among(&stream)
+        {
+            prefix = client.keep_behind_head(prefix);
         }
         let mut session = ServerSession::new_http1(stream);
         if let Some(settings) = settings {
             settings.apply_to_session(&mut session);
         }
-        if let Some(prefix) = prefix {
-            session.set_pipelined_prefix(prefix);
-        }
-        session.set_keepalive(Some(seconds(head_timeout)));
-        let refusal = match timeout(head_timeout, session.read_request()).await {
+        session.set_pipelined_prefix(prefix);
+        session.set_keepalive(Some(seconds(limits.header_timeout)));
+        let refusal = match timeout(limits.header_timeout, session.read_request()).await {
             Ok(Ok(true)) => None,
             Ok(Ok(false)) => return None,
             Ok(Err(error)) => Some(unreadable(&error)),

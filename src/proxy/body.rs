@@ -4,6 +4,8 @@
 //! as they arrive and scanned in passing; bounds hold for each body, for all bodies together, and in time. The body of a
 //! stream that could be resumed is kept to the stream's end, as long as such bodies leave room for new requests.
 
+mod direct;
+
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +17,7 @@ use http::header;
 use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, timeout_at};
 
+use self::direct::Direct;
 use super::due::at_once;
 use super::reply::Refusal;
 use crate::domain::ids::ClientKey;
@@ -149,7 +152,8 @@ pub(super) async fn receive<'a>(
     let began = Instant::now();
     let (mut body, mut scanner) = (Body::new(), Scanner::new());
     let mut held = Held { all: &buffered.all, mine: 0 };
-    while let Some(chunk) = next_chunk(session, limits, began).await? {
+    let mut direct = stated.and_then(|stated| Direct::begin(session, stated));
+    while let Some(chunk) = in_time(next_chunk(session, direct.as_mut()), limits, began).await? {
         let all = held.add(chunk.len());
         check(limits, body.len() + chunk.len(), all)?;
         scanner.push(&chunk).map_err(bad_json)?;
@@ -199,21 +203,32 @@ async fn answer_expectation(session: &mut ServerSession) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// The next part of a body that `began` to be read then. What is here already needs no clock.
-async fn next_chunk(session: &mut ServerSession, limits: &Params, began: Instant) -> Result<Option<Bytes>, Refusal> {
-    let mut read = pin!(session.read_request_body());
-    let chunk = match at_once(read.as_mut()).await {
-        Poll::Ready(chunk) => chunk,
+/// The next piece of a body.
+async fn next_chunk(session: &mut ServerSession, direct: Option<&mut Direct>) -> Result<Option<Bytes>, Refusal> {
+    // Where the connection broke, nobody is left to read an answer.
+    let Some(direct) = direct else {
+        return session.read_request_body().await.map_err(|error| match is_framing(&error) {
+            true => Refusal::new(Outcome::AmbiguousFraming, "the body's framing is not valid HTTP/1.1"),
+            false => Refusal::gone(),
+        });
+    };
+    direct.next(session).await.map_err(|_| Refusal::gone())
+}
+
+/// Waits for the next piece of a body that `began` to be read then. What is here already needs no clock.
+async fn in_time<T>(
+    next: impl Future<Output = Result<T, Refusal>>,
+    limits: &Params,
+    began: Instant,
+) -> Result<T, Refusal> {
+    let mut next = pin!(next);
+    match at_once(next.as_mut()).await {
+        Poll::Ready(piece) => piece,
         Poll::Pending => {
             let (deadline, idle) = (began + limits.body_timeout, Instant::now() + limits.body_idle_timeout);
-            timeout_at(deadline.min(idle), read).await.map_err(|_| late(limits, idle < deadline))?
+            timeout_at(deadline.min(idle), next).await.unwrap_or_else(|_| Err(late(limits, idle < deadline)))
         }
-    };
-    chunk.map_err(|error| match is_framing(&error) {
-        true => Refusal::new(Outcome::AmbiguousFraming, "the body's framing is not valid HTTP/1.1"),
-        // The connection broke: nobody is left to read an answer.
-        false => Refusal::gone(),
-    })
+    }
 }
 
 /// `idle`: whether nothing came at all for a while.

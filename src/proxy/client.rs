@@ -1,21 +1,28 @@
-//! A client's connection that takes the chunks of a stream directly.
+//! A client's connection that gives the body of a request and takes the chunks of a stream directly.
 //!
 //! An answer of unknown length goes down in chunks (RFC 9112, 7.1). The framework makes the frame of each with two
 //! allocations and a formatter, which is a fifth of what an event costs. `Client` frames and sends a piece by itself,
 //! on the same connection; the head and the last chunk stay the framework's.
+//!
+//! A body the framework reads into a buffer of its own and copies it from there, piece by piece. So what came behind a
+//! head is kept from it, and [`body::direct`](super::body) reads on from there.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memmem;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{Peek, Shutdown, Stream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::wrapped::asks_the_connection_below;
+
+/// What a head ends with. One that ends with bare line feeds is the framework's to find.
+const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// A chunk's size in hexadecimal digits and its line end are never longer.
 const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
@@ -24,17 +31,64 @@ const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
 /// reading only; nobody ever waits for it, and it is held for single polls.
 #[derive(Debug)]
 pub(super) struct Client {
-    inner: Mutex<Stream>,
+    stream: Mutex<Stream>,
+    ahead: Mutex<Ahead>,
+}
+
+/// What was read of a connection before anybody asked for it.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// To be read before anything else.
+    bytes: BytesMut,
+    /// The length of the head that the framework was handed, as long as it has read nothing more.
+    head_bytes: Option<usize>,
 }
 
 impl Client {
-    pub(super) fn new(inner: Stream) -> Client {
-        Client { inner: Mutex::new(inner) }
+    pub(super) fn new(stream: Stream) -> Client {
+        Client { stream: Mutex::new(stream), ahead: Mutex::default() }
     }
 
     /// The connection below an HTTP/1 session that was made of one.
     pub(super) fn of(session: &ServerSession) -> Option<&Client> {
-        (**session.as_http1()?.stream()).as_any().downcast_ref()
+        Client::among(session.as_http1()?.stream())
+    }
+
+    /// The same connection, where the framework has it.
+    pub(super) fn among(stream: &Stream) -> Option<&Client> {
+        (**stream).as_any().downcast_ref()
+    }
+
+    /// Takes from the first bytes of a request what is not its head, to be read next. Gives what the framework is to be
+    /// handed: the head, or all of it where no end of a head is among them.
+    pub(super) fn keep_behind_head(&self, mut begun: BytesMut) -> BytesMut {
+        let mut ahead = self.ahead();
+        ahead.head_bytes = None;
+        if ahead.bytes.is_empty()
+            && let Some(end) = memmem::find(&begun, HEAD_END)
+        {
+            ahead.bytes = begun.split_off(end + HEAD_END.len());
+            ahead.head_bytes = Some(begun.len());
+        }
+        begun
+    }
+
+    /// Whether the framework has read a head of so many bytes and nothing behind it, so that the next bytes are the body's.
+    pub(super) fn is_behind_head(&self, head_bytes: usize) -> bool {
+        self.ahead().head_bytes == Some(head_bytes)
+    }
+
+    /// Up to so many bytes that were read already, without a copy.
+    pub(super) fn take_ahead(&self, most: usize) -> Bytes {
+        let bytes = &mut self.ahead().bytes;
+        let taken = most.min(bytes.len());
+        bytes.split_to(taken).freeze()
+    }
+
+    /// Reads up to so many bytes behind those in `room`, as many as it has room for. None at the connection's end.
+    pub(super) async fn read(&self, room: &mut BytesMut, most: usize) -> io::Result<usize> {
+        // The future of the read holds nothing between two polls, so that the lock is free then.
+        std::future::poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
     }
 
     /// Sends the pieces as one chunk, to its end. The answer's head must have said that it is chunked. When this is dropped
@@ -64,24 +118,28 @@ impl Client {
             }
         };
         std::future::poll_fn(|cx| {
-            let mut inner = self.lock();
+            let mut stream = self.lock();
             while !unsent.is_empty() {
-                match ready!(Pin::new(&mut *inner).poll_write_vectored(cx, unsent))? {
+                match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, unsent))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                     sent => IoSlice::advance_slices(&mut unsent, sent),
                 }
             }
-            Pin::new(&mut *inner).poll_flush(cx)
+            Pin::new(&mut *stream).poll_flush(cx)
         })
         .await
     }
 
     fn lock(&self) -> MutexGuard<'_, Stream> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn inner(self: Pin<&mut Self>) -> Pin<&mut Stream> {
-        Pin::new(self.get_mut().inner.get_mut().unwrap_or_else(PoisonError::into_inner))
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut Stream> {
+        Pin::new(self.get_mut().stream.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -101,7 +159,7 @@ fn size_line(bytes: usize, line: &mut [u8; SIZE_LINE_MAX]) -> &[u8] {
 
 impl AsyncWrite for Client {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.inner().poll_write(cx, buf)
+        self.stream().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -109,7 +167,7 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.inner().poll_write_vectored(cx, bufs)
+        self.stream().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -117,24 +175,35 @@ impl AsyncWrite for Client {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner().poll_flush(cx)
+        self.stream().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.inner().poll_shutdown(cx)
+        self.stream().poll_shutdown(cx)
     }
 }
 
 impl AsyncRead for Client {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.inner().poll_read(cx, buf)
+        let Client { stream, ahead } = self.get_mut();
+        let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let filled = buf.filled().len();
+        if ahead.bytes.is_empty() {
+            ready!(Pin::new(stream.get_mut().unwrap_or_else(PoisonError::into_inner)).poll_read(cx, buf))?;
+        } else {
+            buf.put_slice(&ahead.bytes.split_to(buf.remaining().min(ahead.bytes.len())));
+        }
+        if buf.filled().len() > filled {
+            ahead.head_bytes = None;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 #[async_trait]
 impl Shutdown for Client {
     async fn shutdown(&mut self) {
-        Pin::new(self).inner().shutdown().await;
+        Pin::new(self).stream().shutdown().await;
     }
 }
 
@@ -153,6 +222,53 @@ mod tests {
         for bytes in [1, 9, 10, 15, 16, 255, 256, 65_535, 1 << 24, usize::MAX] {
             assert_eq!(size_line(bytes, &mut [0; SIZE_LINE_MAX]), format!("{bytes:X}\r\n").as_bytes());
         }
+    }
+
+    const HEAD: &[u8] = b"POST / HTTP/1.1\r\nhost: e\r\n\r\n";
+
+    fn begun(behind: &[u8]) -> BytesMut {
+        [HEAD, behind].concat().as_slice().into()
+    }
+
+    #[tokio::test]
+    async fn what_stands_behind_a_head_is_read_next_and_only_once() {
+        let mut client = Client::new(Box::new(Builder::new().read(b" of the body, and more").build()));
+        assert_eq!(client.keep_behind_head(begun(b"the begin")), HEAD);
+        assert!(client.is_behind_head(HEAD.len()) && !client.is_behind_head(HEAD.len() - 1));
+        assert_eq!(client.take_ahead(3), "the");
+        assert_eq!(client.take_ahead(100), " begin");
+        assert_eq!(client.take_ahead(100), "");
+        let mut room = BytesMut::with_capacity(100);
+        assert_eq!(client.read(&mut room, 12).await.unwrap(), 12);
+        assert_eq!(room, b" of the body"[..]);
+        // And so does the framework.
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b", and more");
+    }
+
+    #[tokio::test]
+    async fn the_framework_reads_what_nobody_took_and_then_has_the_body() {
+        let mut client = Client::new(Box::new(Builder::new().read(b"def").build()));
+        client.keep_behind_head(begun(b"abc"));
+        let mut byte = [0; 1];
+        client.read_exact(&mut byte).await.unwrap();
+        assert!(!client.is_behind_head(HEAD.len()));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!((&byte, rest.as_slice()), (b"a", b"bcdef".as_slice()));
+    }
+
+    #[test]
+    fn a_head_without_its_end_is_handed_on_whole_and_so_is_one_before_which_something_is_to_be_read() {
+        let client = Client::new(Box::new(Builder::new().build()));
+        let lines = b"POST / HTTP/1.1\nhost: e\n\nbody".as_slice();
+        assert_eq!(client.keep_behind_head(lines.into()), lines);
+        assert!(!client.is_behind_head(lines.len()));
+        assert_eq!(client.keep_behind_head(begun(b"abc")), HEAD);
+        assert_eq!(client.keep_behind_head(begun(b"later")), begun(b"later"));
+        assert!(!client.is_behind_head(HEAD.len()));
+        assert_eq!(client.take_ahead(100), "abc");
     }
 
     #[tokio::test]

@@ -430,8 +430,11 @@ async fn what_follows_chunks_is_never_taken_for_a_request() {
 async fn a_body_that_breaks_off_is_never_forwarded() {
     let quiet = Quiet::start().await;
     let body = chat("hi", 1).to_string();
+    let large = chat(&"hi ".repeat(50_000), 1).to_string();
     let cases = [
         format!("content-length: {}\r\n\r\n{body}", body.len() + 1),
+        format!("content-length: {}\r\n\r\n{large}", large.len() + 1),
+        format!("content-length: {}\r\n\r\n{}", large.len(), &large[..4090]),
         format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n", body.len()),
         format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n", body.len()),
         format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}", body.len() + 5),
@@ -496,12 +499,18 @@ async fn the_next_request_is_never_read_out_of_a_body() {
     let inside = |text: &str| with(chat("outer", 1), json!({"padding": text}));
     // A whole request as part of a body is nothing but text.
     let mut client = Http1::connect(edge.agents()).await;
-    assert_eq!(client.call(&post(CHAT, &inside(&smuggled))).await.status, 200);
+    let large = smuggled.repeat(30);
+    for text in [&smuggled, &large] {
+        assert_eq!(client.call(&post(CHAT, &inside(text))).await.status, 200);
+    }
     // A refused body's rest is not taken for a request either: the connection ends.
     let refusals = [
         format!("POST /v1/nothing HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\n{smuggled}", smuggled.len()),
         format!("GET /health HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\n{smuggled}", smuggled.len()),
         format!("POST {CHAT} HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\nxx{smuggled}", smuggled.len() + 2),
+        format!("POST {CHAT} HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\nxx{large}", large.len() + 2),
+        format!("POST {CHAT} HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\n{{}}{large}", large.len() + 2),
+        format!("POST /v1/nothing HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\n{large}", large.len()),
         format!("POST {CHAT} HTTP/1.1\r\nhost: e\r\nexpect: x\r\ncontent-length: {}\r\n\r\n{smuggled}", smuggled.len()),
         format!("GET /v1/models HTTP/1.1\r\nhost: e\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
     ];
@@ -516,8 +525,40 @@ async fn the_next_request_is_never_read_out_of_a_body() {
     let prompts: Vec<Value> =
         replica.requests().iter().filter_map(|request| serde_json::from_slice(&request.body).ok()).collect();
     let asked = |text: &str| prompts.iter().filter(|body| body["messages"][0]["content"] == text).count();
-    assert_eq!(asked("outer"), 1);
+    assert_eq!(asked("outer"), 2);
     assert_eq!(asked("smuggled"), 0, "{prompts:?}");
+}
+
+/// What stands behind one body is the next head, wherever the reads end: at the head's end, within it, within the body.
+#[tokio::test]
+async fn bodies_of_every_length_are_read_to_their_end_and_no_further() {
+    let replica = sim("a").await;
+    let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
+    let text = |len: usize| "0123456789abcdef".repeat(len / 16 + 1)[..len].to_owned();
+    let lengths = [0, 3_900, 4_000, 4_100, 8_192, 65_300, 65_536, 69_632, 200_000];
+    let asked = |len: usize| post_with(CHAT, &[("x-request-id", &format!("of-{len}"))], &chat(&text(len), 1));
+    let all = lengths.map(asked).concat();
+    for piece in [all.len(), 4_096, 1_000] {
+        let mut client = Http1::connect(edge.agents()).await;
+        for bytes in all.chunks(piece) {
+            client.send(bytes).await;
+        }
+        for len in lengths {
+            let answer = client.answer().await;
+            let id = format!("of-{len}");
+            assert_eq!((answer.status, answer.header("x-request-id")), (200, Some(id.as_str())), "{piece}");
+        }
+    }
+    let got: Vec<usize> = replica
+        .requests()
+        .iter()
+        .filter_map(|request| serde_json::from_slice::<Value>(&request.body).ok())
+        .filter_map(|body| {
+            body["messages"][0]["content"].as_str().map(|got| (got == text(got.len())).then_some(got.len()))
+        })
+        .map(|len| len.expect("the text that was sent"))
+        .collect();
+    assert_eq!(got, lengths.repeat(3));
 }
 
 #[tokio::test]
