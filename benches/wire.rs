@@ -167,7 +167,9 @@ fn relay(chunks: &[Bytes]) -> (Progress, Option<Usage>, usize) {
 /// What it costs to know at any time what the client was told.
 fn follow(events: &[Bytes]) -> bool {
     let mut told = Told::new(Dialect::Chat).expect("a dialect that is followed");
-    events.iter().for_each(|event| told.note(event));
+    for event in events {
+        told.note(event);
+    }
     told.obstacle().is_none()
 }
 

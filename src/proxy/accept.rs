@@ -78,7 +78,7 @@ impl Accept {
             socket.rewind(&begun);
             ServerApp::process_new(&self.edge, Box::new(Batched::new(socket)), shutdown).await;
         } else {
-            self.serve_http1(Box::new(Batched::new(socket)), Some(begun), shutdown.clone()).await;
+            self.serve_http1(Box::new(Batched::of_chunks(socket)), Some(begun), shutdown.clone()).await;
         }
         Some(())
     }

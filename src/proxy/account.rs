@@ -73,17 +73,25 @@ pub(super) struct Account<'a> {
     pub(super) bytes_in: usize,
     /// How it ended; until it is said, the client is taken to have gone.
     pub(super) outcome: Outcome,
-    bytes_out: usize,
     overhead: Option<Duration>,
     /// Time in line for a place.
     queued: Duration,
     ttft: Option<Duration>,
-    last_event: Option<Instant>,
-    stream_metrics: Option<StreamMetrics>,
+    going_down: GoingDown,
     usage: Option<Usage>,
     cost: Cost,
     /// Its place in its session's interaction.
     member: Option<Member<'a>>,
+}
+
+/// What changes with every event. It stands together, since at an edge with many streams each place of memory that an event
+/// asks for is in no cache.
+#[derive(Default)]
+struct GoingDown {
+    /// Of the answer's body.
+    bytes: usize,
+    last_event: Option<Instant>,
+    metrics: Option<StreamMetrics>,
 }
 
 impl<'a> Account<'a> {
@@ -117,12 +125,10 @@ impl<'a> Account<'a> {
             status: 0,
             bytes_in: 0,
             outcome: Outcome::ClientGone,
-            bytes_out: 0,
             overhead: None,
             queued: Duration::ZERO,
             ttft: None,
-            last_event: None,
-            stream_metrics: None,
+            going_down: GoingDown::default(),
             usage: None,
             cost: Cost::default(),
             member: None,
@@ -173,22 +179,23 @@ impl<'a> Account<'a> {
     pub(super) fn first_event(&mut self) {
         let now = Instant::now();
         self.ttft = self.received.map(|received| now - received);
-        self.last_event = Some(now);
+        self.going_down.last_event = Some(now);
         if let Some(route) = self.route() {
-            self.stream_metrics = Some(self.metrics.stream_metrics(route.pool, route.model));
+            self.going_down.metrics = Some(self.metrics.stream_metrics(route.pool, route.model));
         }
     }
 
     /// A later piece of a stream has come.
     pub(super) fn next_event(&mut self, now: Instant) {
-        if let (Some(last), Some(stream)) = (self.last_event.replace(now), &mut self.stream_metrics) {
-            stream.gap((now - last).as_secs_f64());
+        let GoingDown { last_event, metrics, .. } = &mut self.going_down;
+        if let (Some(last), Some(metrics)) = (last_event.replace(now), metrics) {
+            metrics.gap((now - last).as_secs_f32());
         }
     }
 
     /// So many bytes of the answer's body went down.
     pub(super) fn sent(&mut self, bytes: usize) {
-        self.bytes_out += bytes;
+        self.going_down.bytes += bytes;
     }
 
     /// An attempt ended so at one replica, and the request goes on at another one; at none if there is none left.
@@ -350,7 +357,7 @@ impl<'a> Account<'a> {
             status: self.status,
             outcome: self.outcome,
             bytes_in: self.bytes_in as u64,
-            bytes_out: self.bytes_out as u64,
+            bytes_out: self.going_down.bytes as u64,
             ms: Times {
                 receive,
                 overhead: self.overhead,

@@ -18,6 +18,10 @@ use super::wrapped::asks_the_connection_below;
 /// idle connection costs. Nothing is held of what is read: whoever reads here brings a buffer of its own.
 const BUFFER_BYTES: usize = 8 * 1024;
 
+/// What is gathered where it stands: an event or a few. To hold it in the connection's own buffer would ask for memory that,
+/// at an edge with many streams, is in no cache.
+const GATHER_BYTES_MAX: usize = 1024;
+
 /// What the framework knows a client's socket by, on this thread's reactor.
 pub(super) fn socket(stream: TcpStream, peer: SocketAddr) -> io::Result<Socket> {
     stream.set_nodelay(true)?;
@@ -31,21 +35,32 @@ pub(super) fn socket(stream: TcpStream, peer: SocketAddr) -> io::Result<Socket> 
 
 /// A socket with a buffer in front, which a flush empties.
 #[derive(Debug)]
-pub(super) struct Batched(BufWriter<Socket>);
+pub(super) struct Batched {
+    buffered: BufWriter<Socket>,
+    /// Whether pieces that are written together are all that goes out before the next flush.
+    gathers: bool,
+}
 
 impl Batched {
     pub(super) fn new(socket: Socket) -> Batched {
-        Batched(BufWriter::with_capacity(BUFFER_BYTES, socket))
+        Batched { buffered: BufWriter::with_capacity(BUFFER_BYTES, socket), gathers: false }
+    }
+
+    /// For HTTP/1 in plain text, where only a stream's chunks are written in pieces.
+    pub(super) fn of_chunks(socket: Socket) -> Batched {
+        let mut batched = Batched::new(socket);
+        batched.gathers = true;
+        batched
     }
 
     fn socket(&self) -> &Socket {
-        self.0.get_ref()
+        self.buffered.get_ref()
     }
 }
 
 impl AsyncWrite for Batched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.buffered).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -53,32 +68,41 @@ impl AsyncWrite for Batched {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+        let bytes = bufs.iter().map(|buf| buf.len()).sum::<usize>();
+        if !self.gathers || bytes > GATHER_BYTES_MAX || !self.buffered.buffer().is_empty() {
+            return Pin::new(&mut self.buffered).poll_write_vectored(cx, bufs);
+        }
+        let (mut gathered, mut at) = ([0; GATHER_BYTES_MAX], 0);
+        for buf in bufs {
+            gathered[at..at + buf.len()].copy_from_slice(buf);
+            at += buf.len();
+        }
+        Pin::new(self.buffered.get_mut()).poll_write(cx, &gathered[..bytes])
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.buffered.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.buffered).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.buffered).poll_shutdown(cx)
     }
 }
 
 impl AsyncRead for Batched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.buffered).poll_read(cx, buf)
     }
 }
 
 #[async_trait]
 impl Shutdown for Batched {
     async fn shutdown(&mut self) {
-        let _closed_already = AsyncWriteExt::shutdown(&mut self.0).await;
+        let _closed_already = AsyncWriteExt::shutdown(&mut self.buffered).await;
     }
 }
 
@@ -86,14 +110,14 @@ impl Shutdown for Batched {
 #[async_trait]
 impl Peek for Batched {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.0.get_mut().try_peek(buf).await
+        self.buffered.get_mut().try_peek(buf).await
     }
 }
 
 /// What was written and not flushed goes out still if the kernel takes it at once, as with the framework's own buffer.
 impl Drop for Batched {
     fn drop(&mut self) {
-        let _too_late = Pin::new(&mut self.0).poll_flush(&mut Context::from_waker(Waker::noop()));
+        let _too_late = Pin::new(&mut self.buffered).poll_flush(&mut Context::from_waker(Waker::noop()));
     }
 }
 
@@ -121,11 +145,29 @@ mod tests {
         let (mut client, mut batched) = connected().await;
         batched.write_all(b"head ").await.unwrap();
         batched.write_all(b"body").await.unwrap();
-        assert_eq!(batched.0.buffer(), b"head body");
+        assert_eq!(batched.buffered.buffer(), b"head body");
         batched.flush().await.unwrap();
         let mut read = [0; 9];
         client.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"head body");
+    }
+
+    #[tokio::test]
+    async fn pieces_that_are_sent_together_go_out_behind_what_is_held() {
+        let (mut client, mut batched) = connected().await;
+        batched.gathers = true;
+        let pieces = ["one ", "two ", "three "].map(|piece| IoSlice::new(piece.as_bytes()));
+        assert_eq!(batched.write_vectored(&pieces).await.unwrap(), 14);
+        assert_eq!(batched.buffered.buffer(), b"", "they are out already");
+        batched.write_all(b"held ").await.unwrap();
+        assert_eq!(batched.write_vectored(&pieces).await.unwrap(), 14);
+        let large = vec![b'x'; 2 * GATHER_BYTES_MAX];
+        batched.write_all(&large).await.unwrap();
+        batched.flush().await.unwrap();
+        let expected = [b"one two three held one two three ".as_slice(), &large].concat();
+        let mut read = vec![0; expected.len()];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, expected);
     }
 
     #[tokio::test]

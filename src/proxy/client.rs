@@ -1,7 +1,7 @@
 //! A client's connection that gives the body of a request and takes the chunks of a stream directly.
 //!
 //! An answer of unknown length goes down in chunks (RFC 9112, 7.1). The framework makes the frame of each with two
-//! allocations and a formatter, which is a fifth of what an event costs. `Client` frames and sends a piece by itself,
+//! allocations and a formatter, which is a fifth of what an event costs. [`Chunks`] frames and sends a piece by itself,
 //! on the same connection; the head and the last chunk stay the framework's.
 //!
 //! A body the framework reads into a buffer of its own and copies it from there, piece by piece. So what came behind a
@@ -9,7 +9,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
@@ -19,10 +19,11 @@ use pingora::protocols::http::ServerSession;
 use pingora::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::waiting::is_chunked;
 use super::wrapped::asks_the_connection_below;
 
 /// What a head ends with. One that ends with bare line feeds is the framework's to find.
-const HEAD_END: &[u8] = b"\r\n\r\n";
+pub(super) const HEAD_END: &[u8] = b"\r\n\r\n";
 
 /// A chunk's size in hexadecimal digits and its line end are never longer.
 const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
@@ -31,7 +32,7 @@ const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
 /// reading only; nobody ever waits for it, and it is held for single polls.
 #[derive(Debug)]
 pub(super) struct Client {
-    stream: Mutex<Stream>,
+    stream: Arc<Mutex<Stream>>,
     ahead: Mutex<Ahead>,
 }
 
@@ -46,7 +47,7 @@ struct Ahead {
 
 impl Client {
     pub(super) fn new(stream: Stream) -> Client {
-        Client { stream: Mutex::new(stream), ahead: Mutex::default() }
+        Client { stream: Arc::new(Mutex::new(stream)), ahead: Mutex::default() }
     }
 
     /// The connection below an HTTP/1 session that was made of one.
@@ -91,9 +92,30 @@ impl Client {
         std::future::poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
     }
 
-    /// Sends the pieces as one chunk, to its end. The answer's head must have said that it is chunked. When this is dropped
-    /// early, part of the chunk may be out, so that nothing can follow.
-    pub(super) async fn send_chunk(&self, pieces: &[Bytes]) -> io::Result<()> {
+    fn lock(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends the chunks of an answer on a client's connection, without a way through all that the framework knows of it.
+pub(super) struct Chunks {
+    stream: Arc<Mutex<Stream>>,
+}
+
+impl Chunks {
+    /// Where the answer goes down over HTTP/1 and its head says that it is chunked.
+    pub(super) fn of(session: &ServerSession) -> Option<Chunks> {
+        let client = Client::of(session).filter(|_| is_chunked(session))?;
+        Some(Chunks { stream: Arc::clone(&client.stream) })
+    }
+
+    /// Sends the pieces as one chunk, to its end. When this is dropped early, part of the chunk may be out, so that nothing
+    /// can follow.
+    pub(super) async fn send(&self, pieces: &[Bytes]) -> io::Result<()> {
         let bytes = pieces.iter().map(Bytes::len).sum();
         // An empty chunk would be the last one.
         if bytes == 0 {
@@ -118,7 +140,7 @@ impl Client {
             }
         };
         std::future::poll_fn(|cx| {
-            let mut stream = self.lock();
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             while !unsent.is_empty() {
                 match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, unsent))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -128,18 +150,6 @@ impl Client {
             Pin::new(&mut *stream).poll_flush(cx)
         })
         .await
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Stream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ahead(&self) -> MutexGuard<'_, Ahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut Stream> {
-        Pin::new(self.get_mut().stream.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -159,7 +169,7 @@ fn size_line(bytes: usize, line: &mut [u8; SIZE_LINE_MAX]) -> &[u8] {
 
 impl AsyncWrite for Client {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, buf)
+        Pin::new(&mut *self.lock()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -167,7 +177,7 @@ impl AsyncWrite for Client {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, bufs)
+        Pin::new(&mut *self.lock()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -175,11 +185,11 @@ impl AsyncWrite for Client {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
+        Pin::new(&mut *self.lock()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
+        Pin::new(&mut *self.lock()).poll_shutdown(cx)
     }
 }
 
@@ -189,7 +199,7 @@ impl AsyncRead for Client {
         let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
         let filled = buf.filled().len();
         if ahead.bytes.is_empty() {
-            ready!(Pin::new(stream.get_mut().unwrap_or_else(PoisonError::into_inner)).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut *stream.lock().unwrap_or_else(PoisonError::into_inner)).poll_read(cx, buf))?;
         } else {
             buf.put_slice(&ahead.bytes.split_to(buf.remaining().min(ahead.bytes.len())));
         }
@@ -203,7 +213,7 @@ impl AsyncRead for Client {
 #[async_trait]
 impl Shutdown for Client {
     async fn shutdown(&mut self) {
-        Pin::new(self).stream().shutdown().await;
+        std::future::poll_fn(|cx| Pin::new(&mut *self.lock()).poll_shutdown(cx)).await.ok();
     }
 }
 
@@ -279,10 +289,10 @@ mod tests {
             wire.chunks(piece).for_each(|part| {
                 peer.write(part);
             });
-            let client = Client::new(Box::new(peer.build()));
-            client.send_chunk(&[Bytes::from("hel"), Bytes::from("lo")]).await.unwrap();
-            client.send_chunk(&[Bytes::new()]).await.unwrap();
-            client.send_chunk(&[]).await.unwrap();
+            let chunks = Chunks { stream: Client::new(Box::new(peer.build())).stream };
+            chunks.send(&[Bytes::from("hel"), Bytes::from("lo")]).await.unwrap();
+            chunks.send(&[Bytes::new()]).await.unwrap();
+            chunks.send(&[]).await.unwrap();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Enough that many cores seldom meet at one lock: each stream looks here with every event.
+/// Enough that many cores seldom meet at one lock: each stream takes one when it begins and when it ends.
 const SHARDS: usize = 64;
 
 /// Whether the edge ends its requests.

@@ -26,6 +26,8 @@ struct Reading {
     usage: Meter,
     /// What the client was told, where another replica could go on with it.
     told: Option<Box<Told>>,
+    /// Whether an event that differs from one before in its text alone goes down whole and says nothing else.
+    text_only: bool,
     /// Whether another replica began the answer, so that what this one says must be fitted to it.
     continues: bool,
     fitted: Fitted,
@@ -42,6 +44,7 @@ impl Events {
             progress: Progress::new(dialect),
             usage: Meter::new(),
             told: Told::new(dialect),
+            text_only: false,
             continues: false,
             fitted: Fitted::default(),
             unasked,
@@ -104,6 +107,7 @@ impl Events {
         }
         self.reading.told = Some(told);
         self.reading.continues = true;
+        self.reading.text_only = false;
         fitted.move_to(ready)
     }
 
@@ -162,19 +166,39 @@ impl Events {
 impl Reading {
     #[inline]
     fn note(&mut self, event: &[u8]) {
+        if self.text_only
+            && let Some(told) = &mut self.told
+            && told.follows_on(event)
+        {
+            self.progress.note_data();
+            self.left_out.note(event, Vec::new());
+        } else {
+            self.note_other(event);
+        }
+    }
+
+    fn note_other(&mut self, event: &[u8]) {
         let kind = self.progress.note(event);
-        self.usage.event(event);
+        let may_tell_usage = self.usage.event(event);
         if self.response.events_left > 0 && kind != EventKind::Comment {
             self.response.note(event);
         }
+        let mut parts = Vec::new();
+        if kind == EventKind::Data
+            && !self.continues
+            && let Some(unasked) = self.unasked
+        {
+            parts = unasked.parts(event);
+        }
         match &mut self.told {
             Some(told) if self.continues => return self.fitted.add(told, event, kind, self.unasked),
-            Some(told) if kind == EventKind::Data => told.note(event),
+            Some(told) if kind == EventKind::Data => {
+                let learnt = told.note(event);
+                self.text_only = if learnt { !may_tell_usage && parts.is_empty() } else { self.text_only };
+            }
             _ => {}
         }
-        if let Some(unasked) = self.unasked {
-            self.left_out.note(event, if kind == EventKind::Data { unasked.parts(event) } else { Vec::new() });
-        }
+        self.left_out.note(event, parts);
     }
 }
 
@@ -316,6 +340,35 @@ mod tests {
         events.finish(&mut ready);
         assert!(ready.iter().all(|piece| !piece.is_empty()));
         (events, String::from_utf8(ready.concat()).unwrap())
+    }
+
+    #[test]
+    fn events_that_differ_in_their_text_alone_are_taken_like_the_first_of_them() {
+        let says = |text: &str, rest: &str| {
+            format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}]{rest}}}\n\n")
+        };
+        let null = ",\"usage\":null";
+        let used = |tokens: u64| format!(",\"usage\":{{\"prompt_tokens\":7,\"completion_tokens\":{tokens}}}");
+        let texts = ["a", "\\\"usage\\\":{", "[DONE]", "b"];
+        let stream = |rest: &str| texts.map(|text| says(text, rest)).concat();
+        let tokens = |events: &Events| events.usage().map(|usage| usage.completion_tokens);
+        for engine in [Engine::Vllm, Engine::OpenAi] {
+            // What each of them says besides is read or taken out each time, and what none of them says never.
+            let (events, sent) = pass(&stream(""), &[], engine);
+            assert_eq!((sent, tokens(&events)), (stream(""), None));
+            assert_eq!((events.count(), events.begun(), events.ended()), (4, true, false));
+            let (events, sent) = pass(&stream(null), &[], engine);
+            assert_eq!((sent, tokens(&events)), (stream(if engine == Engine::OpenAi { "" } else { null }), None));
+            let counted = texts.iter().zip(1..).map(|(text, n)| says(text, &used(n))).collect::<String>();
+            let (events, sent) = pass(&counted, &[], engine);
+            assert_eq!((sent, tokens(&events)), (counted, Some(4)));
+            // And each anew when they begin to say it, or cease to.
+            let mixed =
+                stream("") + &stream(null) + &stream("") + &says("c", &used(9)) + &stream("") + "data: [DONE]\n\n";
+            let (events, sent) = pass(&mixed, &[], engine);
+            let expected = if engine == Engine::OpenAi { mixed.replace(null, "") } else { mixed };
+            assert_eq!((sent, tokens(&events), events.ended()), (expected, Some(9), true));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod serve;
 
 mod accept;
 mod batched;
+mod bell;
 mod body;
 mod client;
 mod identify;

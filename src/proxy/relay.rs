@@ -4,24 +4,26 @@
 //! the first byte nothing is tried again: a text that breaks off is continued elsewhere ([`resume`](super::resume)), and
 //! else the answer ends whole, or so that no client takes it for whole.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
 
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
-use super::client::Client;
+use super::bell::Bell;
+use super::client::Chunks;
 use super::due::at_once;
 use super::edge::Edge;
 use super::events::Events;
 use super::head::{self, AnswerHead};
 use super::upstream::Exchange;
-use super::waiting::{chunked, is_chunked};
+use super::waiting::chunked;
 use crate::config::Timeouts;
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
@@ -57,36 +59,40 @@ pub(super) async fn whole(
     Ok(())
 }
 
-/// Sends a piece of a body.
-async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<(), Outcome> {
+/// Sends a piece of a body, and tells whether it was taken at once.
+async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> Instant) -> Result<bool, Outcome> {
     bounded(pin!(session.write_response_body(piece, false)), due).await
 }
 
-/// Sends pieces of a stream, together where that can be done.
-async fn send_events(session: &mut ServerSession, pieces: &[Bytes], due: impl Fn() -> Instant) -> Result<(), Outcome> {
-    match Client::of(session) {
-        Some(client) if is_chunked(session) => bounded(pin!(client.send_chunk(pieces)), due).await,
-        _ => {
-            for piece in pieces {
-                send(session, piece.clone(), &due).await?;
-            }
-            Ok(())
+/// Sends pieces of a stream, together where that can be done, and tells whether they were taken at once.
+async fn send_events(
+    session: &mut ServerSession,
+    chunks: Option<&Chunks>,
+    pieces: &[Bytes],
+    due: impl Fn() -> Instant,
+) -> Result<bool, Outcome> {
+    let Some(chunks) = chunks else {
+        let mut taken = true;
+        for piece in pieces {
+            taken &= send(session, piece.clone(), &due).await?;
         }
-    }
+        return Ok(taken);
+    };
+    bounded(pin!(chunks.send(pieces)), due).await
 }
 
-/// Waits for a write; a client that has not taken all of it by `due` is given up. `due` is asked only when the write has
-/// to wait: nearly every one is taken at once, and then needs neither clock nor timer.
+/// Waits for a write, and tells whether it was taken at once; a client that has not taken all of it by `due` is given up.
+/// `due` is asked only when the write has to wait: nearly none has, and then there is no need of clock and timer.
 async fn bounded<E>(
     mut write: Pin<&mut impl Future<Output = Result<(), E>>>,
     due: impl FnOnce() -> Instant,
-) -> Result<(), Outcome> {
-    let sent = match at_once(write.as_mut()).await {
-        Poll::Ready(sent) => Ok(sent),
-        Poll::Pending => timeout_at(due(), write).await,
+) -> Result<bool, Outcome> {
+    let (sent, taken) = match at_once(write.as_mut()).await {
+        Poll::Ready(sent) => (Ok(sent), true),
+        Poll::Pending => (timeout_at(due(), write).await, false),
     };
     match sent {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok(taken),
         // Part of it may be out, so nothing can follow.
         Ok(Err(_)) | Err(_) => Err(Outcome::ClientGone),
     }
@@ -184,22 +190,26 @@ impl Relay<'_> {
         let fits = under.events.as_mut().map_or(Ok(()), |events| events.go_on(told, &mut under.ready));
         match fits {
             Ok(()) => self.body(session, under, account).await,
-            Err(outcome) => self.ready(session, under, account).await.and(Err(outcome)),
+            Err(outcome) => {
+                let chunks = Chunks::of(session);
+                self.ready(session, chunks.as_ref(), &mut under.ready, account).await.and(Err(outcome))
+            }
         }
     }
 
-    /// Sends what is ready.
+    /// Sends what is ready, and tells whether it was taken at once.
     async fn ready(
         &self,
         session: &mut ServerSession,
-        under: &mut UnderWay,
+        chunks: Option<&Chunks>,
+        ready: &mut Vec<Bytes>,
         account: &mut Account<'_>,
-    ) -> Result<(), Outcome> {
+    ) -> Result<bool, Outcome> {
         let due = || (Instant::now() + self.timeouts.idle).min(self.total);
-        account.sent(under.ready.iter().map(Bytes::len).sum());
-        send_events(session, &under.ready, due).await?;
-        under.ready.clear();
-        Ok(())
+        account.sent(ready.iter().map(Bytes::len).sum());
+        let taken = send_events(session, chunks, ready, due).await?;
+        ready.clear();
+        Ok(taken)
     }
 
     /// Sends all that the replica says.
@@ -223,47 +233,92 @@ impl Relay<'_> {
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
         let mut now = Instant::now();
-        // One timer for the whole stream, looked at when it fires: to set one for each event costs more than the rest
-        // of what is done here.
-        let mut idle_timer = pin!(sleep_until((now + self.timeouts.idle).min(self.total)));
-        let mut ending = pin!(self.edge.ending.reached());
+        let chunks = Chunks::of(session);
+        let mut watch = Watch {
+            http2: session.is_http2(),
+            total: self.total,
+            idle_timer: pin!(sleep_until((now + self.timeouts.idle).min(self.total))),
+            ending: pin!(self.edge.ending.reached()),
+            bell: Bell::default(),
+        };
+        let mut together = 0;
         loop {
-            self.ready(session, under, account).await?;
-            if under.ended {
-                return whole_by_its_word(under);
-            }
-            // A replica that is always ahead leaves the timer no turn.
-            if now >= self.total {
-                return Err(Outcome::TotalTimeout);
-            }
-            let idle = now + self.timeouts.idle;
-            let chunk = loop {
-                tokio::select! {
-                    biased;
-                    chunk = under.exchange.session.read_response_body() => break chunk,
-                    _ = session.read_body_or_idle(true) => return Err(Outcome::ClientGone),
-                    () = ending.as_mut() => return Err(Outcome::Drained),
-                    () = idle_timer.as_mut() => match Instant::now() {
-                        now if now >= self.total => return Err(Outcome::TotalTimeout),
-                        now if now >= idle => return Err(Outcome::IdleTimeout),
-                        _ => idle_timer.as_mut().reset(idle.min(self.total)),
-                    },
+            let chunk = {
+                let mut read = pin!(under.exchange.session.read_response_body());
+                // What has come meanwhile goes down in the same write: the busier the machine, the fewer there are.
+                let mut asked = !under.ended && together < CHUNKS_TOGETHER_MAX;
+                let here = if asked { at_once(read.as_mut()).await } else { Poll::Pending };
+                if let Poll::Ready(chunk) = here {
+                    together += 1;
+                    chunk
+                } else {
+                    // If the write has to wait, the replica may have woken the task meanwhile.
+                    asked &= self.ready(session, chunks.as_ref(), &mut under.ready, account).await?;
+                    if under.ended {
+                        return whole_by_its_word(under.events.as_ref());
+                    }
+                    // A replica that is always ahead leaves the timer no turn.
+                    if now >= self.total {
+                        return Err(Outcome::TotalTimeout);
+                    }
+                    let idle = now + self.timeouts.idle;
+                    let chunk = poll_fn(|cx| match asked {
+                        // It has this task's waker already.
+                        true => {
+                            asked = false;
+                            watch.poll(cx, session, idle).map(Err)
+                        }
+                        false => match read.as_mut().poll(cx) {
+                            Poll::Ready(chunk) => Poll::Ready(Ok(chunk)),
+                            Poll::Pending => watch.poll(cx, session, idle).map(Err),
+                        },
+                    });
+                    let chunk = chunk.await?;
+                    now = Instant::now();
+                    together = 1;
+                    chunk
                 }
             };
-            now = Instant::now();
-            let mut taken = take(under, chunk, now, account);
-            // What has come meanwhile goes down in the same write: the busier the machine, the fewer there are.
-            for _ in 1..CHUNKS_TOGETHER_MAX {
-                if taken.is_err() || under.ended {
-                    break;
-                }
-                let Some(chunk) = here_already(under).await else { break };
-                taken = take(under, chunk, now, account);
-            }
-            if let Err(outcome) = taken {
-                return self.ready(session, under, account).await.and(Err(outcome));
+            if let Err(outcome) = take(under, chunk, now, account) {
+                return self.ready(session, chunks.as_ref(), &mut under.ready, account).await.and(Err(outcome));
             }
         }
+    }
+}
+
+/// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
+struct Watch<'a, E> {
+    http2: bool,
+    total: Instant,
+    /// One timer for the whole stream, looked at when it fires: to set one for each event costs more than all else that is
+    /// done for it here.
+    idle_timer: Pin<&'a mut Sleep>,
+    ending: Pin<&'a mut E>,
+    bell: Bell,
+}
+
+impl<E: Future<Output = ()>> Watch<'_, E> {
+    /// `idle`: when the replica will have been silent for too long.
+    fn poll(&mut self, cx: &mut Context<'_>, session: &mut ServerSession, idle: Instant) -> Poll<Outcome> {
+        let rung = self.bell.rung(cx.waker());
+        // A write to an HTTP/2 stream takes the place of the waker that its end would call.
+        let waker = if self.http2 { Some(cx.waker()) } else { rung };
+        let Some(waker) = waker else { return Poll::Pending };
+        let cx = &mut Context::from_waker(waker);
+        if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
+            return Poll::Ready(Outcome::ClientGone);
+        }
+        if self.ending.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Outcome::Drained);
+        }
+        while self.idle_timer.as_mut().poll(cx).is_ready() {
+            match Instant::now() {
+                now if now >= self.total => return Poll::Ready(Outcome::TotalTimeout),
+                now if now >= idle => return Poll::Ready(Outcome::IdleTimeout),
+                _ => self.idle_timer.as_mut().reset(idle.min(self.total)),
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -295,17 +350,9 @@ fn take(
     Ok(())
 }
 
-/// What the replica has sent already, without waiting for more.
-async fn here_already(under: &mut UnderWay) -> Option<pingora::Result<Option<Bytes>>> {
-    match at_once(pin!(under.exchange.session.read_response_body())).await {
-        Poll::Ready(chunk) => Some(chunk),
-        Poll::Pending => None,
-    }
-}
-
 /// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
-fn whole_by_its_word(under: &UnderWay) -> Result<(), Outcome> {
-    match &under.events {
+fn whole_by_its_word(events: Option<&Events>) -> Result<(), Outcome> {
+    match events {
         Some(events) if !events.ended() => Err(Outcome::Cut),
         _ => Ok(()),
     }

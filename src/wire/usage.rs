@@ -46,11 +46,13 @@ impl Meter {
         Meter::default()
     }
 
-    /// Reads one event of a stream.
-    pub fn event(&mut self, event: &[u8]) {
-        if is_candidate(event) {
+    /// Reads one event of a stream. Gives whether it has a key that may tell usage, whatever it says.
+    pub fn event(&mut self, event: &[u8]) -> bool {
+        let candidate = is_candidate(event);
+        if candidate {
             self.json(&data_of(event));
         }
+        candidate
     }
 
     /// Reads a body that was not streamed: all of it or its end.
@@ -224,7 +226,9 @@ mod tests {
     #[track_caller]
     fn stream(events: &[&str], expected: Option<Usage>) {
         let mut meter = Meter::new();
-        events.iter().for_each(|event| meter.event(format!("{event}\n\n").as_bytes()));
+        for event in events {
+            meter.event(format!("{event}\n\n").as_bytes());
+        }
         assert_eq!(meter.usage(), expected, "{events:?}");
     }
 

@@ -200,9 +200,9 @@ fn a_streams_gaps_arrive_at_its_end_and_in_batches_before() {
     for _ in 0..ITL_BATCH + 1 {
         stream.gap(0.01);
     }
-    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 64"#]);
+    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 32"#]);
     drop(stream);
-    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 65"#]);
+    check(&metrics.render(&registry), &[r#"nearpool_itl_seconds_count{model="small",pool="pool"} 33"#]);
 }
 
 #[test]

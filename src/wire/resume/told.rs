@@ -17,8 +17,8 @@ pub const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// What was told, event by event.
 ///
-/// Nearly every event of a stream differs from the one before in its text alone, so it is compared with the last one's
-/// shape and not read: two comparisons and a run through the text. Only what looks otherwise is parsed.
+/// Nearly every event of a stream differs from the one before in its text alone. So it is compared with the last one's shape
+/// ([`Told::follows_on`]): two comparisons and a run through the text. Only what looks otherwise is parsed ([`Told::note`]).
 #[derive(Debug)]
 pub struct Told {
     pub(super) dialect: Dialect,
@@ -117,13 +117,18 @@ impl Told {
         }))
     }
 
-    /// Takes note of a data event of the first replica.
+    /// Takes note of a data event of the first replica. Gives whether the events that [`follows_on`](Told::follows_on) finds
+    /// are like this one from now on.
+    pub fn note(&mut self, event: &[u8]) -> bool {
+        !self.follows_on(event) && self.note_other(event)
+    }
+
+    /// Takes note of an event if it differs in its text alone from one that was noted; of all others nothing.
     #[inline]
-    pub fn note(&mut self, event: &[u8]) {
-        match self.shape.text_in(event) {
-            Some(text) => self.add(text),
-            None => self.note_other(event),
-        }
+    pub fn follows_on(&mut self, event: &[u8]) -> bool {
+        let Some(text) = self.shape.text_in(event) else { return false };
+        self.add(text);
+        true
     }
 
     /// The dialect of the answer.
@@ -155,20 +160,23 @@ impl Told {
     }
 
     #[cold]
-    fn note_other(&mut self, event: &[u8]) {
+    fn note_other(&mut self, event: &[u8]) -> bool {
         // What cannot be continued is only waited for to end. Of several choices, the end of one says nothing.
         if let Some(obstacle) = self.obstacle
             && (obstacle == Obstacle::Choices || !(tells_the_end(event) || may_be_another_choice(event)))
         {
-            return;
+            return false;
         }
         let data = data_of(event);
-        let Some(chunk) = Chunk::read(self.dialect, &data) else { return self.obstruct(Obstacle::Unread) };
+        let Some(chunk) = Chunk::read(self.dialect, &data) else {
+            self.obstruct(Obstacle::Unread);
+            return false;
+        };
         self.identity.take(&chunk);
         self.chunk(&chunk, event, true);
-        if chunk.is_plain_text() && self.obstacle.is_none() {
-            self.shape.learn(event, chunk.choice.as_ref().map_or("", |choice| choice.text));
-        }
+        chunk.is_plain_text()
+            && self.obstacle.is_none()
+            && self.shape.learn(event, chunk.choice.as_ref().map_or("", |choice| choice.text))
     }
 
     /// Takes note of what an event said; gives the tokens of the whole answer if it tells the replica's.
@@ -246,14 +254,15 @@ impl Shape {
         same.then(|| &rest[..end])
     }
 
-    fn learn(&mut self, event: &[u8], text: &str) {
-        // Data of several lines was copied together.
-        let Some(place) = place(text, event) else { return };
+    /// False where the text does not stand in the event as it is: data of several lines was copied together.
+    fn learn(&mut self, event: &[u8], text: &str) -> bool {
+        let Some(place) = place(text, event) else { return false };
         self.bytes.clear();
         self.bytes.extend_from_slice(&event[..place.start]);
         self.bytes.extend_from_slice(&event[place.end..]);
         self.at = place.start;
         self.loose = INDEX.find(&event[place.end..]).is_none();
+        true
     }
 }
 
@@ -263,6 +272,10 @@ static INDEX: Lazy<Finder<'static>> = Lazy::new(|| Finder::new(b"\"index\""));
 /// Whether two pieces differ in nothing but how their runs of digits read.
 fn same_but_for_digits(mut a: &[u8], mut b: &[u8]) -> bool {
     let run = |bytes: &[u8], digits: bool| bytes.iter().take_while(|byte| byte.is_ascii_digit() == digits).count();
+    // Most of it is the same in any case. A run of digits is looked at from its beginning.
+    let same = a.chunks(16).zip(b.chunks(16)).take_while(|(a, b)| a == b).map(|(a, _)| a.len()).sum();
+    let begin = a[..same].iter().rposition(|byte| !byte.is_ascii_digit()).map_or(0, |other| other + 1);
+    (a, b) = (&a[begin..], &b[begin..]);
     while !a.is_empty() && !b.is_empty() {
         let (digits_a, digits_b) = (run(a, true), run(b, true));
         let (rest_a, rest_b) = (&a[digits_a..], &b[digits_b..]);
@@ -308,7 +321,7 @@ mod tests {
         let shape = |first: &str| {
             let mut shape = Shape::default();
             let first = event("hi", first);
-            shape.learn(first.as_bytes(), &first[first.find("hi").unwrap()..][..2]);
+            assert!(shape.learn(first.as_bytes(), &first[first.find("hi").unwrap()..][..2]));
             shape
         };
         let check = |first: &str, second: &str, same: bool| {

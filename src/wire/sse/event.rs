@@ -39,6 +39,12 @@ impl Progress {
         Progress { dialect, events: 0, data_events: 0, done: false, error: false }
     }
 
+    /// Takes note of one whole event that is like one of [`EventKind::Data`].
+    pub fn note_data(&mut self) {
+        self.events += 1;
+        self.data_events += 1;
+    }
+
     /// Takes note of one whole event.
     pub fn note(&mut self, event: &[u8]) -> EventKind {
         // A byte-order mark may stand at the beginning of a stream, and there alone.
