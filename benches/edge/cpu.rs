@@ -16,7 +16,7 @@ use crate::requests::request;
 struct Size {
     name: &'static str,
     bytes: usize,
-    /// Calls on each connection in one measurement: about half a second of CPU time, which is told in steps of 10 ms.
+    /// Calls on each connection in one measurement: about half a second of CPU time.
     calls: usize,
     /// The most that the ratio of edge to peer may be.
     budget: Option<f64>,
@@ -34,7 +34,7 @@ const SIZES: [Size; 3] = [
 /// Streams at a time, events of each, and the time between two: 50 tokens/s, a usual speed. The streams go in step, as
 /// continuous batching makes them: a decode step of an engine gives every running request its next token at once.
 const STREAMS: usize = 100;
-const EVENTS: u32 = 200;
+const EVENTS: u32 = 100;
 const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// One side of a comparison.

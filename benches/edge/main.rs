@@ -1,7 +1,7 @@
 //! The edge end to end, beside a proxy on the same framework that decides nothing, and beside a direct connection.
 //!
 //! `cargo bench --features peer --bench edge` measures everything and exits with 1 if a budget is missed; parts by name:
-//! `-- requests events delay memory syscalls observe`, shorter with `--quick`. Linux only: CPU time and memory come from /proc.
+//! `-- requests events delay memory syscalls observe`, shorter with `--quick`. Linux only: CPU time and memory are the system's own.
 //!
 //! Load, replicas, edge and peer are processes of their own on this machine's loopback. The edge is the real binary with
 //! every feature on; the peer is the framework's own proxy as it comes, with the system's allocator.
@@ -61,7 +61,7 @@ async fn measure(args: &[String]) -> Result<Report> {
         cpu::requests(&mut report, &replicas, threads, if quick { 3 } else { 9 }).await?;
     }
     if wanted("events") {
-        cpu::events(&mut report, &replicas, threads, if quick { 3 } else { 7 }).await?;
+        cpu::events(&mut report, &replicas, threads, if quick { 5 } else { 15 }).await?;
     }
     if wanted("delay") {
         delay::requests(&mut report, &replicas, threads, if quick { 2 } else { 6 }).await?;

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 use crate::requests::{MODEL, SERVED_AS};
 
@@ -82,14 +84,10 @@ impl Process {
         self.child.id()
     }
 
-    /// CPU time that it has used, in all its threads. The system tells it in steps of 10 ms.
+    /// CPU time that it has used, in all its threads: by its clock, since /proc tells it in steps of 10 ms.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id()))?;
-        // The fields after the command's closing parenthesis; utime and stime are fields 14 and 15 of the line.
-        let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace().skip(11).take(2);
-        let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap_or(0)).sum();
-        // USER_HZ, which is 100 on every Linux that Rust knows.
-        Ok(Duration::from_millis(ticks * 10))
+        let process = Pid::from_raw(i32::try_from(self.id())?);
+        Ok(clock_getcpuclockid(process)?.now()?.into())
     }
 
     /// Resident memory, in KiB.
