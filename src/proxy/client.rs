@@ -45,6 +45,16 @@ struct Ahead {
     head_bytes: Option<usize>,
 }
 
+impl Ahead {
+    fn take(&mut self, most: usize) -> BytesMut {
+        if most < self.bytes.len() {
+            return self.bytes.split_to(most);
+        }
+        // An empty rest would hold the memory as long as the connection lasts.
+        std::mem::take(&mut self.bytes)
+    }
+}
+
 impl Client {
     pub(super) fn new(stream: Stream) -> Client {
         Client { stream: Arc::new(Mutex::new(stream)), ahead: Mutex::default() }
@@ -81,9 +91,7 @@ impl Client {
 
     /// Up to so many bytes that were read already, without a copy.
     pub(super) fn take_ahead(&self, most: usize) -> Bytes {
-        let bytes = &mut self.ahead().bytes;
-        let taken = most.min(bytes.len());
-        bytes.split_to(taken).freeze()
+        self.ahead().take(most).freeze()
     }
 
     /// Reads up to so many bytes behind those in `room`, as many as it has room for. None at the connection's end.
@@ -201,7 +209,7 @@ impl AsyncRead for Client {
         if ahead.bytes.is_empty() {
             ready!(Pin::new(&mut *stream.lock().unwrap_or_else(PoisonError::into_inner)).poll_read(cx, buf))?;
         } else {
-            buf.put_slice(&ahead.bytes.split_to(buf.remaining().min(ahead.bytes.len())));
+            buf.put_slice(&ahead.take(buf.remaining()));
         }
         if buf.filled().len() > filled {
             ahead.head_bytes = None;
@@ -248,6 +256,7 @@ mod tests {
         assert_eq!(client.take_ahead(3), "the");
         assert_eq!(client.take_ahead(100), " begin");
         assert_eq!(client.take_ahead(100), "");
+        assert_eq!(client.ahead().bytes.capacity(), 0, "nothing holds the memory of what was read");
         let mut room = BytesMut::with_capacity(100);
         assert_eq!(client.read(&mut room, 12).await.unwrap(), 12);
         assert_eq!(room, b" of the body"[..]);
@@ -267,6 +276,7 @@ mod tests {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.unwrap();
         assert_eq!((&byte, rest.as_slice()), (b"a", b"bcdef".as_slice()));
+        assert_eq!(client.ahead().bytes.capacity(), 0);
     }
 
     #[test]

@@ -561,6 +561,52 @@ async fn bodies_of_every_length_are_read_to_their_end_and_no_further() {
     assert_eq!(got, lengths.repeat(3));
 }
 
+/// The framework rewrites a target with spaces, and takes bare line feeds for line ends: neither may shift where the body of
+/// a request is looked for, however the lengths fall.
+#[tokio::test]
+async fn a_rewritten_target_does_not_move_the_body() {
+    let replica = sim("a").await;
+    let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
+    let inside = "GET /health HTTP/1.1\r\nhost: smuggled\r\n\r\n";
+    let json = with(chat("outer", 1), json!({"padding": "p".repeat(6_000)})).to_string();
+    // Each space becomes three bytes: with half as many as stand before a blank line in the body, the lengths are the same.
+    for (spaces, body) in [
+        (inside.len() / 2, format!("{inside}{json}")),
+        (inside.len() / 2 - 1, format!("{inside}{json}")),
+        (2, format!("\r\n\r\n{json}")),
+        (3, json.clone()),
+    ] {
+        for line in ["\n", "\r\n"] {
+            let target = format!("{CHAT}?a{}b", " ".repeat(spaces));
+            let head = format!("POST {target} HTTP/1.1{line}host: e{line}content-length: {}{line}{line}", body.len());
+            let mut client = Http1::connect(edge.agents()).await;
+            let answer = client.call(format!("{head}{body}").as_bytes()).await;
+            let expected = if body.trim_start().starts_with('{') { 200 } else { 400 };
+            assert_eq!(answer.status, expected, "{spaces} {line:?}");
+            client.half_close().await;
+            let more = client.until_closed().await;
+            assert!(more.is_empty(), "{spaces} {line:?}: {}", more.escape_ascii());
+        }
+    }
+}
+
+/// A body that was read to its end is no reason to close, whatever its last byte is.
+#[tokio::test]
+async fn a_body_that_is_refused_at_its_end_leaves_its_connection() {
+    let quiet = Quiet::start().await;
+    for len in [3_000, 5_000, 20_000, 200_000] {
+        let mut client = quiet.connect().await;
+        let body = format!("{{\"a\":\"{}\"]", "x".repeat(len));
+        for _ in 0..2 {
+            let head = format!("POST {CHAT} HTTP/1.1\r\nhost: e\r\ncontent-length: {}\r\n\r\n", body.len());
+            let answer = client.call(format!("{head}{body}").as_bytes()).await;
+            refused(&answer, 400, "bad_json");
+            assert_ne!(answer.header("connection"), Some("close"), "{len}");
+        }
+    }
+    quiet.nothing_was_forwarded();
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let replica = sim("a").await;
