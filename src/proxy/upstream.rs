@@ -1,15 +1,18 @@
 //! Connections to replicas: pooled, kept alive, HTTP/1.1 or HTTP/2, plain or TLS.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v2::{ConnectionRef, Connector};
-use pingora::protocols::ALPN;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora::protocols::http::v2::client::Http2Session;
+use pingora::protocols::l4::socket::SocketAddr as Address;
+use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::{HttpPeer, Peer};
 
 use super::corked::Corked;
@@ -49,6 +52,44 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A replica whose pooled connections are asked for. The framework would have the kernel tell with every request whom the
+/// connection leads to; that is known from its making on ([`leads_to`]).
+#[derive(Clone)]
+struct Pooled<'a>(&'a HttpPeer);
+
+impl fmt::Display for Pooled<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Peer for Pooled<'_> {
+    fn address(&self) -> &Address {
+        self.0.address()
+    }
+
+    fn tls(&self) -> bool {
+        self.0.tls()
+    }
+
+    fn sni(&self) -> &str {
+        self.0.sni()
+    }
+
+    fn reuse_hash(&self) -> u64 {
+        self.0.reuse_hash()
+    }
+
+    fn matches_fd<V: AsRawFd>(&self, _: V) -> bool {
+        true
+    }
+}
+
+/// Whether a connection leads there: two replicas whose hashes in the pool are the same are told apart by it.
+fn leads_to(stream: &Stream, at: &Address) -> bool {
+    stream.get_socket_digest().is_some_and(|digest| digest.peer_addr() == Some(at))
 }
 
 /// One exchange with a replica. Dropping it without [`Upstream::release`] closes the connection or resets the stream,
@@ -126,7 +167,8 @@ impl Upstream {
         if http2 && let Some(session) = self.reused_http2(&peer).await {
             return Ok(Exchange::new(HttpSession::H2(session), peer, true));
         }
-        let pooled = if fresh { None } else { http1.reused_stream(&*peer).await };
+        let pooled = if fresh { None } else { http1.reused_stream(&Pooled(&peer)).await };
+        let pooled = pooled.filter(|stream| leads_to(stream, peer.address()));
         if http2 && pooled.is_none() {
             // What opens a connection is boxed: most requests find one open, and would else carry 8 KiB for it.
             let session = Box::pin(self.connector().new_http_session(&*peer)).await?;
