@@ -118,9 +118,12 @@ async fn play(
         }
     }
     let paint = show.screen.paint();
+    let told = shown.iter().any(|shown| shown.ended == Ended::Told);
+    if told {
+        show.screen.print("\nInterrupted: this is what there was until then.");
+    }
     show.screen.print(&table::table(&shown, &stage.world, paint));
     show.screen.print(&format!("\n{}", table::verdict(&shown, paint)));
-    let told = shown.iter().any(|shown| shown.ended == Ended::Told);
     if args.seconds.is_none() && !told {
         show.screen.print("\nThe demo goes on serving, with light traffic. Ctrl-C ends it.");
         show.whole = None;

@@ -47,7 +47,7 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "DIALECT", default_value = "chat", value_parser = dialect)]
     dialect: Dialect,
     /// The admin listener of a running edge: its measured round trips count in place of estimates.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = page::address)]
     admin: Option<SocketAddr>,
     /// Print JSON.
     #[arg(long)]

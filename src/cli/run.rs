@@ -14,15 +14,15 @@ pub(super) struct RunArgs {
     /// The config file; conf/edge.toml is the commented reference.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Take the listeners over from the running process, which must get SIGQUIT then.
+    /// Take the listeners over from the running process, which must get SIGQUIT within 5 s.
     #[arg(long)]
     upgrade: bool,
     /// Where the listeners are handed over.
     #[arg(long, value_name = "PATH", default_value = "/tmp/nearpool-upgrade.sock")]
     upgrade_socket: PathBuf,
-    /// Threads of the data plane; the default is one for each core.
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    /// Threads of the data plane, 1 to 1024; the default is one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// Write no access log.
     #[arg(long)]
     no_access_log: bool,
@@ -36,7 +36,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         access_log: !args.no_access_log,
         upgrade: args.upgrade,
         upgrade_socket: args.upgrade_socket.clone(),
-        threads: args.threads.unwrap_or(cores).max(1),
+        threads: args.threads.map_or(cores, usize::from),
         seed: rand::random(),
     })?;
     server.add_service(on_a_thread(

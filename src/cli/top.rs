@@ -36,7 +36,7 @@ const PLAIN_HEIGHT_MAX: u16 = 4_000;
 #[derive(clap::Args, Debug)]
 pub(super) struct TopArgs {
     /// The admin listener of a running edge.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901", value_parser = page::address)]
     admin: SocketAddr,
     /// Print one frame as plain text and end.
     #[arg(long)]

@@ -53,6 +53,12 @@ pub enum Unexplained {
         /// The names that there are.
         known: Vec<String>,
     },
+    /// `auto` was asked for without a step that tells the model.
+    #[error("the model 'auto' needs a known step; known names: {}", known.join(", "))]
+    AutoWithoutStep {
+        /// The names that there are.
+        known: Vec<String>,
+    },
     /// The model is served, but by no engine that speaks this dialect.
     #[error("no pool of '{model}' serves {dialect}")]
     NotServed {
@@ -109,7 +115,10 @@ pub fn stations<'a>(asked: &Asked<'_>, snapshot: &'a Snapshot) -> Result<Station
     let topology = &snapshot.config.topology;
     let resolved = resolve::resolve(topology, asked.model, asked.step).map_err(|unknown| {
         let known = unknown.known.iter().map(|name| (*name).to_owned()).collect();
-        Unexplained::UnknownModel { asked: asked.model.to_owned(), known }
+        match unknown.auto_without_step {
+            true => Unexplained::AutoWithoutStep { known },
+            false => Unexplained::UnknownModel { asked: asked.model.to_owned(), known },
+        }
     })?;
     let unplaced = Whereabouts::unknown(Some(asked.ip.to_canonical()), Source::Peer);
     let whereabouts = snapshot.geo.lookup(asked.ip)?.map_or(unplaced, |located| located.whereabouts(unplaced));
@@ -156,7 +165,7 @@ pub fn explain<'a>(
         step: resolved.step,
         ip: asked.ip,
         whereabouts,
-        regions: regions::rows(topology, &standings, &pools),
+        regions: regions::rows(topology, &standings, &pools, resolved.model, asked.dialect),
         pools,
         candidates,
         home,

@@ -154,10 +154,17 @@ fn explain_leaves_out_no_region_and_counts_addresses_of_a_file() {
         model = "small"
         engine = "vllm"
         replicas = ["http://127.0.0.1:10"]
+        [[pools]]
+        name = "japanese"
+        region = "tokyo"
+        model = "small"
+        engine = "sglang"
+        replicas = ["http://127.0.0.1:11"]
         "#,
     );
     let ask = |more: &[&str]| -> Value {
-        let told = nearpool(&[&["explain", "--config", &file, "--model", "m", "--json"], more].concat());
+        let model: &[&str] = if more.contains(&"--model") { &[] } else { &["--model", "m"] };
+        let told = nearpool(&[&["explain", "--config", &file, "--json"], model, more].concat());
         serde_json::from_slice(&told.stdout).unwrap()
     };
     let said = ask(&["--ip", "127.3.0.1"]);
@@ -166,10 +173,28 @@ fn explain_leaves_out_no_region_and_counts_addresses_of_a_file() {
     let none = Value::from("left out: no pool of the model");
     assert_eq!(regions, [(&"here".into(), &"1st".into()), (&"ireland".into(), &none), (&"tokyo".into(), &none)]);
     assert_eq!(said["country"], "IE");
+    let said = ask(&["--ip", "127.3.0.1", "--model", "small", "--dialect", "messages"]);
+    let verdict = |at: usize| said["regions"][at]["verdict"].as_str().unwrap();
+    assert_eq!(verdict(0), "1st");
+    let others = [verdict(1), verdict(2)];
+    assert!(others.contains(&"left out: no pool of the model serves messages"), "{said}");
+    assert!(others.contains(&"left out: no pool of the model"), "{said}");
+    let told = nearpool(&["explain", "--config", &file, "--ip", "127.3.0.1", "--model", "auto", "--step", "planer"]);
+    let error = String::from_utf8(told.stderr).unwrap();
+    assert!(error.contains("the model 'auto' needs a known step; known names: m, small"), "{error}");
     let other = Folder::new();
     let list = other.file("127.3.0.1\n# nobody\nfoo\n{\"client\":\"127.6.0.1\"}\n");
     let said = ask(&["--from-log", &list]);
     assert_eq!((&said["calls"], &said["bad_lines"], &said["regions"][0]["calls"]), (&2.into(), &1.into(), &2.into()));
+}
+
+#[test]
+fn no_threads_are_no_edge() {
+    for threads in ["0", "1025", "all"] {
+        let told = nearpool(&["run", "--config", "conf/edge.toml", "--threads", threads]);
+        assert_eq!(told.status.code(), Some(2), "{threads}");
+        assert!(String::from_utf8(told.stderr).unwrap().contains("--threads"), "{threads}");
+    }
 }
 
 #[tokio::test]

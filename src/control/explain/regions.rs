@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::ids::RegionIx;
+use crate::domain::ask::Dialect;
+use crate::domain::ids::{ModelIx, RegionIx};
 use crate::domain::topology::Topology;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::region::{Standing, Standings};
@@ -21,7 +22,13 @@ pub struct Row<'a> {
 }
 
 /// The regions in which the model's pools are served, in their order, and then those that are left out.
-pub(super) fn rows<'a>(topology: &'a Topology, standings: &Standings, pools: &[PoolCandidate]) -> Vec<Row<'a>> {
+pub(super) fn rows<'a>(
+    topology: &'a Topology,
+    standings: &Standings,
+    pools: &[PoolCandidate],
+    model: ModelIx,
+    dialect: Dialect,
+) -> Vec<Row<'a>> {
     let mut order: Vec<RegionIx> = Vec::new();
     for pool in pools.iter().filter(|pool| !pool.fallback) {
         if !order.contains(&pool.region) {
@@ -35,6 +42,9 @@ pub(super) fn rows<'a>(topology: &'a Topology, standings: &Standings, pools: &[P
         let (region, standing) = (topology.region(*ix), standings.of(*ix));
         let verdict = match standing {
             Standing { allowed: false, .. } => "left out: residency".to_owned(),
+            _ if at >= kept && topology.pools.iter().any(|pool| (pool.region, pool.model) == (*ix, model)) => {
+                format!("left out: no pool of the model serves {}", dialect.name())
+            }
             _ if at >= kept => "left out: no pool of the model".to_owned(),
             Standing { listed: Some(listed), .. } => format!("{}, named {} by an override", nth(at), nth(listed)),
             Standing { measured: true, .. } => format!("{}, by round trip", nth(at)),
