@@ -94,7 +94,7 @@ impl Client {
         self.ahead().take(most).freeze()
     }
 
-    /// Reads up to so many bytes behind those in `room`, as many as it has room for. None at the connection's end.
+    /// Reads up to so many bytes behind those in `room`, as many as it has room for; 0 at the connection's end.
     pub(super) async fn read(&self, room: &mut BytesMut, most: usize) -> io::Result<usize> {
         // The future of the read holds nothing between two polls, so that the lock is free then.
         std::future::poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
