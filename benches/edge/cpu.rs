@@ -77,6 +77,18 @@ impl<'a> Lane<'a> {
     }
 }
 
+/// One round of each, in changing order.
+async fn in_turn<'a>(
+    pair: usize,
+    one: &mut Lane<'a>,
+    other: &mut Lane<'a>,
+    round: impl AsyncFn(&mut Lane<'a>) -> Result<()>,
+) -> Result<()> {
+    let (first, second) = if pair.is_multiple_of(2) { (one, other) } else { (other, one) };
+    round(first).await?;
+    round(second).await
+}
+
 /// Measures so many pairs of rounds of requests, in changing order.
 pub(crate) async fn requests_in_pairs<'a>(
     one: &mut Lane<'a>,
@@ -85,12 +97,10 @@ pub(crate) async fn requests_in_pairs<'a>(
     pairs: usize,
 ) -> Result<()> {
     for pair in 0..=pairs {
-        let (first, second) = if pair % 2 == 0 { (&mut *one, &mut *other) } else { (&mut *other, &mut *one) };
-        first.requests(each).await?;
-        second.requests(each).await?;
+        in_turn(pair, one, other, async |lane| lane.requests(each).await).await?;
         if pair == 0 {
             // The first round only warms up.
-            for lane in [first, second] {
+            for lane in [&mut *one, &mut *other] {
                 lane.cpu.clear();
                 lane.rate.clear();
             }
@@ -132,13 +142,7 @@ pub(crate) async fn events(report: &mut Report, replicas: &Replicas, threads: us
     let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
     let (mut edge, mut peer) = (Lane::new(&edge, STREAMS, ask).await?, Lane::new(&peer, STREAMS, ask).await?);
     for pair in 0..pairs {
-        if pair % 2 == 0 {
-            edge.events().await?;
-            peer.events().await?;
-        } else {
-            peer.events().await?;
-            edge.events().await?;
-        }
+        in_turn(pair, &mut edge, &mut peer, async |lane| lane.events().await).await?;
     }
     let what = format!("CPU per event ({STREAMS} streams)");
     compare(report, &what, "µs", &edge, &peer, Some(0.8));

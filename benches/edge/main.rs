@@ -1,7 +1,8 @@
 //! The edge end to end, beside a proxy on the same framework that decides nothing, and beside a direct connection.
 //!
 //! `cargo bench --features peer --bench edge` measures everything and exits with 1 if a budget is missed; parts by name:
-//! `-- requests events delay memory syscalls observe`, shorter with `--quick`. Linux only: CPU time and memory are the system's own.
+//! `-- requests events delay memory syscalls observe`, shorter with `--quick`. Linux only: what processes use of CPU and memory
+//! is asked of the system.
 //!
 //! Load, replicas, edge and peer are processes of their own on this machine's loopback. The edge is the real binary with
 //! every feature on; the peer is the framework's own proxy as it comes, with the system's allocator.

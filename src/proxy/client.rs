@@ -17,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memmem;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{Peek, Shutdown, Stream};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::waiting::is_chunked;
 use super::wrapped::asks_the_connection_below;
@@ -101,12 +101,17 @@ impl Client {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stream)
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ahead)
     }
+}
+
+/// Every section leaves what it holds whole, so a panic elsewhere does not spoil it.
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Sends the chunks of an answer on a client's connection, without a way through all that the framework knows of it.
@@ -148,7 +153,7 @@ impl Chunks {
             }
         };
         std::future::poll_fn(|cx| {
-            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stream = lock(&self.stream);
             while !unsent.is_empty() {
                 match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, unsent))? {
                     0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -207,7 +212,7 @@ impl AsyncRead for Client {
         let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
         let filled = buf.filled().len();
         if ahead.bytes.is_empty() {
-            ready!(Pin::new(&mut *stream.lock().unwrap_or_else(PoisonError::into_inner)).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut *lock(stream)).poll_read(cx, buf))?;
         } else {
             buf.put_slice(&ahead.take(buf.remaining()));
         }
@@ -221,7 +226,7 @@ impl AsyncRead for Client {
 #[async_trait]
 impl Shutdown for Client {
     async fn shutdown(&mut self) {
-        std::future::poll_fn(|cx| Pin::new(&mut *self.lock()).poll_shutdown(cx)).await.ok();
+        let _closed_already = AsyncWriteExt::shutdown(self).await;
     }
 }
 

@@ -194,7 +194,9 @@ impl Reading {
             Some(told) if self.continues => return self.fitted.add(told, event, kind, self.unasked),
             Some(told) if kind == EventKind::Data => {
                 let learnt = told.note(event);
-                self.text_only = if learnt { !may_tell_usage && parts.is_empty() } else { self.text_only };
+                if learnt {
+                    self.text_only = !may_tell_usage && parts.is_empty();
+                }
             }
             _ => {}
         }

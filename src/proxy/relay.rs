@@ -262,16 +262,14 @@ impl Relay<'_> {
                         return Err(Outcome::TotalTimeout);
                     }
                     let idle = now + self.timeouts.idle;
-                    let chunk = poll_fn(|cx| match asked {
-                        // It has this task's waker already.
-                        true => {
-                            asked = false;
-                            watch.poll(cx, session, idle).map(Err)
+                    let chunk = poll_fn(|cx| {
+                        // Once asked, it has this task's waker already.
+                        if !std::mem::take(&mut asked)
+                            && let Poll::Ready(chunk) = read.as_mut().poll(cx)
+                        {
+                            return Poll::Ready(Ok(chunk));
                         }
-                        false => match read.as_mut().poll(cx) {
-                            Poll::Ready(chunk) => Poll::Ready(Ok(chunk)),
-                            Poll::Pending => watch.poll(cx, session, idle).map(Err),
-                        },
+                        watch.poll(cx, session, idle).map(Err)
                     });
                     let chunk = chunk.await?;
                     now = Instant::now();
