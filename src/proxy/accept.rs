@@ -12,18 +12,18 @@ use http::{Method, Version, header};
 use pingora::apps::{HttpPersistentSettings, ServerApp};
 use pingora::listeners::tls::{Acceptor, TlsSettings};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::{ALPN, Stream};
 use pingora::server::ShutdownWatch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::batched::{self, Batched};
+use super::batched::Batched;
 use super::client::Client;
 use super::edge::{Counted, Edge};
 use super::proxied;
 use super::reply::Refusal;
+use super::socket::Socket;
 use super::tls::Certificates;
 use crate::domain::outcome::Outcome;
 use crate::policy::limits;
@@ -63,7 +63,7 @@ impl Accept {
 
     /// Serves one connection to its end, on the thread that calls this.
     pub async fn serve(&self, stream: TcpStream, peer: SocketAddr, shutdown: &ShutdownWatch) {
-        let Ok(socket) = batched::socket(stream, peer) else { return };
+        let Ok(socket) = Socket::new(stream, peer) else { return };
         let _ended = match &self.tls {
             None => self.serve_plain(socket, shutdown).await,
             Some(tls) => self.serve_over_tls(socket, peer, tls, shutdown).await,
@@ -78,7 +78,7 @@ impl Accept {
             socket.rewind(&begun);
             ServerApp::process_new(&self.edge, Box::new(Batched::new(socket)), shutdown).await;
         } else {
-            self.serve_http1(Box::new(Batched::of_chunks(socket)), Some(begun), shutdown.clone()).await;
+            self.serve_http1(Box::new(Batched::new(socket)), Some(begun), shutdown.clone()).await;
         }
         Some(())
     }

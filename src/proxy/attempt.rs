@@ -187,6 +187,9 @@ impl Attempt<'_> {
             outcome if fresh && outcome.facts().again == Again::Free => Outcome::Reset,
             outcome => outcome,
         })?;
+        if self.stream {
+            exchange.expect_stream();
+        }
         let began = Instant::now();
         let broke = |exchange: &Exchange, outcome: Outcome, since: Instant| match outcome {
             // The replica says that it did not look at the request, or it could not even be begun.
@@ -256,7 +259,7 @@ impl Attempt<'_> {
         }
         let (mut body, mut bytes) = (Vec::new(), 0);
         loop {
-            match exchange.session.read_response_body().await {
+            match exchange.read().await {
                 Ok(Some(chunk)) => {
                     bytes += chunk.len();
                     body.push(chunk);
@@ -293,10 +296,11 @@ impl Attempt<'_> {
         head: Box<AnswerHead>,
         sent: Instant,
     ) -> Result<Began, Failed> {
+        exchange.is_stream();
         let mut events = Events::new(self.dialect, self.unasked);
         let mut ready = Vec::new();
         loop {
-            match exchange.session.read_response_body().await {
+            match exchange.read().await {
                 Ok(Some(chunk)) => {
                     events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
                     if events.failed_at_once() {
@@ -305,7 +309,7 @@ impl Attempt<'_> {
                         return Err(Failed { outcome: Outcome::ServerError, answer, retry_after: None });
                     }
                     if events.begun() {
-                        let ended = exchange.session.response_done();
+                        let ended = exchange.is_done();
                         if ended {
                             events.finish(&mut ready);
                         }
@@ -326,7 +330,7 @@ impl Attempt<'_> {
         let mut body = Vec::new();
         let read = timeout(LAST_WORDS, async {
             let mut bytes = 0;
-            while let Some(chunk) = exchange.session.read_response_body().await.ok()? {
+            while let Some(chunk) = exchange.read().await.ok()? {
                 bytes += chunk.len();
                 body.push(chunk);
                 if bytes > FAILED_ANSWER_BYTES_MAX {

@@ -1,56 +1,34 @@
 //! A client's socket whose small writes go out together.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use async_trait::async_trait;
-use pingora::protocols::l4::stream::Stream as Socket;
-use pingora::protocols::{GetSocketDigest, Peek, Shutdown, SocketDigest};
+use pingora::protocols::{Peek, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
-use tokio::net::TcpStream;
 
+use super::socket::{Shared, Socket};
 use super::wrapped::asks_the_connection_below;
 
 /// Holds an answer's head and a small body, or a handshake's messages: a system call less for each. It is much of what an
 /// idle connection costs. Nothing is held of what is read: whoever reads here brings a buffer of its own.
 const BUFFER_BYTES: usize = 8 * 1024;
 
-/// What is gathered where it stands: an event or a few. To hold it in the connection's own buffer would ask for memory that,
-/// at an edge with many streams, is in no cache.
-const GATHER_BYTES_MAX: usize = 1024;
-
-/// What the framework knows a client's socket by, on this thread's reactor.
-pub(super) fn socket(stream: TcpStream, peer: SocketAddr) -> io::Result<Socket> {
-    stream.set_nodelay(true)?;
-    let digest = SocketDigest::from_raw_fd(stream.as_raw_fd());
-    // It is new, so nobody has asked the kernel for it yet.
-    let _unset = digest.peer_addr.set(Some(peer.into()));
-    let mut socket = Socket::from(stream);
-    socket.set_socket_digest(digest);
-    Ok(socket)
-}
-
 /// A socket with a buffer in front, which a flush empties.
 #[derive(Debug)]
 pub(super) struct Batched {
     buffered: BufWriter<Socket>,
-    /// Whether pieces that are written together are all that goes out before the next flush.
-    gathers: bool,
 }
 
 impl Batched {
     pub(super) fn new(socket: Socket) -> Batched {
-        Batched { buffered: BufWriter::with_capacity(BUFFER_BYTES, socket), gathers: false }
+        Batched { buffered: BufWriter::with_capacity(BUFFER_BYTES, socket) }
     }
 
-    /// For HTTP/1 in plain text, where only a stream's chunks are written in pieces.
-    pub(super) fn of_chunks(socket: Socket) -> Batched {
-        let mut batched = Batched::new(socket);
-        batched.gathers = true;
-        batched
+    /// The connection itself, for whoever knows that nothing is held.
+    pub(super) fn share(&self) -> Shared {
+        self.socket().share()
     }
 
     fn socket(&self) -> &Socket {
@@ -68,16 +46,7 @@ impl AsyncWrite for Batched {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let bytes = bufs.iter().map(|buf| buf.len()).sum::<usize>();
-        if !self.gathers || bytes > GATHER_BYTES_MAX || !self.buffered.buffer().is_empty() {
-            return Pin::new(&mut self.buffered).poll_write_vectored(cx, bufs);
-        }
-        let (mut gathered, mut at) = ([0; GATHER_BYTES_MAX], 0);
-        for buf in bufs {
-            gathered[at..at + buf.len()].copy_from_slice(buf);
-            at += buf.len();
-        }
-        Pin::new(self.buffered.get_mut()).poll_write(cx, &gathered[..bytes])
+        Pin::new(&mut self.buffered).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,15 +95,16 @@ asks_the_connection_below!(Batched, socket);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pingora::protocols::GetSocketDigest;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     /// A client, and its connection here.
     async fn connected() -> (TcpStream, Batched) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        let socket = socket(stream, peer).unwrap();
+        let socket = Socket::new(stream, peer).unwrap();
         let known = socket.get_socket_digest().unwrap().peer_addr().and_then(|peer| peer.as_inet().copied());
         assert_eq!(known, client.local_addr().ok());
         (client, Batched::new(socket))
@@ -150,24 +120,6 @@ mod tests {
         let mut read = [0; 9];
         client.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"head body");
-    }
-
-    #[tokio::test]
-    async fn pieces_that_are_sent_together_go_out_behind_what_is_held() {
-        let (mut client, mut batched) = connected().await;
-        batched.gathers = true;
-        let pieces = ["one ", "two ", "three "].map(|piece| IoSlice::new(piece.as_bytes()));
-        assert_eq!(batched.write_vectored(&pieces).await.unwrap(), 14);
-        assert_eq!(batched.buffered.buffer(), b"", "they are out already");
-        batched.write_all(b"held ").await.unwrap();
-        assert_eq!(batched.write_vectored(&pieces).await.unwrap(), 14);
-        let large = vec![b'x'; 2 * GATHER_BYTES_MAX];
-        batched.write_all(&large).await.unwrap();
-        batched.flush().await.unwrap();
-        let expected = [b"one two three held one two three ".as_slice(), &large].concat();
-        let mut read = vec![0; expected.len()];
-        client.read_exact(&mut read).await.unwrap();
-        assert_eq!(read, expected);
     }
 
     #[tokio::test]

@@ -1,11 +1,7 @@
-//! A client's connection that gives the body of a request and takes the chunks of a stream directly.
-//!
-//! An answer of unknown length goes down in chunks (RFC 9112, 7.1). The framework makes the frame of each with two
-//! allocations and a formatter, which is a fifth of what an event costs. [`Chunks`] frames and sends a piece by itself,
-//! on the same connection; the head and the last chunk stay the framework's.
+//! A client's connection that gives the body of a request, and takes the chunks of a stream, directly.
 //!
 //! A body the framework reads into a buffer of its own and copies it from there, piece by piece. So what came behind a
-//! head is kept from it, and [`body::direct`](super::body) reads on from there.
+//! head is kept from it, and [`body::direct`](super::body) reads on from there. [`Chunks`](super::chunks::Chunks) writes.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -14,19 +10,13 @@ use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
-use memchr::memmem;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::waiting::is_chunked;
+use super::ahead::{Ahead, head_end};
+use super::socket::lock;
 use super::wrapped::asks_the_connection_below;
-
-/// What a head ends with. One that ends with bare line feeds is the framework's to find.
-pub(super) const HEAD_END: &[u8] = b"\r\n\r\n";
-
-/// A chunk's size in hexadecimal digits and its line end are never longer.
-const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
 
 /// An HTTP/1 client's connection. The lock is there because the framework owns the connection and lends it out for
 /// reading only; nobody ever waits for it, and it is held for single polls.
@@ -34,25 +24,6 @@ const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
 pub(super) struct Client {
     stream: Arc<Mutex<Stream>>,
     ahead: Mutex<Ahead>,
-}
-
-/// What was read of a connection before anybody asked for it.
-#[derive(Debug, Default)]
-struct Ahead {
-    /// To be read before anything else.
-    bytes: BytesMut,
-    /// The length of the head that the framework was handed, as long as it has read nothing more.
-    head_bytes: Option<usize>,
-}
-
-impl Ahead {
-    fn take(&mut self, most: usize) -> BytesMut {
-        if most < self.bytes.len() {
-            return self.bytes.split_to(most);
-        }
-        // An empty rest would hold the memory as long as the connection lasts.
-        std::mem::take(&mut self.bytes)
-    }
 }
 
 impl Client {
@@ -76,9 +47,9 @@ impl Client {
         let mut ahead = self.ahead();
         ahead.head_bytes = None;
         if ahead.bytes.is_empty()
-            && let Some(end) = memmem::find(&begun, HEAD_END)
+            && let Some(end) = head_end(&begun)
         {
-            ahead.bytes = begun.split_off(end + HEAD_END.len());
+            ahead.bytes = begun.split_off(end);
             ahead.head_bytes = Some(begun.len());
         }
         begun
@@ -100,83 +71,17 @@ impl Client {
         std::future::poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
     }
 
+    /// The same connection, to be written to beside the framework.
+    pub(super) fn share(&self) -> Arc<Mutex<Stream>> {
+        Arc::clone(&self.stream)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Stream> {
         lock(&self.stream)
     }
 
     fn ahead(&self) -> MutexGuard<'_, Ahead> {
         lock(&self.ahead)
-    }
-}
-
-/// Every section leaves what it holds whole, so a panic elsewhere does not spoil it.
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Sends the chunks of an answer on a client's connection, without a way through all that the framework knows of it.
-pub(super) struct Chunks {
-    stream: Arc<Mutex<Stream>>,
-}
-
-impl Chunks {
-    /// Where the answer goes down over HTTP/1 and its head says that it is chunked.
-    pub(super) fn of(session: &ServerSession) -> Option<Chunks> {
-        let client = Client::of(session).filter(|_| is_chunked(session))?;
-        Some(Chunks { stream: Arc::clone(&client.stream) })
-    }
-
-    /// Sends the pieces as one chunk, to its end. When this is dropped early, part of the chunk may be out, so that nothing
-    /// can follow.
-    pub(super) async fn send(&self, pieces: &[Bytes]) -> io::Result<()> {
-        let bytes = pieces.iter().map(Bytes::len).sum();
-        // An empty chunk would be the last one.
-        if bytes == 0 {
-            return Ok(());
-        }
-        let mut line = [0; SIZE_LINE_MAX];
-        let line = IoSlice::new(size_line(bytes, &mut line));
-        let end = IoSlice::new(b"\r\n");
-        // Nearly always it is one piece, and then takes no allocation.
-        let (mut three, mut more);
-        let mut unsent = match pieces {
-            [piece] => {
-                three = [line, IoSlice::new(piece), end];
-                &mut three[..]
-            }
-            _ => {
-                more = Vec::with_capacity(pieces.len() + 2);
-                more.push(line);
-                more.extend(pieces.iter().map(|piece| IoSlice::new(piece)));
-                more.push(end);
-                &mut more[..]
-            }
-        };
-        std::future::poll_fn(|cx| {
-            let mut stream = lock(&self.stream);
-            while !unsent.is_empty() {
-                match ready!(Pin::new(&mut *stream).poll_write_vectored(cx, unsent))? {
-                    0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    sent => IoSlice::advance_slices(&mut unsent, sent),
-                }
-            }
-            Pin::new(&mut *stream).poll_flush(cx)
-        })
-        .await
-    }
-}
-
-/// The line before a chunk of so many bytes.
-fn size_line(bytes: usize, line: &mut [u8; SIZE_LINE_MAX]) -> &[u8] {
-    line[SIZE_LINE_MAX - 2..].copy_from_slice(b"\r\n");
-    let (mut rest, mut from) = (bytes, SIZE_LINE_MAX - 2);
-    loop {
-        from -= 1;
-        line[from] = b"0123456789ABCDEF"[rest % 16];
-        rest /= 16;
-        if rest == 0 {
-            return &line[from..];
-        }
     }
 }
 
@@ -210,14 +115,12 @@ impl AsyncRead for Client {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Client { stream, ahead } = self.get_mut();
         let ahead = ahead.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let filled = buf.filled().len();
-        if ahead.bytes.is_empty() {
+        if !ahead.give(buf) {
+            let filled = buf.filled().len();
             ready!(Pin::new(&mut *lock(stream)).poll_read(cx, buf))?;
-        } else {
-            buf.put_slice(&ahead.take(buf.remaining()));
-        }
-        if buf.filled().len() > filled {
-            ahead.head_bytes = None;
+            if buf.filled().len() > filled {
+                ahead.head_bytes = None;
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -239,13 +142,6 @@ mod tests {
     use tokio_test::io::Builder;
 
     use super::*;
-
-    #[test]
-    fn a_chunks_size_is_written_in_hexadecimal() {
-        for bytes in [1, 9, 10, 15, 16, 255, 256, 65_535, 1 << 24, usize::MAX] {
-            assert_eq!(size_line(bytes, &mut [0; SIZE_LINE_MAX]), format!("{bytes:X}\r\n").as_bytes());
-        }
-    }
 
     const HEAD: &[u8] = b"POST / HTTP/1.1\r\nhost: e\r\n\r\n";
 
@@ -294,20 +190,5 @@ mod tests {
         assert_eq!(client.keep_behind_head(begun(b"later")), begun(b"later"));
         assert!(!client.is_behind_head(HEAD.len()));
         assert_eq!(client.take_ahead(100), "abc");
-    }
-
-    #[tokio::test]
-    async fn a_chunk_goes_out_whole_and_in_order_also_in_short_writes() {
-        let wire = b"5\r\nhello\r\n".as_slice();
-        for piece in 1..=wire.len() {
-            let mut peer = Builder::new();
-            wire.chunks(piece).for_each(|part| {
-                peer.write(part);
-            });
-            let chunks = Chunks { stream: Client::new(Box::new(peer.build())).stream };
-            chunks.send(&[Bytes::from("hel"), Bytes::from("lo")]).await.unwrap();
-            chunks.send(&[Bytes::new()]).await.unwrap();
-            chunks.send(&[]).await.unwrap();
-        }
     }
 }

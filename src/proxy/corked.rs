@@ -3,15 +3,22 @@
 //! The framework flushes a request's head before its body is written: two segments on the wire and two system calls,
 //! and the replica wakes up twice. `Corked` passes over that first flush and gathers what is small, so that a small
 //! request leaves in one write, and a large one with its head in front of the first piece of its body.
+//!
+//! Of an answer that is to be a stream it keeps from the framework what comes behind the head, so that the body can be
+//! read past the framework.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
+use bytes::BytesMut;
 use pingora::protocols::{Peek, Shutdown, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::ahead::{Ahead, head_end};
+use super::socket::{Socket, lock};
 use super::wrapped::asks_the_connection_below;
 
 /// Head and body up to this many bytes are gathered; larger bodies are written from where they are.
@@ -26,11 +33,43 @@ pub(super) struct Corked {
     /// How much of `held` is sent already.
     sent: usize,
     corked: bool,
+    behind: Mutex<Behind>,
+}
+
+/// What is kept from the framework of an answer.
+#[derive(Debug, Default)]
+struct Behind {
+    /// Whether the head's end is looked for.
+    looks: bool,
+    /// How much of the head the framework was handed.
+    handed: usize,
+    ahead: Ahead,
 }
 
 impl Corked {
     pub(super) fn new(inner: Stream) -> Corked {
-        Corked { inner, held: Vec::with_capacity(1024), sent: 0, corked: true }
+        Corked { inner, held: Vec::with_capacity(1024), sent: 0, corked: true, behind: Mutex::default() }
+    }
+
+    /// The same connection, where the framework has it.
+    pub(super) fn among(stream: &Stream) -> Option<&Corked> {
+        (**stream).as_any().downcast_ref()
+    }
+
+    /// What is below all layers, where that is plain text.
+    pub(super) fn socket(&self) -> Option<&Socket> {
+        (*self.inner).as_any().downcast_ref()
+    }
+
+    /// Keeps what comes behind the first head of the answer.
+    pub(super) fn keep_behind_head(&self) {
+        lock(&self.behind).looks = true;
+    }
+
+    /// What came behind a head of so many bytes, if the framework has read that head and nothing more.
+    pub(super) fn take_behind_head(&self, head_bytes: usize) -> Option<BytesMut> {
+        let ahead = &mut lock(&self.behind).ahead;
+        (ahead.head_bytes? == head_bytes).then(|| std::mem::take(&mut ahead.bytes))
     }
 
     /// The connection itself, if this is a corked one, else what was given. Nothing may be held any more: the request
@@ -106,8 +145,30 @@ impl AsyncWrite for Corked {
 }
 
 impl AsyncRead for Corked {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Corked { inner, behind, .. } = self.get_mut();
+        let Behind { looks, handed, ahead } = behind.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ahead.give(buf) {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(inner).poll_read(cx, buf))?;
+        let read = &buf.filled()[before..];
+        if !*looks {
+            if !read.is_empty() {
+                ahead.head_bytes = None;
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // An end that came in two pieces is not found; then the framework reads on.
+        let end = head_end(read);
+        *handed += end.unwrap_or(read.len());
+        if let Some(end) = end {
+            *looks = false;
+            *ahead = Ahead { bytes: read[end..].into(), head_bytes: Some(*handed) };
+            buf.set_filled(before + end);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -124,7 +185,7 @@ asks_the_connection_below!(Corked, below);
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_test::io::Builder;
 
     use super::*;
@@ -153,5 +214,51 @@ mod tests {
             corked.write_all(&body).await.unwrap();
             corked.flush().await.unwrap();
         }
+    }
+
+    const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\na: b\r\n\r\n";
+
+    /// What the framework reads next, as far as it comes at once.
+    async fn read(corked: &mut Corked) -> Vec<u8> {
+        let mut read = Vec::with_capacity(100);
+        corked.read_buf(&mut read).await.unwrap();
+        read
+    }
+
+    #[tokio::test]
+    async fn what_comes_behind_a_head_is_kept_until_it_is_asked_for() {
+        let wire = [HEAD, b"5\r\nhel"].concat();
+        for first in 1..=HEAD.len() - 4 {
+            let peer = Builder::new().read(&wire[..first]).read(&wire[first..]).read(b"more").build();
+            let mut corked = Corked::new(Box::new(peer));
+            corked.keep_behind_head();
+            let mut head = read(&mut corked).await;
+            assert!(corked.take_behind_head(head.len()).is_none(), "its end has not come yet");
+            head.extend(read(&mut corked).await);
+            assert_eq!(head, HEAD, "cut at {first}");
+            assert!(corked.take_behind_head(HEAD.len() - 1).is_none(), "another head than the framework's");
+            assert_eq!(corked.take_behind_head(HEAD.len()).unwrap(), b"5\r\nhel"[..]);
+            assert_eq!(read(&mut corked).await, b"more");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_framework_reads_on_where_nobody_asks_and_what_it_has_is_nobody_elses() {
+        let wire = [HEAD, b"5\r\nhello\r\n\r\n"].concat();
+        let mut corked = Corked::new(Box::new(Builder::new().read(&wire).build()));
+        corked.keep_behind_head();
+        assert_eq!(read(&mut corked).await, HEAD);
+        assert_eq!(read(&mut corked).await, b"5\r\nhello\r\n\r\n");
+        assert!(corked.take_behind_head(HEAD.len()).is_none());
+        // Nothing was to be kept.
+        let mut corked = Corked::new(Box::new(Builder::new().read(&wire).build()));
+        assert_eq!(read(&mut corked).await, wire);
+        assert!(corked.take_behind_head(HEAD.len()).is_none());
+        // A head's end that came in two pieces is not found, and the next one is none.
+        let end = HEAD.len() - 1;
+        let mut corked = Corked::new(Box::new(Builder::new().read(&wire[..end]).read(&wire[end..]).build()));
+        corked.keep_behind_head();
+        assert_eq!([read(&mut corked).await, read(&mut corked).await].concat(), wire);
+        assert!(corked.take_behind_head(HEAD.len()).is_none());
     }
 }

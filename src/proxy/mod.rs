@@ -5,6 +5,7 @@
 mod serve;
 
 mod accept;
+mod ahead;
 mod batched;
 mod bell;
 mod body;
@@ -30,9 +31,11 @@ mod cost;
 mod events;
 mod head;
 mod headers;
+mod socket;
 mod upstream;
 mod wrapped;
 
+mod chunks;
 mod relay;
 mod reply;
 mod resume;

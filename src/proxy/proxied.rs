@@ -10,13 +10,13 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::BytesMut;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::l4::stream::Stream as Socket;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::{GetProxyDigest, GetSocketDigest};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::edge::Edge;
+use super::socket::Socket;
 use crate::observe::metrics::ProxyHeaderFault;
 use crate::wire::proxy_protocol::{self, Read};
 

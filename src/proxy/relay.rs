@@ -4,23 +4,24 @@
 //! the first byte nothing is tried again: a text that breaks off is continued elsewhere ([`resume`](super::resume)), and
 //! else the answer ends whole, or so that no client takes it for whole.
 
+mod flow;
+
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header;
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, Sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use self::flow::{Bounds, Flow};
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
-use super::bell::Bell;
-use super::client::Chunks;
+use super::chunks::Chunks;
 use super::due::at_once;
 use super::edge::Edge;
-use super::events::Events;
 use super::head::{self, AnswerHead};
 use super::upstream::Exchange;
 use super::waiting::chunked;
@@ -33,9 +34,6 @@ use crate::wire::resume::Told;
 /// How long an HTTP/2 stream that broke is kept before it is reset. A reset discards what was written and not yet sent,
 /// and nothing tells when the error event has left.
 const LAST_EVENT_LEAVES: Duration = Duration::from_millis(500);
-
-/// The most chunks of a replica's that go down in one write. Each is at most the framework's 64 KiB, and mostly one event.
-const CHUNKS_TOGETHER_MAX: usize = 16;
 
 /// Sends a whole answer, to a client that takes it by `total`.
 pub(super) async fn whole(
@@ -64,21 +62,26 @@ async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> I
     bounded(pin!(session.write_response_body(piece, false)), due).await
 }
 
-/// Sends pieces of a stream, together where that can be done, and tells whether they were taken at once.
-async fn send_events(
+/// Sends what is ready of a stream, together where that can be done, and tells whether it was taken at once.
+async fn send_ready(
     session: &mut ServerSession,
-    chunks: Option<&Chunks>,
-    pieces: &[Bytes],
-    due: impl Fn() -> Instant,
+    chunks: Option<&mut Chunks>,
+    ready: &mut Vec<Bytes>,
+    bounds: &Bounds,
+    account: &mut Account<'_>,
 ) -> Result<bool, Outcome> {
-    let Some(chunks) = chunks else {
-        let mut taken = true;
-        for piece in pieces {
-            taken &= send(session, piece.clone(), &due).await?;
+    let due = || bounds.due(Instant::now());
+    let mut taken = true;
+    match chunks {
+        Some(chunks) => taken = bounded(pin!(poll_fn(|cx| chunks.poll_send(cx, ready))), due).await?,
+        None => {
+            for piece in ready.iter() {
+                taken &= send(session, piece.clone(), due).await?;
+            }
         }
-        return Ok(taken);
-    };
-    bounded(pin!(chunks.send(pieces)), due).await
+    }
+    account.sent(ready.drain(..).map(|piece| piece.len()).sum());
+    Ok(taken)
 }
 
 /// Waits for a write, and tells whether it was taken at once; a client that has not taken all of it by `due` is given up.
@@ -191,25 +194,14 @@ impl Relay<'_> {
         match fits {
             Ok(()) => self.body(session, under, account).await,
             Err(outcome) => {
-                let chunks = Chunks::of(session);
-                self.ready(session, chunks.as_ref(), &mut under.ready, account).await.and(Err(outcome))
+                let (mut chunks, bounds) = (Chunks::of(session), self.bounds());
+                send_ready(session, chunks.as_mut(), &mut under.ready, &bounds, account).await.and(Err(outcome))
             }
         }
     }
 
-    /// Sends what is ready, and tells whether it was taken at once.
-    async fn ready(
-        &self,
-        session: &mut ServerSession,
-        chunks: Option<&Chunks>,
-        ready: &mut Vec<Bytes>,
-        account: &mut Account<'_>,
-    ) -> Result<bool, Outcome> {
-        let due = || (Instant::now() + self.timeouts.idle).min(self.total);
-        account.sent(ready.iter().map(Bytes::len).sum());
-        let taken = send_events(session, chunks, ready, due).await?;
-        ready.clear();
-        Ok(taken)
+    fn bounds(&self) -> Bounds {
+        Bounds { idle: self.timeouts.idle, total: self.total }
     }
 
     /// Sends all that the replica says.
@@ -221,137 +213,12 @@ impl Relay<'_> {
     ) -> Result<(), Outcome> {
         // Each piece has its own bound there: the framework's would be set up anew for each.
         session.set_write_timeout(None);
-        let result = self.pieces(session, under, account).await;
+        let bounds = self.bounds();
+        let idle_timer = pin!(sleep_until(bounds.due(Instant::now())));
+        let ending = pin!(self.edge.ending.reached());
+        let flow = Flow::new(session, under, account, bounds, idle_timer, ending);
+        let result = flow.run().await;
         session.set_write_timeout(Some(self.timeouts.idle));
         result
-    }
-
-    async fn pieces(
-        &self,
-        session: &mut ServerSession,
-        under: &mut UnderWay,
-        account: &mut Account<'_>,
-    ) -> Result<(), Outcome> {
-        let mut now = Instant::now();
-        let chunks = Chunks::of(session);
-        let mut watch = Watch {
-            http2: session.is_http2(),
-            total: self.total,
-            idle_timer: pin!(sleep_until((now + self.timeouts.idle).min(self.total))),
-            ending: pin!(self.edge.ending.reached()),
-            bell: Bell::default(),
-        };
-        let mut together = 0;
-        loop {
-            let chunk = {
-                let mut read = pin!(under.exchange.session.read_response_body());
-                // What has come meanwhile goes down in the same write: the busier the machine, the fewer there are.
-                let mut asked = !under.ended && together < CHUNKS_TOGETHER_MAX;
-                let here = if asked { at_once(read.as_mut()).await } else { Poll::Pending };
-                if let Poll::Ready(chunk) = here {
-                    together += 1;
-                    chunk
-                } else {
-                    // If the write has to wait, the replica may have woken the task meanwhile.
-                    asked &= self.ready(session, chunks.as_ref(), &mut under.ready, account).await?;
-                    if under.ended {
-                        return whole_by_its_word(under.events.as_ref());
-                    }
-                    // A replica that is always ahead leaves the timer no turn.
-                    if now >= self.total {
-                        return Err(Outcome::TotalTimeout);
-                    }
-                    let idle = now + self.timeouts.idle;
-                    let chunk = poll_fn(|cx| {
-                        // Once asked, it has this task's waker already.
-                        if !std::mem::take(&mut asked)
-                            && let Poll::Ready(chunk) = read.as_mut().poll(cx)
-                        {
-                            return Poll::Ready(Ok(chunk));
-                        }
-                        watch.poll(cx, session, idle).map(Err)
-                    });
-                    let chunk = chunk.await?;
-                    now = Instant::now();
-                    together = 1;
-                    chunk
-                }
-            };
-            if let Err(outcome) = take(under, chunk, now, account) {
-                return self.ready(session, chunks.as_ref(), &mut under.ready, account).await.and(Err(outcome));
-            }
-        }
-    }
-}
-
-/// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
-struct Watch<'a, E> {
-    http2: bool,
-    total: Instant,
-    /// One timer for the whole stream, looked at when it fires: to set one for each event costs more than all else that is
-    /// done for it here.
-    idle_timer: Pin<&'a mut Sleep>,
-    ending: Pin<&'a mut E>,
-    bell: Bell,
-}
-
-impl<E: Future<Output = ()>> Watch<'_, E> {
-    /// `idle`: when the replica will have been silent for too long.
-    fn poll(&mut self, cx: &mut Context<'_>, session: &mut ServerSession, idle: Instant) -> Poll<Outcome> {
-        let rung = self.bell.rung(cx.waker());
-        // A write to an HTTP/2 stream takes the place of the waker that its end would call.
-        let waker = if self.http2 { Some(cx.waker()) } else { rung };
-        let Some(waker) = waker else { return Poll::Pending };
-        let cx = &mut Context::from_waker(waker);
-        if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
-            return Poll::Ready(Outcome::ClientGone);
-        }
-        if self.ending.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Outcome::Drained);
-        }
-        while self.idle_timer.as_mut().poll(cx).is_ready() {
-            match Instant::now() {
-                now if now >= self.total => return Poll::Ready(Outcome::TotalTimeout),
-                now if now >= idle => return Poll::Ready(Outcome::IdleTimeout),
-                _ => self.idle_timer.as_mut().reset(idle.min(self.total)),
-            }
-        }
-        Poll::Pending
-    }
-}
-
-/// Takes in what the replica sent, so that what is whole of it is ready.
-fn take(
-    under: &mut UnderWay,
-    chunk: pingora::Result<Option<Bytes>>,
-    now: Instant,
-    account: &mut Account<'_>,
-) -> Result<(), Outcome> {
-    match chunk {
-        Ok(Some(chunk)) => {
-            account.next_event(now.into_std());
-            match &mut under.events {
-                Some(events) => events.push(chunk, &mut under.ready)?,
-                None => under.ready.push(chunk),
-            }
-        }
-        Ok(None) => {
-            under.ended = true;
-            if let Some(events) = &mut under.events {
-                events.finish(&mut under.ready);
-            }
-        }
-        // The engine had said that this was all: what broke was no part of the answer.
-        Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
-        Err(_) => return Err(Outcome::Cut),
-    }
-    Ok(())
-}
-
-/// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
-fn whole_by_its_word(events: Option<&Events>) -> Result<(), Outcome> {
-    match events {
-        Some(events) if !events.ended() => Err(Outcome::Cut),
-        _ => Ok(()),
     }
 }

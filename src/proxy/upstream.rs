@@ -1,21 +1,33 @@
 //! Connections to replicas: pooled, kept alive, HTTP/1.1 or HTTP/2, plain or TLS.
 
+mod direct;
+
 use std::fmt;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v2::{ConnectionRef, Connector};
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora::protocols::http::v2::client::Http2Session;
+use pingora::protocols::l4::ext::connect;
 use pingora::protocols::l4::socket::SocketAddr as Address;
 use pingora::protocols::{ALPN, Stream};
 use pingora::upstreams::peer::{HttpPeer, Peer};
+use pingora::{ErrorType, OrErr};
+use tokio::time::timeout;
 
+pub(super) use self::direct::Direct;
 use super::corked::Corked;
+use super::socket::Socket;
 use crate::domain::topology::ReplicaAddress;
 
 /// llama.cpp closes an idle connection after 5 s, so ours go first: a request never meets a connection that is closing.
@@ -101,11 +113,51 @@ pub(super) struct Exchange {
     pub(super) reused: bool,
     /// Whether the request may have gone out in part only. The replica would take the next one for the rest of it.
     pub(super) unfinished: bool,
+    /// Reads the answer's body, where the framework does not.
+    pub(super) direct: Option<Direct>,
 }
 
 impl Exchange {
     fn new(session: HttpSession, peer: Box<HttpPeer>, reused: bool) -> Box<Exchange> {
-        Box::new(Exchange { session, peer, reused, unfinished: false })
+        Box::new(Exchange { session, peer, reused, unfinished: false, direct: None })
+    }
+
+    /// Prepares for an answer that is a stream of events: asked before anything is read of it.
+    pub(super) fn expect_stream(&self) {
+        if let HttpSession::H1(session) = &self.session
+            && let Some(corked) = Corked::among(session.stream())
+        {
+            corked.keep_behind_head();
+        }
+    }
+
+    /// Says that the answer is a stream of events, once its head is read.
+    pub(super) fn is_stream(&mut self) {
+        if let HttpSession::H1(session) = &self.session {
+            self.direct = Direct::begin(session);
+        }
+    }
+
+    /// What has come of the answer's body; `None` at its end.
+    pub(super) async fn read(&mut self) -> io::Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// The same.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match &mut self.direct {
+            Some(direct) => direct.poll_next(cx),
+            // The framework holds nothing in its futures: it drops them itself when something else comes first.
+            None => pin!(self.session.read_response_body()).poll(cx).map_err(io::Error::other),
+        }
+    }
+
+    /// Whether the answer's body has come to its end, as far as that is known without asking for more.
+    pub(super) fn is_done(&mut self) -> bool {
+        match &self.direct {
+            Some(direct) => direct.is_done(),
+            None => self.session.response_done(),
+        }
     }
 
     /// The connection, where other requests share it.
@@ -176,10 +228,20 @@ impl Upstream {
         }
         let (stream, reused) = match pooled {
             Some(stream) => (stream, true),
-            None => (Box::pin(http1.new_stream(&*peer)).await?, false),
+            None => (Box::pin(self.open(&peer)).await?, false),
         };
         let session = Http1Session::new_with_options(Box::new(Corked::new(stream)), &*peer);
         Ok(Exchange::new(HttpSession::H1(session), peer, reused))
+    }
+
+    /// A new connection for HTTP/1.
+    async fn open(&self, peer: &HttpPeer) -> pingora::Result<Stream> {
+        let (Address::Inet(at), false) = (peer.address(), peer.tls()) else {
+            return self.connector().transport().new_stream(peer).await;
+        };
+        let connecting = timeout(peer.options.connection_timeout.unwrap_or(Duration::MAX), connect(at, None));
+        let stream = connecting.await.or_err(ErrorType::ConnectTimedout, "no connection in time")??;
+        Ok(Box::new(Socket::new(stream, *at).or_err(ErrorType::SocketError, "a new connection")?))
     }
 
     /// A stream of a connection that lives, as far as is known. One that broke unnoticed is no reason to fail: its end
@@ -208,7 +270,11 @@ impl Upstream {
         match exchange.session {
             HttpSession::H2(session) => self.connector().release_http_session(session, &*peer, Some(IDLE_MAX)),
             HttpSession::H1(session) => {
-                if let Some(stream) = session.reuse().await.and_then(Corked::uncork) {
+                let stream = match exchange.direct {
+                    None => session.reuse().await,
+                    Some(direct) => direct.end(session),
+                };
+                if let Some(stream) = stream.and_then(Corked::uncork) {
                     self.connector().transport().release_stream(stream, peer.reuse_hash(), Some(IDLE_MAX));
                 }
             }

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod checks;
+pub mod chunked;
 pub mod engine;
 pub mod include_usage;
 mod members;

@@ -264,3 +264,73 @@ async fn an_answer_that_is_no_stream_although_one_was_asked_for_passes_as_it_is(
     assert_eq!((answer.header("x-engine"), &answer.body[..]), (Some("1"), &b"{\"object\":\"chat.completion\"}"[..]));
     assert_eq!(answer.header("content-length"), Some("28"));
 }
+
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n";
+
+#[tokio::test]
+async fn a_stream_is_the_same_however_it_is_framed_and_what_left_nothing_behind_serves_the_next_request() {
+    let chunk = |event: &str| format!("{:x}\r\n{event}\r\n", event.len());
+    let done = "data: [DONE]\n\n";
+    let (first, second) = (delta(0), delta(1));
+    let events = format!("{first}{second}{done}");
+    let plain = format!("{}{}{}0\r\n\r\n", chunk(&first), chunk(&second), chunk(done));
+    let odd = format!(
+        "{:04X};a=\"b\"\r\n{first}\r\n{:X} \r\n{second}\r\n{}000\r\nx-trailer: 1\r\n\r\n",
+        first.len(),
+        second.len(),
+        chunk(done)
+    );
+    // An event that is cut in two by chunks, and two in one chunk.
+    let uneven = format!("{}{}0\r\n\r\n", chunk(&events[..20]), chunk(&events[20..]));
+    let head = format!("{STREAM_HEAD}\r\n");
+    for (what, wire, reused) in [
+        ("plain", format!("{head}{plain}"), true),
+        ("extensions and trailers", format!("{head}{odd}"), true),
+        ("uneven chunks", format!("{head}{uneven}"), true),
+        ("an informational head before", format!("HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n{head}{plain}"), true),
+        ("a head of bare line feeds", format!("{}{plain}", head.replace('\r', "")), true),
+        ("more behind its end", format!("{head}{plain}HTTP/1.1 200 OK\r\n\r\n"), false),
+        ("a connection that is to be closed", format!("{STREAM_HEAD}connection: close\r\n\r\n{plain}"), false),
+    ] {
+        for bytes_together in [usize::MAX, 100, 1] {
+            if what == "more behind its end" && bytes_together < wire.len() {
+                // What comes later, to a connection that is kept already, no proxy can tell from an answer.
+                continue;
+            }
+            let mut replica = Scripted::start().await;
+            let edge = scripted_edge(&replica).await;
+            let mut client = Http1::connect(edge.agents()).await;
+            client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+            let mut upstream = replica.next().await;
+            for piece in wire.as_bytes().chunks(bytes_together.min(wire.len())) {
+                upstream.send(piece).await;
+            }
+            assert_eq!(client.answer().await.body, events, "{what}, {bytes_together} bytes at a time");
+            client.send(&post("/v1/chat/completions", &streamed("y", 1))).await;
+            let mut again = if reused { soon(upstream.next()).await } else { replica.next().await };
+            again.send(format!("{head}{plain}")).await;
+            assert_eq!(client.answer().await.body, events, "{what}, {bytes_together} bytes at a time, once more");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_whose_frame_breaks_is_cut() {
+    for broken in ["zz\r\n", "5\r\nhello!\r\n", "\r\n", "0\r\n\n", "10000000000000000\r\n"] {
+        let mut replica = Scripted::start().await;
+        let edge = scripted_edge(&replica).await;
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        let mut upstream = replica.next().await;
+        upstream.begin_stream().await;
+        upstream.chunk(delta(0)).await;
+        let head = client.head().await;
+        upstream.send(broken).await;
+        let (text, ended) = client.body(&head).await;
+        assert!(ended.is_err(), "{broken:?}");
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.starts_with(&delta(0)), "{broken:?}: {text}");
+        check_cut("/v1/chat/completions", text, broken);
+        edge.wait_for_log(|line| line["outcome"] == "cut").await;
+    }
+}

@@ -7,7 +7,8 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora::protocols::http::ServerSession;
 
-use crate::proxy::client::{Client, HEAD_END};
+use crate::proxy::ahead::HEAD_END;
+use crate::proxy::client::Client;
 
 /// The most that is read at once, and what a body that never comes may take up.
 const ROOM_BYTES: usize = 64 * 1024;

@@ -1,0 +1,246 @@
+//! What a replica sends, on its way down: read, taken in, sent.
+//!
+//! It is all done in one poll without a future of its own for each step: what those keep between two events lies each
+//! elsewhere, and at an edge with many streams every such place is memory that is in no cache when an event comes.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pingora::protocols::http::ServerSession;
+use tokio::time::{Instant, Sleep};
+
+use super::send_ready;
+use crate::domain::outcome::Outcome;
+use crate::proxy::account::Account;
+use crate::proxy::attempt::UnderWay;
+use crate::proxy::bell::Bell;
+use crate::proxy::chunks::Chunks;
+use crate::proxy::events::Events;
+use crate::proxy::upstream::Direct;
+
+/// The most chunks of a replica's that go down in one write. Each is at most the framework's 64 KiB, and mostly one event.
+const CHUNKS_TOGETHER_MAX: usize = 16;
+
+/// How long things may take.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// A replica's silence, or a client's over a write.
+    pub(super) idle: Duration,
+    /// When the whole request is out of time.
+    pub(super) total: Instant,
+}
+
+impl Bounds {
+    /// When what begins or goes on now is given up.
+    pub(super) fn due(&self, now: Instant) -> Instant {
+        (now + self.idle).min(self.total)
+    }
+}
+
+/// An answer on its way down.
+pub(super) struct Flow<'a, 'b, E> {
+    session: &'a mut ServerSession,
+    under: &'a mut UnderWay,
+    account: &'a mut Account<'b>,
+    chunks: Option<Chunks>,
+    /// Taken out of the exchange, to stand beside what else each event asks for.
+    direct: Option<Direct>,
+    /// When the replica was last heard of.
+    heard: Instant,
+    /// Chunks that are ready to be sent.
+    together: usize,
+    /// Whether the replica has nothing more now, and will wake the task.
+    asked: bool,
+    /// Why nothing more is taken from the replica.
+    broke: Option<Outcome>,
+    bounds: Bounds,
+    watch: Watch<'a, E>,
+}
+
+/// What a flow cannot do by itself.
+enum Step {
+    /// What is ready is to be sent, and that has to wait.
+    Send,
+    /// It has ended.
+    Over(Result<(), Outcome>),
+}
+
+impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
+    /// `ending` is when the edge ends, and `idle_timer` fires when the replica will have been silent for too long.
+    pub(super) fn new(
+        session: &'a mut ServerSession,
+        under: &'a mut UnderWay,
+        account: &'a mut Account<'b>,
+        bounds: Bounds,
+        idle_timer: Pin<&'a mut Sleep>,
+        ending: Pin<&'a mut E>,
+    ) -> Flow<'a, 'b, E> {
+        let watch = Watch { http2: session.is_http2(), idle_timer, ending, bell: Bell::default() };
+        let (chunks, direct, heard) = (Chunks::of(session), under.exchange.direct.take(), Instant::now());
+        Flow { session, under, account, chunks, direct, heard, together: 0, asked: false, broke: None, bounds, watch }
+    }
+
+    /// Sends all that the replica says.
+    pub(super) async fn run(mut self) -> Result<(), Outcome> {
+        let result = self.all().await;
+        self.under.exchange.direct = self.direct;
+        result
+    }
+
+    async fn all(&mut self) -> Result<(), Outcome> {
+        loop {
+            match poll_fn(|cx| self.poll(cx)).await {
+                Step::Over(result) => return result,
+                Step::Send => {
+                    let Flow { session, under, chunks, account, bounds, .. } = self;
+                    // If the write had to wait, the replica may have woken the task meanwhile.
+                    self.asked &= send_ready(session, chunks.as_mut(), &mut under.ready, bounds, account).await?;
+                    self.together = 0;
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        loop {
+            self.poll_read(cx);
+            match self.send_now(cx) {
+                Some(Ok(())) => self.together = 0,
+                Some(Err(outcome)) => return Poll::Ready(Step::Over(Err(outcome))),
+                None => return Poll::Ready(Step::Send),
+            }
+            if let Some(result) = self.ended() {
+                return Poll::Ready(Step::Over(result));
+            }
+            if std::mem::take(&mut self.asked) {
+                let Flow { watch, session, heard, bounds, .. } = self;
+                return watch.poll(cx, session, *heard, *bounds).map(|outcome| Step::Over(Err(outcome)));
+            }
+            // A replica that is always ahead leaves the timer no turn.
+            if self.heard >= self.bounds.total {
+                return Poll::Ready(Step::Over(Err(Outcome::TotalTimeout)));
+            }
+        }
+    }
+
+    /// Takes in what has come meanwhile, which goes down in one write: the busier the machine, the fewer there are.
+    fn poll_read(&mut self, cx: &mut Context<'_>) {
+        while !self.asked && !self.under.ended && self.broke.is_none() && self.together < CHUNKS_TOGETHER_MAX {
+            let chunk = match &mut self.direct {
+                Some(direct) => direct.poll_next(cx),
+                None => self.under.exchange.poll_read(cx),
+            };
+            let Poll::Ready(chunk) = chunk else {
+                self.asked = true;
+                return;
+            };
+            if self.together == 0 {
+                self.heard = Instant::now();
+            }
+            self.together += 1;
+            self.broke = take(self.under, chunk, self.heard, self.account).err();
+        }
+    }
+
+    /// Sends what is ready; `None` if that has to wait.
+    fn send_now(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Outcome>> {
+        let Flow { under, chunks, account, .. } = self;
+        if under.ready.is_empty() {
+            return Some(Ok(()));
+        }
+        let Poll::Ready(sent) = chunks.as_mut()?.poll_send(cx, &under.ready) else { return None };
+        Some(
+            sent.map_err(|_| Outcome::ClientGone)
+                .map(|()| account.sent(under.ready.drain(..).map(|piece| piece.len()).sum())),
+        )
+    }
+
+    /// How it ended, once everything is sent.
+    fn ended(&self) -> Option<Result<(), Outcome>> {
+        match self.broke {
+            Some(outcome) => Some(Err(outcome)),
+            None => self.under.ended.then(|| whole_by_its_word(self.under.events.as_ref())),
+        }
+    }
+}
+
+/// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
+struct Watch<'a, E> {
+    http2: bool,
+    /// One timer for the whole stream, looked at when it fires: to set one for each event costs more than all else that is
+    /// done for it here.
+    idle_timer: Pin<&'a mut Sleep>,
+    ending: Pin<&'a mut E>,
+    bell: Bell,
+}
+
+impl<E: Future<Output = ()>> Watch<'_, E> {
+    /// `heard`: when the replica was last heard of.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: &mut ServerSession,
+        heard: Instant,
+        bounds: Bounds,
+    ) -> Poll<Outcome> {
+        let rung = self.bell.rung(cx.waker());
+        // A write to an HTTP/2 stream takes the place of the waker that its end would call.
+        let waker = if self.http2 { Some(cx.waker()) } else { rung };
+        let Some(waker) = waker else { return Poll::Pending };
+        let cx = &mut Context::from_waker(waker);
+        if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
+            return Poll::Ready(Outcome::ClientGone);
+        }
+        if self.ending.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Outcome::Drained);
+        }
+        while self.idle_timer.as_mut().poll(cx).is_ready() {
+            match Instant::now() {
+                now if now >= bounds.total => return Poll::Ready(Outcome::TotalTimeout),
+                now if now >= heard + bounds.idle => return Poll::Ready(Outcome::IdleTimeout),
+                _ => self.idle_timer.as_mut().reset(bounds.due(heard)),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Takes in what the replica sent, so that what is whole of it is ready.
+fn take(
+    under: &mut UnderWay,
+    chunk: io::Result<Option<Bytes>>,
+    now: Instant,
+    account: &mut Account<'_>,
+) -> Result<(), Outcome> {
+    match chunk {
+        Ok(Some(chunk)) => {
+            account.next_event(now.into_std());
+            match &mut under.events {
+                Some(events) => events.push(chunk, &mut under.ready)?,
+                None => under.ready.push(chunk),
+            }
+        }
+        Ok(None) => {
+            under.ended = true;
+            if let Some(events) = &mut under.events {
+                events.finish(&mut under.ready);
+            }
+        }
+        // The engine had said that this was all: what broke was no part of the answer.
+        Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
+        Err(_) => return Err(Outcome::Cut),
+    }
+    Ok(())
+}
+
+/// A stream is whole only if its last event says so: a close-delimited body ends the same way when its replica dies.
+fn whole_by_its_word(events: Option<&Events>) -> Result<(), Outcome> {
+    match events {
+        Some(events) if !events.ended() => Err(Outcome::Cut),
+        _ => Ok(()),
+    }
+}
