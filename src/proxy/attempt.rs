@@ -114,15 +114,16 @@ impl Answer {
     }
 }
 
-/// An answer whose beginning is here and whose rest is still to come.
+/// An answer whose beginning is here and whose rest is still to come. In this order for the same reason as [`Events`].
+#[repr(C)]
 pub(super) struct UnderWay {
     pub(super) exchange: Box<Exchange>,
     /// What has come so far, ready to be sent.
     pub(super) ready: Vec<Bytes>,
-    /// Tells events apart; `None` when the answer is no event stream.
-    pub(super) events: Option<Events>,
     /// Whether the replica has sent everything.
     pub(super) ended: bool,
+    /// Tells events apart; `None` when the answer is no event stream.
+    pub(super) events: Option<Events>,
     /// From the whole request sent to what came first.
     pub(super) ttft: Duration,
 }

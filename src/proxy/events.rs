@@ -14,26 +14,29 @@ use crate::wire::resume::{Told, Unfit};
 use crate::wire::sse::{EventKind, Framer, Progress};
 use crate::wire::usage::{Meter, Usage};
 
-/// One stream's framing and what was read in it.
+/// One stream's framing and what was read in it. In this order and that of [`Reading`]: at an edge with many streams each
+/// place of memory that an event asks for is in no cache, so that what it asks for stands together.
+#[repr(C)]
 pub(super) struct Events {
     framer: Framer,
     reading: Reading,
 }
 
 /// What was read in a stream.
+#[repr(C)]
 struct Reading {
     progress: Progress,
-    usage: Meter,
     /// What the client was told, where another replica could go on with it.
     told: Option<Box<Told>>,
     /// Whether an event that differs from one before in its text alone goes down whole and says nothing else.
     text_only: bool,
     /// Whether another replica began the answer, so that what this one says must be fitted to it.
     continues: bool,
-    fitted: Fitted,
     /// What the edge asked for and the client did not.
     unasked: Option<Unasked>,
     left_out: LeftOut,
+    fitted: Fitted,
+    usage: Meter,
     response: Response,
 }
 
