@@ -350,8 +350,7 @@ impl Attempt<'_> {
 /// exchange.
 async fn read_head(exchange: &mut Exchange) -> Result<Box<AnswerHead>, Outcome> {
     for _ in 0..=INFORMATIONAL_HEADS_MAX {
-        exchange.session.read_response_header().await.map_err(|error| head_outcome(&error))?;
-        let head = exchange.session.response_header().ok_or(Outcome::Garbage)?;
+        let head = exchange.read_head().await.map_err(|error| head_outcome(&error))?.ok_or(Outcome::Garbage)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Outcome::Garbage);
         }

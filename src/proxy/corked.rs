@@ -61,9 +61,9 @@ impl Corked {
         (*self.inner).as_any().downcast_ref()
     }
 
-    /// Keeps what comes behind the first head of the answer.
-    pub(super) fn keep_behind_head(&self) {
-        lock(&self.behind).looks = true;
+    /// Keeps what comes behind the first head of the answer, while it is read.
+    pub(super) fn keep_behind_head(&self, keep: bool) {
+        lock(&self.behind).looks = keep;
     }
 
     /// What came behind a head of so many bytes, if the framework has read that head and nothing more.
@@ -73,13 +73,13 @@ impl Corked {
     }
 
     /// The connection itself, if this is a corked one, else what was given. Nothing may be held any more: the request
-    /// was flushed.
+    /// was flushed. `None` where bytes came that nobody has read: they would pass for the beginning of the next answer.
     pub(super) fn uncork(stream: Stream) -> Option<Stream> {
-        if (*stream).as_any().is::<Corked>() {
-            stream.into_any().downcast::<Corked>().ok().map(|corked| corked.inner)
-        } else {
-            Some(stream)
+        if !(*stream).as_any().is::<Corked>() {
+            return Some(stream);
         }
+        let corked = stream.into_any().downcast::<Corked>().ok()?;
+        lock(&corked.behind).ahead.bytes.is_empty().then_some(corked.inner)
     }
 
     fn below(&self) -> &Stream {
@@ -231,7 +231,7 @@ mod tests {
         for first in 1..=HEAD.len() - 4 {
             let peer = Builder::new().read(&wire[..first]).read(&wire[first..]).read(b"more").build();
             let mut corked = Corked::new(Box::new(peer));
-            corked.keep_behind_head();
+            corked.keep_behind_head(true);
             let mut head = read(&mut corked).await;
             assert!(corked.take_behind_head(head.len()).is_none(), "its end has not come yet");
             head.extend(read(&mut corked).await);
@@ -246,10 +246,11 @@ mod tests {
     async fn the_framework_reads_on_where_nobody_asks_and_what_it_has_is_nobody_elses() {
         let wire = [HEAD, b"5\r\nhello\r\n\r\n"].concat();
         let mut corked = Corked::new(Box::new(Builder::new().read(&wire).build()));
-        corked.keep_behind_head();
+        corked.keep_behind_head(true);
         assert_eq!(read(&mut corked).await, HEAD);
         assert_eq!(read(&mut corked).await, b"5\r\nhello\r\n\r\n");
         assert!(corked.take_behind_head(HEAD.len()).is_none());
+        assert!(Corked::uncork(Box::new(corked)).is_some());
         // Nothing was to be kept.
         let mut corked = Corked::new(Box::new(Builder::new().read(&wire).build()));
         assert_eq!(read(&mut corked).await, wire);
@@ -257,8 +258,24 @@ mod tests {
         // A head's end that came in two pieces is not found, and the next one is none.
         let end = HEAD.len() - 1;
         let mut corked = Corked::new(Box::new(Builder::new().read(&wire[..end]).read(&wire[end..]).build()));
-        corked.keep_behind_head();
+        corked.keep_behind_head(true);
         assert_eq!([read(&mut corked).await, read(&mut corked).await].concat(), wire);
         assert!(corked.take_behind_head(HEAD.len()).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_nobody_read_is_not_given_to_the_next_answer() {
+        let mut corked = Corked::new(Box::new(Builder::new().read(&[HEAD, b"more"].concat()).build()));
+        corked.keep_behind_head(true);
+        assert_eq!(read(&mut corked).await, HEAD);
+        assert!(Corked::uncork(Box::new(corked)).is_none());
+        // Once the head is read, the body is not searched for one.
+        let wire = [HEAD, HEAD].concat();
+        let mut corked = Corked::new(Box::new(Builder::new().read(&wire[..5]).read(&wire[5..]).build()));
+        corked.keep_behind_head(true);
+        assert_eq!(read(&mut corked).await, wire[..5]);
+        corked.keep_behind_head(false);
+        assert_eq!(read(&mut corked).await, wire[5..]);
+        assert!(Corked::uncork(Box::new(corked)).is_some());
     }
 }

@@ -68,7 +68,6 @@ async fn send_ready(
     chunks: Option<&mut Chunks>,
     ready: &mut Vec<Bytes>,
     bounds: &Bounds,
-    account: &mut Account<'_>,
 ) -> Result<bool, Outcome> {
     let due = || bounds.due(Instant::now());
     let mut taken = true;
@@ -80,7 +79,7 @@ async fn send_ready(
             }
         }
     }
-    account.sent(ready.drain(..).map(|piece| piece.len()).sum());
+    ready.clear();
     Ok(taken)
 }
 
@@ -195,7 +194,8 @@ impl Relay<'_> {
             Ok(()) => self.body(session, under, account).await,
             Err(outcome) => {
                 let (mut chunks, bounds) = (Chunks::of(session), self.bounds());
-                send_ready(session, chunks.as_mut(), &mut under.ready, &bounds, account).await.and(Err(outcome))
+                account.sent(under.ready.iter().map(Bytes::len).sum());
+                send_ready(session, chunks.as_mut(), &mut under.ready, &bounds).await.and(Err(outcome))
             }
         }
     }

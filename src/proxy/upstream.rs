@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v2::{ConnectionRef, Connector};
+use pingora::http::ResponseHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v1::client::HttpSession as Http1Session;
 use pingora::protocols::http::v2::client::Http2Session;
@@ -124,11 +125,22 @@ impl Exchange {
 
     /// Prepares for an answer that is a stream of events: asked before anything is read of it.
     pub(super) fn expect_stream(&self) {
+        self.keep_behind_head(true);
+    }
+
+    fn keep_behind_head(&self, keep: bool) {
         if let HttpSession::H1(session) = &self.session
             && let Some(corked) = Corked::among(session.stream())
         {
-            corked.keep_behind_head();
+            corked.keep_behind_head(keep);
         }
+    }
+
+    /// Reads the answer's next head: an informational one, or its own.
+    pub(super) async fn read_head(&mut self) -> pingora::Result<Option<&ResponseHeader>> {
+        self.session.read_response_header().await?;
+        self.keep_behind_head(false);
+        Ok(self.session.response_header())
     }
 
     /// Says that the answer is a stream of events, once its head is read.

@@ -315,6 +315,81 @@ async fn a_stream_is_the_same_however_it_is_framed_and_what_left_nothing_behind_
 }
 
 #[tokio::test]
+async fn a_connection_on_which_more_came_than_the_answer_serves_no_other_request() {
+    let event = "data: [DONE]\n\n";
+    let whole = format!("{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+    let bare = STREAM_HEAD.replace('\r', "");
+    let length = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 18\r";
+    for (what, pieces) in [
+        ("a refusal without a body", vec!["HTTP/1.1 400 Bad\r\ncontent-length: 0\r\n\r\nmore".to_owned()]),
+        ("a status without a body", vec!["HTTP/1.1 304 Not Modified\r\n\r\nmore".to_owned()]),
+        ("chunks", vec![format!("{STREAM_HEAD}\r\n{whole}more")]),
+        ("a head of bare line feeds", vec![format!("{bare}\n{whole}more")]),
+        ("a head whose end is cut", vec![format!("{STREAM_HEAD}\r"), format!("\n{whole}more")]),
+        ("a length, and a cut end", vec![length.to_owned(), format!("\n\r\n{event}\r\n\r\nmore")]),
+    ] {
+        let mut replica = Scripted::start().await;
+        let edge = scripted_edge(&replica).await;
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        let mut upstream = replica.next().await;
+        for piece in pieces {
+            upstream.send(piece).await;
+        }
+        let _answer = client.answer().await;
+        // On the same connection, since each thread of the edge keeps connections of its own.
+        client.send(&post("/v1/chat/completions", &streamed("y", 1))).await;
+        let mut again = replica.next().await;
+        again.send(format!("{STREAM_HEAD}\r\n{whole}")).await;
+        assert_eq!(client.answer().await.body, event, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_frame_breaks_counts() {
+    let all = [delta(0), delta(1), "data: [DONE]\n\n".to_owned()];
+    let chunks = |events: &[String]| -> String {
+        events.iter().map(|event| format!("{:x}\r\n{event}\r\n", event.len())).collect()
+    };
+    for broken in ["0\n\n", "0\r\nx: y\n\r\n", "zz\r\n"] {
+        let mut replica = Scripted::start().await;
+        let edge = scripted_edge(&replica).await;
+        let mut client = Http1::connect(edge.agents()).await;
+        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        // The engine has said that this was all: what broke is no part of the answer.
+        replica.next().await.send(format!("{STREAM_HEAD}\r\n{}{broken}", chunks(&all))).await;
+        assert_eq!(client.answer().await.body, all.concat(), "{broken:?}");
+        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        replica.next().await.send(format!("{STREAM_HEAD}\r\n{}{broken}", chunks(&all[..2]))).await;
+        let head = client.head().await;
+        let (text, ended) = client.body(&head).await;
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(ended.is_err() && text.starts_with(&all[..2].concat()), "{broken:?}: {text}");
+        check_cut("/v1/chat/completions", text, broken);
+    }
+}
+
+#[tokio::test]
+async fn events_that_come_together_are_counted_one_by_one() {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+    let mut upstream = replica.next().await;
+    upstream.begin_stream().await;
+    upstream.chunk(delta(0)).await;
+    let mut got = String::new();
+    client.head().await;
+    read_until(&mut client, &mut got, &delta(0)).await;
+    let more: String = (1..=9).map(delta).collect();
+    upstream.chunk(more + "data: [DONE]\n\n").await;
+    upstream.send("0\r\n\r\n").await;
+    read_until(&mut client, &mut got, &((0..=9).map(delta).collect::<String>() + "data: [DONE]\n\n")).await;
+    edge.wait_for_log(|line| line["outcome"] == "ok").await;
+    assert_eq!(edge.metric("nearpool_itl_seconds_count{model=\"m\",pool=\"near\"}").await, 10.0);
+}
+
+#[tokio::test]
 async fn a_stream_whose_frame_breaks_is_cut() {
     for broken in ["zz\r\n", "5\r\nhello!\r\n", "\r\n", "0\r\n\n", "10000000000000000\r\n"] {
         let mut replica = Scripted::start().await;

@@ -22,8 +22,12 @@ use crate::proxy::chunks::Chunks;
 use crate::proxy::events::Events;
 use crate::proxy::upstream::Direct;
 
-/// The most chunks of a replica's that go down in one write. Each is at most the framework's 64 KiB, and mostly one event.
-const CHUNKS_TOGETHER_MAX: usize = 16;
+/// What goes down in one write at most, but for the last piece that is read; mostly it is one event.
+const BYTES_TOGETHER_MAX: usize = 64 * 1024;
+
+/// After so many bytes the other streams of the thread have their turn, though the replica has more: far more than any
+/// engine sends at once, and done in less than a millisecond.
+const BYTES_IN_TURN_MAX: usize = 256 * 1024;
 
 /// How long things may take.
 #[derive(Clone, Copy)]
@@ -51,8 +55,10 @@ pub(super) struct Flow<'a, 'b, E> {
     direct: Option<Direct>,
     /// When the replica was last heard of.
     heard: Instant,
-    /// Chunks that are ready to be sent.
+    /// Bytes that were read and are to be sent together.
     together: usize,
+    /// Bytes that were sent since another stream had its turn.
+    in_turn: usize,
     /// Whether the replica has nothing more now, and will wake the task.
     asked: bool,
     /// Why nothing more is taken from the replica.
@@ -81,7 +87,20 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
     ) -> Flow<'a, 'b, E> {
         let watch = Watch { http2: session.is_http2(), idle_timer, ending, bell: Bell::default() };
         let (chunks, direct, heard) = (Chunks::of(session), under.exchange.direct.take(), Instant::now());
-        Flow { session, under, account, chunks, direct, heard, together: 0, asked: false, broke: None, bounds, watch }
+        Flow {
+            session,
+            under,
+            account,
+            chunks,
+            direct,
+            heard,
+            together: 0,
+            in_turn: 0,
+            asked: false,
+            broke: None,
+            bounds,
+            watch,
+        }
     }
 
     /// Sends all that the replica says.
@@ -96,10 +115,9 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             match poll_fn(|cx| self.poll(cx)).await {
                 Step::Over(result) => return result,
                 Step::Send => {
-                    let Flow { session, under, chunks, account, bounds, .. } = self;
+                    let Flow { session, under, chunks, bounds, .. } = self;
                     // If the write had to wait, the replica may have woken the task meanwhile.
-                    self.asked &= send_ready(session, chunks.as_mut(), &mut under.ready, bounds, account).await?;
-                    self.together = 0;
+                    self.asked &= send_ready(session, chunks.as_mut(), &mut under.ready, bounds).await?;
                 }
             }
         }
@@ -108,8 +126,10 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             self.poll_read(cx);
+            self.in_turn += std::mem::take(&mut self.together);
+            self.account.sent(self.under.ready.iter().map(Bytes::len).sum());
             match self.send_now(cx) {
-                Some(Ok(())) => self.together = 0,
+                Some(Ok(())) => {}
                 Some(Err(outcome)) => return Poll::Ready(Step::Over(Err(outcome))),
                 None => return Poll::Ready(Step::Send),
             }
@@ -117,6 +137,7 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
                 return Poll::Ready(Step::Over(result));
             }
             if std::mem::take(&mut self.asked) {
+                self.in_turn = 0;
                 let Flow { watch, session, heard, bounds, .. } = self;
                 return watch.poll(cx, session, *heard, *bounds).map(|outcome| Step::Over(Err(outcome)));
             }
@@ -124,12 +145,17 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             if self.heard >= self.bounds.total {
                 return Poll::Ready(Step::Over(Err(Outcome::TotalTimeout)));
             }
+            if self.in_turn >= BYTES_IN_TURN_MAX {
+                self.in_turn = 0;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
     }
 
     /// Takes in what has come meanwhile, which goes down in one write: the busier the machine, the fewer there are.
     fn poll_read(&mut self, cx: &mut Context<'_>) {
-        while !self.asked && !self.under.ended && self.broke.is_none() && self.together < CHUNKS_TOGETHER_MAX {
+        while !self.asked && !self.under.ended && self.broke.is_none() && self.together < BYTES_TOGETHER_MAX {
             let chunk = match &mut self.direct {
                 Some(direct) => direct.poll_next(cx),
                 None => self.under.exchange.poll_read(cx),
@@ -141,22 +167,20 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             if self.together == 0 {
                 self.heard = Instant::now();
             }
-            self.together += 1;
+            self.together += chunk.as_ref().map_or(0, |chunk| chunk.as_ref().map_or(0, Bytes::len));
             self.broke = take(self.under, chunk, self.heard, self.account).err();
         }
     }
 
     /// Sends what is ready; `None` if that has to wait.
     fn send_now(&mut self, cx: &mut Context<'_>) -> Option<Result<(), Outcome>> {
-        let Flow { under, chunks, account, .. } = self;
+        let Flow { under, chunks, .. } = self;
         if under.ready.is_empty() {
             return Some(Ok(()));
         }
         let Poll::Ready(sent) = chunks.as_mut()?.poll_send(cx, &under.ready) else { return None };
-        Some(
-            sent.map_err(|_| Outcome::ClientGone)
-                .map(|()| account.sent(under.ready.drain(..).map(|piece| piece.len()).sum())),
-        )
+        under.ready.clear();
+        Some(sent.map_err(|_| Outcome::ClientGone))
     }
 
     /// How it ended, once everything is sent.
@@ -218,11 +242,18 @@ fn take(
 ) -> Result<(), Outcome> {
     match chunk {
         Ok(Some(chunk)) => {
-            account.next_event(now.into_std());
-            match &mut under.events {
-                Some(events) => events.push(chunk, &mut under.ready)?,
-                None => under.ready.push(chunk),
+            let Some(events) = &mut under.events else {
+                account.next_event(now.into_std());
+                under.ready.push(chunk);
+                return Ok(());
+            };
+            let before = events.count();
+            let pushed = events.push(chunk, &mut under.ready);
+            // Those that came together are counted one by one.
+            for _ in before..events.count() {
+                account.next_event(now.into_std());
             }
+            pushed?;
         }
         Ok(None) => {
             under.ended = true;

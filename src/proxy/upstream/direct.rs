@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::proxy::corked::Corked;
-use crate::wire::chunked::{Decoder, Malformed};
+use crate::wire::chunked::Decoder;
 
 /// The most that is read at once; an event is a few hundred bytes.
 const ROOM_BYTES: usize = 16 * 1024;
@@ -54,11 +54,14 @@ impl Direct {
     /// What has come of the body; `None` at its end. Where the connection ends before, or sends something else, an error.
     pub(in crate::proxy) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         while !self.decoder.is_done() {
+            if self.decoder.is_malformed() {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
             let mut ahead = std::mem::take(&mut self.ahead);
             let body = if ahead.is_empty() {
                 ready!(ROOM.with_borrow_mut(|room| self.poll_read(cx, room)))?
             } else {
-                self.decode(&mut ahead)?
+                self.decode(&mut ahead)
             };
             if !body.is_empty() {
                 return Poll::Ready(Ok(Some(body)));
@@ -72,14 +75,14 @@ impl Direct {
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
         Poll::Ready(match buf.filled_mut() {
             [] => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => self.decode(read),
+            read => Ok(self.decode(read)),
         })
     }
 
-    fn decode(&mut self, read: &mut [u8]) -> io::Result<Bytes> {
-        let decoded = self.decoder.decode(read).map_err(|Malformed| io::ErrorKind::InvalidData)?;
+    fn decode(&mut self, read: &mut [u8]) -> Bytes {
+        let decoded = self.decoder.decode(read);
         self.overread |= decoded.used < read.len();
-        Ok(Bytes::copy_from_slice(&read[..decoded.body]))
+        Bytes::copy_from_slice(&read[..decoded.body])
     }
 
     /// Whether the body has come to its end.
