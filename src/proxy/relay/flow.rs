@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep};
 
 use super::send_ready;
@@ -147,8 +148,8 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             }
             if self.in_turn >= BYTES_IN_TURN_MAX {
                 self.in_turn = 0;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                // Not woken at once: it would have its next turns before anybody looks whether something came for others.
+                return pin!(yield_now()).poll(cx).map(|()| Step::Send);
             }
         }
     }
