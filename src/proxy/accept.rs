@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::batched::Batched;
 use super::client::Client;
 use super::edge::{Counted, Edge};
+use super::headers::chunked_alone;
 use super::proxied;
 use super::reply::Refusal;
 use super::socket::Socket;
@@ -293,10 +294,7 @@ pub(super) fn check_head(session: &ServerSession, limits: &limits::Params) -> Re
     if head.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return ambiguous("the request has more than one Content-Length");
     }
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
-        || codings.next().is_some()
-    {
+    if chunked_alone(&head.headers) == Some(false) {
         return ambiguous("the only transfer coding that is taken is chunked, once");
     }
     // The framework has dropped Content-Length by now if Transfer-Encoding came with it; only the raw head still tells.

@@ -202,6 +202,13 @@ pub(super) fn incoming(from: &ResponseHeader) -> Option<AnswerHead> {
     Some(head)
 }
 
+/// Whether a body comes in chunks and in no other transfer coding; `None` where no header speaks of one.
+pub(super) fn chunked_alone(headers: &HeaderMap) -> Option<bool> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = codings.next()?;
+    Some(first.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,8 +65,7 @@ impl Socket {
 
     /// Puts back what was read, to be read again.
     pub(super) fn rewind(&mut self, read: &[u8]) {
-        self.ahead =
-            if self.ahead.is_empty() { Bytes::copy_from_slice(read) } else { [read, &self.ahead].concat().into() };
+        self.ahead = [read, &self.ahead].concat().into();
     }
 
     /// The connection itself.
@@ -172,9 +171,5 @@ impl GetProxyDigest for Socket {
 impl GetSocketDigest for Socket {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
         Some(Arc::clone(&self.digest))
-    }
-
-    fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.digest = Arc::new(digest);
     }
 }

@@ -6,7 +6,8 @@ use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Edge, EdgeConfig, H2, Http1, Pool, SERVED, Scripted, chat, post, post_with, sim, sim_with, soon, with,
+    Edge, EdgeConfig, Exchange, H2, Http1, Pool, SERVED, Scripted, chat, chunk, post, post_with, sim, sim_with, soon,
+    with,
 };
 
 /// The dialects that stream: path, a request that streams, and what the error event of a cut must hold.
@@ -30,17 +31,23 @@ async fn scripted_edge(replica: &Scripted) -> Edge {
     Edge::start(EdgeConfig::new().pool(pool)).await
 }
 
+/// A scripted replica with its edge, and a client whose streamed call has come to the replica.
+async fn asked() -> (Scripted, Edge, Http1, Exchange) {
+    let mut replica = Scripted::start().await;
+    let edge = scripted_edge(&replica).await;
+    let mut client = Http1::connect(edge.agents()).await;
+    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+    let upstream = replica.next().await;
+    (replica, edge, client, upstream)
+}
+
 fn delta(n: usize) -> String {
     format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"w{n} \"}}}}]}}\n\n")
 }
 
 #[tokio::test]
 async fn each_event_is_there_before_the_next_one_is_made() {
-    let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
-    let mut client = Http1::connect(edge.agents()).await;
-    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-    let mut upstream = replica.next().await;
+    let (_replica, edge, mut client, mut upstream) = asked().await;
     upstream.begin_stream().await;
     // A comment is no event: it opens nothing, and goes down with the first event.
     upstream.chunk(": waiting\n\n").await;
@@ -200,11 +207,7 @@ async fn a_stream_that_goes_silent_ends_with_an_error_event() {
 
 #[tokio::test]
 async fn an_engines_own_error_event_passes_and_is_no_second_error() {
-    let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
-    let mut client = Http1::connect(edge.agents()).await;
-    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-    let mut upstream = replica.next().await;
+    let (_replica, edge, mut client, mut upstream) = asked().await;
     upstream.begin_stream().await;
     let events = format!("{}data: {{\"error\":{{\"message\":\"own\"}}}}\n\n", delta(0));
     upstream.chunk(&events).await;
@@ -236,11 +239,7 @@ async fn a_stream_that_comes_in_one_piece_is_whole_also_if_its_lines_end_in_a_ca
 #[tokio::test]
 async fn a_stream_that_ends_with_the_connection_is_whole_only_with_its_last_event() {
     for (last, whole) in [("data: [DONE]\n\n", true), ("", false)] {
-        let mut replica = Scripted::start().await;
-        let edge = scripted_edge(&replica).await;
-        let mut client = Http1::connect(edge.agents()).await;
-        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-        let mut upstream = replica.next().await;
+        let (_replica, _edge, mut client, mut upstream) = asked().await;
         let events = format!("{}{}{last}", delta(0), delta(1));
         upstream.send(format!("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n{events}")).await;
         upstream.connection.close().await;
@@ -267,21 +266,25 @@ async fn an_answer_that_is_no_stream_although_one_was_asked_for_passes_as_it_is(
 
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n";
 
+/// One chunk of a chunked body.
+fn framed(text: &str) -> String {
+    String::from_utf8(chunk(text)).unwrap()
+}
+
 #[tokio::test]
 async fn a_stream_is_the_same_however_it_is_framed_and_what_left_nothing_behind_serves_the_next_request() {
-    let chunk = |event: &str| format!("{:x}\r\n{event}\r\n", event.len());
     let done = "data: [DONE]\n\n";
     let (first, second) = (delta(0), delta(1));
     let events = format!("{first}{second}{done}");
-    let plain = format!("{}{}{}0\r\n\r\n", chunk(&first), chunk(&second), chunk(done));
+    let plain = format!("{}{}{}0\r\n\r\n", framed(&first), framed(&second), framed(done));
     let odd = format!(
         "{:04X};a=\"b\"\r\n{first}\r\n{:X} \r\n{second}\r\n{}000\r\nx-trailer: 1\r\n\r\n",
         first.len(),
         second.len(),
-        chunk(done)
+        framed(done)
     );
     // An event that is cut in two by chunks, and two in one chunk.
-    let uneven = format!("{}{}0\r\n\r\n", chunk(&events[..20]), chunk(&events[20..]));
+    let uneven = format!("{}{}0\r\n\r\n", framed(&events[..20]), framed(&events[20..]));
     let head = format!("{STREAM_HEAD}\r\n");
     for (what, wire, reused) in [
         ("plain", format!("{head}{plain}"), true),
@@ -297,11 +300,7 @@ async fn a_stream_is_the_same_however_it_is_framed_and_what_left_nothing_behind_
                 // What comes later, to a connection that is kept already, no proxy can tell from an answer.
                 continue;
             }
-            let mut replica = Scripted::start().await;
-            let edge = scripted_edge(&replica).await;
-            let mut client = Http1::connect(edge.agents()).await;
-            client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-            let mut upstream = replica.next().await;
+            let (mut replica, _edge, mut client, mut upstream) = asked().await;
             for piece in wire.as_bytes().chunks(bytes_together.min(wire.len())) {
                 upstream.send(piece).await;
             }
@@ -317,7 +316,7 @@ async fn a_stream_is_the_same_however_it_is_framed_and_what_left_nothing_behind_
 #[tokio::test]
 async fn a_connection_on_which_more_came_than_the_answer_serves_no_other_request() {
     let event = "data: [DONE]\n\n";
-    let whole = format!("{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+    let whole = format!("{}0\r\n\r\n", framed(event));
     let bare = STREAM_HEAD.replace('\r', "");
     let length = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 18\r";
     for (what, pieces) in [
@@ -328,11 +327,7 @@ async fn a_connection_on_which_more_came_than_the_answer_serves_no_other_request
         ("a head whose end is cut", vec![format!("{STREAM_HEAD}\r"), format!("\n{whole}more")]),
         ("a length, and a cut end", vec![length.to_owned(), format!("\n\r\n{event}\r\n\r\nmore")]),
     ] {
-        let mut replica = Scripted::start().await;
-        let edge = scripted_edge(&replica).await;
-        let mut client = Http1::connect(edge.agents()).await;
-        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-        let mut upstream = replica.next().await;
+        let (mut replica, _edge, mut client, mut upstream) = asked().await;
         for piece in pieces {
             upstream.send(piece).await;
         }
@@ -348,16 +343,11 @@ async fn a_connection_on_which_more_came_than_the_answer_serves_no_other_request
 #[tokio::test]
 async fn what_came_before_a_frame_breaks_counts() {
     let all = [delta(0), delta(1), "data: [DONE]\n\n".to_owned()];
-    let chunks = |events: &[String]| -> String {
-        events.iter().map(|event| format!("{:x}\r\n{event}\r\n", event.len())).collect()
-    };
+    let chunks = |events: &[String]| events.iter().map(|event| framed(event)).collect::<String>();
     for broken in ["0\n\n", "0\r\nx: y\n\r\n", "zz\r\n"] {
-        let mut replica = Scripted::start().await;
-        let edge = scripted_edge(&replica).await;
-        let mut client = Http1::connect(edge.agents()).await;
-        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
+        let (mut replica, _edge, mut client, mut upstream) = asked().await;
         // The engine has said that this was all: what broke is no part of the answer.
-        replica.next().await.send(format!("{STREAM_HEAD}\r\n{}{broken}", chunks(&all))).await;
+        upstream.send(format!("{STREAM_HEAD}\r\n{}{broken}", chunks(&all))).await;
         assert_eq!(client.answer().await.body, all.concat(), "{broken:?}");
         client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
         replica.next().await.send(format!("{STREAM_HEAD}\r\n{}{broken}", chunks(&all[..2]))).await;
@@ -371,11 +361,7 @@ async fn what_came_before_a_frame_breaks_counts() {
 
 #[tokio::test]
 async fn events_that_come_together_are_counted_one_by_one() {
-    let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
-    let mut client = Http1::connect(edge.agents()).await;
-    client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-    let mut upstream = replica.next().await;
+    let (_replica, edge, mut client, mut upstream) = asked().await;
     upstream.begin_stream().await;
     upstream.chunk(delta(0)).await;
     let mut got = String::new();
@@ -392,11 +378,7 @@ async fn events_that_come_together_are_counted_one_by_one() {
 #[tokio::test]
 async fn a_stream_whose_frame_breaks_is_cut() {
     for broken in ["zz\r\n", "5\r\nhello!\r\n", "\r\n", "0\r\n\n", "10000000000000000\r\n"] {
-        let mut replica = Scripted::start().await;
-        let edge = scripted_edge(&replica).await;
-        let mut client = Http1::connect(edge.agents()).await;
-        client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
-        let mut upstream = replica.next().await;
+        let (_replica, edge, mut client, mut upstream) = asked().await;
         upstream.begin_stream().await;
         upstream.chunk(delta(0)).await;
         let head = client.head().await;

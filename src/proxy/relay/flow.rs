@@ -27,7 +27,7 @@ use crate::proxy::upstream::Direct;
 const BYTES_TOGETHER_MAX: usize = 64 * 1024;
 
 /// After so many bytes the other streams of the thread have their turn, though the replica has more: far more than any
-/// engine sends at once, and done in less than a millisecond.
+/// engine sends at once.
 const BYTES_IN_TURN_MAX: usize = 256 * 1024;
 
 /// How long things may take.
@@ -72,6 +72,8 @@ pub(super) struct Flow<'a, 'b, E> {
 enum Step {
     /// What is ready is to be sent, and that has to wait.
     Send,
+    /// The other streams of the thread have their turn.
+    GiveWay,
     /// It has ended.
     Over(Result<(), Outcome>),
 }
@@ -115,6 +117,8 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
                 Step::Over(result) => return result,
+                // Were it woken at once, it would have its next turns before anybody looks whether something came for others.
+                Step::GiveWay => yield_now().await,
                 Step::Send => {
                     let Flow { session, under, chunks, bounds, .. } = self;
                     // If the write had to wait, the replica may have woken the task meanwhile.
@@ -148,8 +152,7 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             }
             if self.in_turn >= BYTES_IN_TURN_MAX {
                 self.in_turn = 0;
-                // Not woken at once: it would have its next turns before anybody looks whether something came for others.
-                return pin!(yield_now()).poll(cx).map(|()| Step::Send);
+                return Poll::Ready(Step::GiveWay);
             }
         }
     }
@@ -168,7 +171,9 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             if self.together == 0 {
                 self.heard = Instant::now();
             }
-            self.together += chunk.as_ref().map_or(0, |chunk| chunk.as_ref().map_or(0, Bytes::len));
+            if let Ok(Some(chunk)) = &chunk {
+                self.together += chunk.len();
+            }
             self.broke = take(self.under, chunk, self.heard, self.account).err();
         }
     }

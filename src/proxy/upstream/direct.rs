@@ -7,13 +7,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, Version, header};
+use http::{StatusCode, Version};
 use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::HttpSession;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::proxy::corked::Corked;
+use crate::proxy::headers::chunked_alone;
 use crate::wire::chunked::Decoder;
 
 /// The most that is read at once; an event is a few hundred bytes.
@@ -38,10 +39,11 @@ impl Direct {
     /// For an answer whose head alone the framework has read, where it comes in chunks over a connection in plain text.
     pub(super) fn begin(session: &HttpSession) -> Option<Direct> {
         let head = session.resp_header()?;
-        let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
         // Every other status and version is the framework's to judge: some have no body.
-        if !chunked || codings.next().is_some() || head.status != StatusCode::OK || head.version != Version::HTTP_11 {
+        if chunked_alone(&head.headers) != Some(true)
+            || head.status != StatusCode::OK
+            || head.version != Version::HTTP_11
+        {
             return None;
         }
         let corked = Corked::among(session.stream())?;

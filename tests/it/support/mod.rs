@@ -32,7 +32,7 @@ pub use process::SimProcess;
 pub use python::Python;
 pub use raw_h2::{Frame, RawH2};
 pub use replicas::{SERVED, calls, sim, sim_at, sim_with};
-pub use scripted::{Exchange, Scripted};
+pub use scripted::{Exchange, Scripted, chunk};
 pub use tls::{connect as connect_tls, connect_over as connect_tls_over, connect_to as connect_tls_to};
 pub use tls_replica::tls_replica;
 

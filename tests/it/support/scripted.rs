@@ -64,6 +64,12 @@ impl Scripted {
     }
 }
 
+/// One chunk of a chunked body, framed.
+pub fn chunk(bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    let bytes = bytes.as_ref();
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
 async fn serve(stream: TcpStream, tell: mpsc::UnboundedSender<Exchange>) {
     let mut connection = Http1::over(stream);
     while let Ok(exchange) = read(&mut connection).await {
@@ -99,9 +105,7 @@ impl Exchange {
 
     /// Writes one chunk of a chunked body.
     pub async fn chunk(&mut self, bytes: impl AsRef<[u8]>) {
-        let bytes = bytes.as_ref();
-        let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
-        self.connection.send(&chunk).await;
+        self.connection.send(&chunk(bytes)).await;
     }
 
     /// Begins an event stream.
