@@ -46,8 +46,13 @@ pub(super) trait Serve: Send + Sync + 'static {
 }
 
 impl Serve for Accept {
-    async fn serve(self: Arc<Self>, socket: TcpStream, peer: SocketAddr, shutdown: ShutdownWatch) {
-        Accept::serve(&self, socket, peer, &shutdown).await;
+    fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        shutdown: ShutdownWatch,
+    ) -> impl Future<Output = ()> + Send {
+        Accept::serve(self, socket, peer, shutdown)
     }
 }
 
@@ -81,9 +86,10 @@ impl<S: Serve> Service for Core<S> {
                     continue;
                 }
             };
-            let shutdown = shutdown.clone();
+            // Boxed, since what is passed on from one future to the next has its place in each of them.
+            let serving = Box::pin(serve.serve(socket, peer, shutdown.clone()));
             tokio::spawn(async move {
-                serve.serve(socket, peer, shutdown).await;
+                serving.await;
                 drop(open);
             });
         }

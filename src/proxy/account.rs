@@ -77,21 +77,35 @@ pub(super) struct Account<'a> {
     /// Time in line for a place.
     queued: Duration,
     ttft: Option<Duration>,
-    going_down: GoingDown,
+    pub(super) going_down: GoingDown,
     usage: Option<Usage>,
     cost: Cost,
     /// Its place in its session's interaction.
     member: Option<Member<'a>>,
 }
 
-/// What changes with every event. It stands together, since at an edge with many streams each place of memory that an event
-/// asks for is in no cache.
+/// What changes with every event. A stream under way takes it to what else an event asks for, and gives it back at its end.
 #[derive(Default)]
-struct GoingDown {
+#[repr(C)]
+pub(super) struct GoingDown {
     /// Of the answer's body.
     bytes: usize,
     last_event: Option<Instant>,
     metrics: Option<StreamMetrics>,
+}
+
+impl GoingDown {
+    /// A later event of a stream has come.
+    pub(super) fn event(&mut self, now: Instant) {
+        if let (Some(last), Some(metrics)) = (self.last_event.replace(now), &mut self.metrics) {
+            metrics.gap((now - last).as_secs_f32());
+        }
+    }
+
+    /// So many bytes of the answer's body went down.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
 }
 
 impl<'a> Account<'a> {
@@ -183,19 +197,6 @@ impl<'a> Account<'a> {
         if let Some(route) = self.route() {
             self.going_down.metrics = Some(self.metrics.stream_metrics(route.pool, route.model));
         }
-    }
-
-    /// A later piece of a stream has come.
-    pub(super) fn next_event(&mut self, now: Instant) {
-        let GoingDown { last_event, metrics, .. } = &mut self.going_down;
-        if let (Some(last), Some(metrics)) = (last_event.replace(now), metrics) {
-            metrics.gap((now - last).as_secs_f32());
-        }
-    }
-
-    /// So many bytes of the answer's body went down.
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.going_down.bytes += bytes;
     }
 
     /// An attempt ended so at one replica, and the request goes on at another one; at none if there is none left.

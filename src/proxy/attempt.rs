@@ -16,7 +16,7 @@ use pingora::{ErrorType, RetryType};
 use tokio::time::{Instant, timeout};
 
 use super::due::Due;
-use super::events::Events;
+use super::events::{Events, Ready};
 use super::head::AnswerHead;
 use super::headers;
 use super::upstream::{Exchange, Upstream};
@@ -119,7 +119,7 @@ impl Answer {
 pub(super) struct UnderWay {
     pub(super) exchange: Box<Exchange>,
     /// What has come so far, ready to be sent.
-    pub(super) ready: Vec<Bytes>,
+    pub(super) ready: Ready,
     /// Whether the replica has sent everything.
     pub(super) ended: bool,
     /// Tells events apart; `None` when the answer is no event stream.
@@ -284,7 +284,7 @@ impl Attempt<'_> {
                 Err(_) => return Err(Outcome::Cut.into()),
             }
             if bytes > HELD_ANSWER_BYTES_MAX {
-                let under = UnderWay { exchange, ready: body, events: None, ended: false, ttft: sent.elapsed() };
+                let under = UnderWay { exchange, ready: body.into(), events: None, ended: false, ttft: sent.elapsed() };
                 return Ok(Began::Under(head, Box::new(under)));
             }
         }
@@ -299,14 +299,14 @@ impl Attempt<'_> {
     ) -> Result<Began, Failed> {
         exchange.is_stream();
         let mut events = Events::new(self.dialect, self.unasked);
-        let mut ready = Vec::new();
+        let mut ready = Ready::new();
         loop {
             match exchange.read().await {
                 Ok(Some(chunk)) => {
                     events.push(chunk, &mut ready).map_err(|_| Outcome::Garbage)?;
                     if events.failed_at_once() {
                         // Nothing of an answer came before it: as good as a 5xx, and passed on only if nobody does better.
-                        let answer = Some(Box::new(Answer { head, body: ready }));
+                        let answer = Some(Box::new(Answer { head, body: ready.into_vec() }));
                         return Err(Failed { outcome: Outcome::ServerError, answer, retry_after: None });
                     }
                     if events.begun() {

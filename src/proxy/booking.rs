@@ -89,8 +89,8 @@ impl Booking {
     pub(super) fn began(&mut self, began: &Began) -> Option<String> {
         let end = &mut self.span.as_mut()?.end;
         let (head, pieces) = match began {
-            Began::Whole(answer) => (&answer.head, &answer.body),
-            Began::Under(head, under) => (head, &under.ready),
+            Began::Whole(answer) => (&answer.head, answer.body.as_slice()),
+            Began::Under(head, under) => (head, under.ready.as_slice()),
         };
         end.status = Some(head.status.as_u16());
         end.ttft = began.ttft();

@@ -28,14 +28,16 @@ const SIZE_LINE_MAX: usize = 2 * size_of::<usize>() + 2;
 const GATHER_BYTES_MAX: usize = 1024;
 
 /// Sends the chunks of an answer on a client's connection, without a way through all that the framework knows of it.
+#[repr(C)]
 pub(super) struct Chunks {
-    stream: Arc<Mutex<Stream>>,
-    /// What is below all layers, in plain text.
-    socket: Option<Shared>,
-    /// Whether no layer holds anything that must go out first, such as the answer's head.
-    flushed: bool,
+    /// What is below all layers, taken from there once none of them holds anything that must go out first, such as the
+    /// answer's head.
+    taken: Option<TcpStream>,
     /// Bytes of the chunk under way that are sent already.
     sent: usize,
+    /// Where that is taken from, of a connection in plain text.
+    socket: Option<Shared>,
+    stream: Arc<Mutex<Stream>>,
 }
 
 impl Chunks {
@@ -44,7 +46,28 @@ impl Chunks {
         let client = Client::of(session).filter(|_| is_chunked(session))?;
         let stream = client.share();
         let socket = (**lock(&stream)).as_any().downcast_ref().map(Batched::share);
-        Some(Chunks { stream, socket, flushed: false, sent: 0 })
+        Some(Chunks { taken: None, sent: 0, socket, stream })
+    }
+
+    /// Lets the framework ask something of the connection meanwhile.
+    pub(super) fn lend<T>(&mut self, ask: impl FnOnce() -> T) -> T {
+        if self.taken.is_none() {
+            return ask();
+        }
+        self.put_back();
+        let answer = ask();
+        self.take();
+        answer
+    }
+
+    fn take(&mut self) {
+        self.taken = self.socket.as_ref().and_then(Shared::take);
+    }
+
+    fn put_back(&mut self) {
+        if let (Some(taken), Some(socket)) = (self.taken.take(), &self.socket) {
+            socket.put_back(taken);
+        }
     }
 
     /// Sends the pieces as one chunk. Until it is ready it is to be asked with the same pieces; after an error, or when it
@@ -74,17 +97,24 @@ impl Chunks {
             }
         };
         IoSlice::advance_slices(&mut unsent, self.sent);
-        let Chunks { stream, socket, flushed, sent } = self;
-        if let Some(socket) = socket.as_ref().filter(|_| *flushed) {
-            ready!(poll_write_all(unsent, sent, |bufs| socket.poll(|socket| poll_write_gathered(socket, cx, bufs))))?;
+        let Chunks { taken, sent, stream, .. } = self;
+        if let Some(taken) = taken {
+            ready!(poll_write_all(unsent, sent, |bufs| poll_write_gathered(Pin::new(taken), cx, bufs)))?;
         } else {
             let mut stream = lock(stream);
             ready!(poll_write_all(unsent, sent, |bufs| Pin::new(&mut *stream).poll_write_vectored(cx, bufs)))?;
             ready!(Pin::new(&mut *stream).poll_flush(cx))?;
-            *flushed = true;
+            drop(stream);
+            self.take();
         }
-        *sent = 0;
+        self.sent = 0;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        self.put_back();
     }
 }
 
@@ -168,7 +198,7 @@ mod tests {
                 peer.write(part);
             });
             let stream: Stream = Box::new(peer.build());
-            let mut chunks = Chunks { stream: Arc::new(Mutex::new(stream)), socket: None, flushed: false, sent: 0 };
+            let mut chunks = Chunks { taken: None, sent: 0, socket: None, stream: Arc::new(Mutex::new(stream)) };
             send(&mut chunks, &[Bytes::from("hel"), Bytes::from("lo")]).await.unwrap();
             send(&mut chunks, &[Bytes::new()]).await.unwrap();
             send(&mut chunks, &[]).await.unwrap();
@@ -184,7 +214,7 @@ mod tests {
         batched.write_all(b"head").await.unwrap();
         let socket = Some(batched.share());
         let stream: Stream = Box::new(batched);
-        let mut chunks = Chunks { stream: Arc::new(Mutex::new(stream)), socket, flushed: false, sent: 0 };
+        let mut chunks = Chunks { taken: None, sent: 0, socket, stream: Arc::new(Mutex::new(stream)) };
         // More than any socket's buffers hold, so that writes have to wait.
         let large = Bytes::from(vec![b'x'; 16 << 20]);
         let mut expected = b"head3\r\none\r\n6\r\nxthree\r\n1000000\r\n".to_vec();

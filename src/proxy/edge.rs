@@ -175,7 +175,7 @@ impl HttpServerApp for Edge {
         _shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         if self.serve(&mut session).await {
-            Reusable::after(session).await;
+            Reusable::after(Box::new(session)).await;
         }
         None
     }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::domain::ask::Dialect;
 use crate::domain::outcome::Outcome;
@@ -13,6 +14,9 @@ use crate::wire::response_id;
 use crate::wire::resume::{Told, Unfit};
 use crate::wire::sse::{EventKind, Framer, Progress};
 use crate::wire::usage::{Meter, Usage};
+
+/// What may be sent: mostly one piece, which then lies where the stream does.
+pub(super) type Ready = SmallVec<[Bytes; 1]>;
 
 /// One stream's framing and what was read in it. In this order and that of [`Reading`]: at an edge with many streams each
 /// place of memory that an event asks for is in no cache, so that what it asks for stands together.
@@ -59,7 +63,7 @@ impl Events {
 
     /// Takes a chunk in and puts the whole events that are there now behind `ready`. After an error, what is ready is
     /// good all the same.
-    pub(super) fn push(&mut self, chunk: Bytes, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+    pub(super) fn push(&mut self, chunk: Bytes, ready: &mut Ready) -> Result<(), Outcome> {
         let Events { framer, reading } = self;
         match framer.push(chunk, |event| reading.note(event)) {
             Ok(_) if reading.continues => reading.fitted.move_to(ready),
@@ -76,7 +80,7 @@ impl Events {
     }
 
     /// The engine has sent everything: an event whose end was still in doubt is one now.
-    pub(super) fn finish(&mut self, ready: &mut Vec<Bytes>) {
+    pub(super) fn finish(&mut self, ready: &mut Ready) {
         let Events { framer, reading } = self;
         let mut last = framer.finish(|event| reading.note(event));
         // Some engines leave out the blank line after their last event. Anything else that is cut off is no event.
@@ -95,7 +99,7 @@ impl Events {
 
     /// Goes on with the answer of which the client was `told` by another replica. What is ready already is this replica's
     /// beginning.
-    pub(super) fn go_on(&mut self, mut told: Box<Told>, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+    pub(super) fn go_on(&mut self, mut told: Box<Told>, ready: &mut Ready) -> Result<(), Outcome> {
         told.hand_over();
         let (mut progress, mut fitted) = (Progress::new(told.dialect()), Fitted::default());
         let mut fit = |event: &[u8]| fitted.add(&mut told, event, progress.note(event), None);
@@ -250,7 +254,7 @@ impl Fitted {
     }
 
     /// Those before one that does not fit are good, and were noted.
-    fn move_to(&mut self, ready: &mut Vec<Bytes>) -> Result<(), Outcome> {
+    fn move_to(&mut self, ready: &mut Ready) -> Result<(), Outcome> {
         if !self.events.is_empty() {
             ready.push(std::mem::take(&mut self.events).into());
         }
@@ -274,7 +278,7 @@ impl LeftOut {
 
     /// Moves the events that were noted on. They are as they came where nothing is left out, and else copied together, so
     /// that an event still goes down in one piece.
-    fn pass(&mut self, events: impl Iterator<Item = Bytes>, ready: &mut Vec<Bytes>) {
+    fn pass(&mut self, events: impl Iterator<Item = Bytes>, ready: &mut Ready) {
         let LeftOut { parts, .. } = std::mem::take(self);
         if parts.is_empty() {
             return ready.extend(events);
@@ -301,7 +305,7 @@ mod tests {
 
     fn relay(stream: &str) -> (Events, String) {
         let mut events = Events::new(Dialect::Chat, None);
-        let mut ready = Vec::new();
+        let mut ready = Ready::new();
         events.push(Bytes::copy_from_slice(stream.as_bytes()), &mut ready).unwrap();
         events.finish(&mut ready);
         (events, String::from_utf8(ready.concat()).unwrap())
@@ -323,7 +327,7 @@ mod tests {
             |text: &str| format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}}}}]}}\n\n");
         let told = relay(&says("a")).0.take_told().unwrap();
         let mut events = Events::new(Dialect::Chat, None);
-        let mut ready = Vec::new();
+        let mut ready = Ready::new();
         // All of it is there before it is fitted.
         events.push(Bytes::from(says("b") + "data: [DONE]\n"), &mut ready).unwrap();
         events.finish(&mut ready);
@@ -337,7 +341,7 @@ mod tests {
     /// A stream that came in these pieces, and what goes down of it.
     fn pass(stream: &str, cuts: &[usize], engine: Engine) -> (Events, String) {
         let mut events = Events::new(Dialect::Chat, Some(Unasked::at(engine)));
-        let (mut ready, mut from) = (Vec::new(), 0);
+        let (mut ready, mut from) = (Ready::new(), 0);
         for cut in cuts.iter().copied().chain([stream.len()]) {
             events.push(Bytes::copy_from_slice(&stream.as_bytes()[from..cut]), &mut ready).unwrap();
             from = cut;
@@ -380,7 +384,7 @@ mod tests {
     fn what_nothing_is_taken_out_of_is_not_copied() {
         let says = Bytes::from_static(b"data: {\"choices\":[{\"delta\":{\"content\":\"usage\"}}]}\n\n");
         let mut events = Events::new(Dialect::Chat, Some(Unasked::at(Engine::OpenAi)));
-        let mut ready = Vec::new();
+        let mut ready = Ready::new();
         events.push(says.clone(), &mut ready).unwrap();
         assert_eq!((ready.len(), ready[0].as_ptr()), (1, says.as_ptr()));
     }
@@ -396,7 +400,7 @@ mod tests {
         for at_once in [0, 1, 2, 3] {
             let told = pass(&says("a", ",\"usage\":null"), &[], Engine::OpenAi).0.take_told().unwrap();
             let mut events = Events::new(Dialect::Chat, Some(Unasked::at(Engine::OpenAi)));
-            let (mut ready, mut all) = (Vec::new(), Vec::new());
+            let (mut ready, mut all) = (Ready::new(), Vec::new());
             let mut parts =
                 [says("b", ",\"usage\":null")].into_iter().chain([end.clone()]).collect::<Vec<_>>().concat();
             let rest = parts.split_off(match at_once {
@@ -405,11 +409,11 @@ mod tests {
             });
             events.push(Bytes::from(parts), &mut ready).unwrap();
             events.go_on(told, &mut ready).unwrap();
-            all.append(&mut ready);
+            all.extend(ready.drain(..));
             for byte in rest.as_bytes() {
                 events.push(Bytes::copy_from_slice(&[*byte]), &mut ready).unwrap();
             }
-            all.append(&mut ready);
+            all.extend(ready.drain(..));
             let sent = String::from_utf8(all.concat()).unwrap();
             assert_eq!(sent, says("b", "") + &says("c", "") + "data: [DONE]\n\n", "{at_once}");
             let usage = Usage { prompt_tokens: 7, cached_tokens: Some(7), completion_tokens: 3 };

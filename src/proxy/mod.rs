@@ -6,6 +6,7 @@ mod serve;
 
 mod accept;
 mod ahead;
+mod apart;
 mod batched;
 mod bell;
 mod body;

@@ -22,6 +22,7 @@ use super::attempt::{Answer, UnderWay};
 use super::chunks::Chunks;
 use super::due::at_once;
 use super::edge::Edge;
+use super::events::Ready;
 use super::head::{self, AnswerHead};
 use super::upstream::Exchange;
 use super::waiting::chunked;
@@ -53,7 +54,7 @@ pub(super) async fn whole(
         send(session, chunk, || total).await?;
     }
     session.write_response_body(Bytes::new(), true).await.map_err(gone)?;
-    account.sent(bytes);
+    account.going_down.sent(bytes);
     Ok(())
 }
 
@@ -66,7 +67,7 @@ async fn send(session: &mut ServerSession, piece: Bytes, due: impl FnOnce() -> I
 async fn send_ready(
     session: &mut ServerSession,
     chunks: Option<&mut Chunks>,
-    ready: &mut Vec<Bytes>,
+    ready: &mut Ready,
     bounds: &Bounds,
 ) -> Result<bool, Outcome> {
     let due = || bounds.due(Instant::now());
@@ -163,7 +164,7 @@ impl Relay<'_> {
         end: Bytes,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        account.sent(end.len());
+        account.going_down.sent(end.len());
         send(session, end, || self.total).await?;
         self.close(session, None, account).await
     }
@@ -188,13 +189,13 @@ impl Relay<'_> {
         told: Box<Told>,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        account.next_event(std::time::Instant::now());
+        account.going_down.event(std::time::Instant::now());
         let fits = under.events.as_mut().map_or(Ok(()), |events| events.go_on(told, &mut under.ready));
         match fits {
             Ok(()) => self.body(session, under, account).await,
             Err(outcome) => {
                 let (mut chunks, bounds) = (Chunks::of(session), self.bounds());
-                account.sent(under.ready.iter().map(Bytes::len).sum());
+                account.going_down.sent(under.ready.iter().map(Bytes::len).sum());
                 send_ready(session, chunks.as_mut(), &mut under.ready, &bounds).await.and(Err(outcome))
             }
         }
@@ -216,8 +217,7 @@ impl Relay<'_> {
         let bounds = self.bounds();
         let idle_timer = pin!(sleep_until(bounds.due(Instant::now())));
         let ending = pin!(self.edge.ending.reached());
-        let flow = Flow::new(session, under, account, bounds, idle_timer, ending);
-        let result = flow.run().await;
+        let result = Flow::new(session, under, account, bounds, idle_timer, ending).run().await;
         session.set_write_timeout(Some(self.timeouts.idle));
         result
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 
 use super::account::Account;
+use super::apart::apart;
 use super::attempt::{Began, UnderWay};
 use super::body::{Kept, Received};
 use super::booking::Booking;
@@ -118,7 +119,7 @@ impl Stream<'_> {
         if let (Err(obstacle), Some(events)) = (&self.kept, &mut leg.under.events) {
             events.cannot_go_on(*obstacle);
         }
-        let mut result = match self.relay.open(session, head, account).await {
+        let mut result = match apart(|| self.relay.open(session, head, account)).await {
             Ok(()) => self.relay.body(session, &mut leg.under, account).await,
             Err(outcome) => Err(outcome),
         };
@@ -132,7 +133,7 @@ impl Stream<'_> {
                 let failed = leg.under.events.as_ref().is_some_and(Events::failed);
                 let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
                 let under = self.ended(*leg, outcome);
-                Box::pin(self.relay.close(session, Some(under.exchange), account)).await?;
+                apart(|| self.relay.close(session, Some(under.exchange), account)).await?;
                 return Ok(outcome);
             };
             let UnderWay { mut events, exchange, .. } = *self.ended(*leg, outcome);
@@ -143,18 +144,17 @@ impl Stream<'_> {
             let told = events.take_told();
             self.failed.push(replica);
             self.breakdowns += usize::from(outcome == Outcome::Cut);
-            // Boxed, as is all that comes once, so that a stream under way does not hold what its rescue or its end take.
-            match Box::pin(self.rescue(outcome, told, session, account)).await {
+            match apart(|| self.rescue(outcome, told, session, account)).await {
                 Next::Leg(next, told) => {
                     leg = next;
-                    result = Box::pin(self.relay.go_on(session, &mut leg.under, told, account)).await;
+                    result = apart(|| self.relay.go_on(session, &mut leg.under, told, account)).await;
                 }
                 Next::End(end) => {
-                    Box::pin(self.relay.last(session, end, account)).await?;
+                    apart(|| self.relay.last(session, end, account)).await?;
                     return Ok(Outcome::Ok);
                 }
                 Next::Lost => {
-                    self.relay.broke_off(session, outcome, events.count()).await;
+                    apart(|| self.relay.broke_off(session, outcome, events.count())).await;
                     return Err(outcome);
                 }
                 Next::Gone => return Err(Outcome::ClientGone),
@@ -330,7 +330,7 @@ impl Stream<'_> {
         let mut comment_bytes = Some(0);
         let walk = Box::pin(dispatch.run(account));
         let walked = waiting::wait(session, keep_alive, &mut comment_bytes, &self.edge.ending, walk).await;
-        account.sent(comment_bytes.unwrap_or_default());
+        account.going_down.sent(comment_bytes.unwrap_or_default());
         let Ok(Reached { began, selection, booking, broke_down }) = walked? else { return Ok(None) };
         self.breakdowns += broke_down.len();
         self.failed.extend(broke_down);

@@ -18,6 +18,7 @@ use pingora::protocols::http::ServerSession;
 
 use super::accept;
 use super::account::Account;
+use super::apart::apart;
 use super::attempt::{Answer, Began};
 use super::body::{self, Received};
 use super::booking::Booking;
@@ -94,7 +95,8 @@ impl Edge {
         }
         // A client that stops reading must not hold a replica's place for ever.
         session.set_write_timeout(Some(snapshot.config.timeouts.idle));
-        let mut account = Account::open(self, Arc::clone(&snapshot));
+        // Boxed, so that what leads to a stream under way stands close together.
+        let mut account = Box::new(Account::open(self, Arc::clone(&snapshot)));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         // Whether the edge is well is asked all day, and nobody wants to trace that.
         if session.req_header().uri.path() != "/health" {
@@ -104,7 +106,7 @@ impl Edge {
             Serving { edge: self, snapshot: &snapshot, session, account: &mut account, opened: false, kept_in: false };
         let mut result = serving.answer().await;
         if let Err(Ended::Refused(refusal)) = result {
-            result = serving.refuse(&refusal).await;
+            result = apart(|| serving.refuse(&refusal)).await;
         }
         if let Err(Ended::Broken(outcome)) = result {
             account.outcome = outcome;
@@ -113,7 +115,7 @@ impl Edge {
         drop(open);
         if result.is_err() {
             // Closed in mid-answer, so that nobody takes what came for the whole.
-            session.shutdown().await;
+            apart(|| session.shutdown()).await;
         }
         result.is_ok()
     }
@@ -149,8 +151,8 @@ struct Under<'a> {
 impl<'a> Serving<'a, '_> {
     /// All stations. The account's outcome is set by whoever knows it.
     async fn answer(&mut self) -> Result<(), Ended> {
-        // Boxed, so that an answer that goes down for minutes does not hold what it took to get it.
-        let Some(mut under) = Box::pin(self.reach()).await? else { return Ok(()) };
+        // An answer that goes down for minutes does not hold what it took to get it.
+        let Some(mut under) = apart(|| self.reach()).await? else { return Ok(()) };
         let result = under.stream.run(self.session, under.head, under.leg, self.account).await;
         self.account.outcome = result.unwrap_or_else(|outcome| outcome);
         result.map(|_| ()).map_err(Ended::Broken)
@@ -345,7 +347,7 @@ impl<'a> Serving<'a, '_> {
         if let Some(comment_bytes) = opened {
             self.opened = true;
             self.account.status = StatusCode::OK.as_u16();
-            self.account.sent(comment_bytes);
+            self.account.going_down.sent(comment_bytes);
         }
         walked.map_err(|unserved| match unserved {
             Unserved::Gone => Ended::Broken(Outcome::ClientGone),
@@ -401,7 +403,7 @@ impl<'a> Serving<'a, '_> {
     /// Ends a stream that was opened before there was an answer: with this event, and the receipt behind it.
     async fn break_off(&mut self, event: Bytes) {
         let last = Bytes::from([event, self.account.receipt().comment()].concat());
-        self.account.sent(last.len());
+        self.account.going_down.sent(last.len());
         relay::break_off(self.session, last).await;
     }
 
@@ -478,7 +480,7 @@ impl<'a> Serving<'a, '_> {
         let bytes = reply::send(self.session, head, body).await.map_err(gone)?;
         self.account.status = 200;
         self.account.outcome = Outcome::Ok;
-        self.account.sent(bytes);
+        self.account.going_down.sent(bytes);
         Ok(())
     }
 
@@ -494,7 +496,7 @@ impl<'a> Serving<'a, '_> {
         }
         match reply::refuse(self.session, dialect, refusal, &self.account.receipt()).await {
             Ok(bytes) => {
-                self.account.sent(bytes);
+                self.account.going_down.sent(bytes);
                 Ok(())
             }
             Err(_) => Err(Ended::Broken(refusal.outcome)),

@@ -27,11 +27,21 @@ pub(super) struct Shared(Arc<Mutex<Option<TcpStream>>>);
 
 impl Shared {
     /// Asks the connection; an error while it is taken away.
-    pub(super) fn poll<T>(&self, ask: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn poll<T>(&self, ask: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &mut *lock(&self.0) {
             Some(stream) => ask(Pin::new(stream)),
             None => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
+    }
+
+    /// Takes the connection away: until it is put back, everything that is asked of the socket fails.
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        lock(&self.0).take()
+    }
+
+    /// Puts back the connection that was taken.
+    pub(super) fn put_back(&self, stream: TcpStream) {
+        *lock(&self.0) = Some(stream);
     }
 }
 
@@ -73,14 +83,14 @@ impl Socket {
         self.stream.clone()
     }
 
-    /// Takes the connection away: until it is put back, everything that is asked here fails.
+    /// See [`Shared::take`].
     pub(super) fn take(&self) -> Option<TcpStream> {
-        lock(&self.stream.0).take()
+        self.stream.take()
     }
 
-    /// Puts back the connection that was taken.
+    /// See [`Shared::put_back`].
     pub(super) fn put_back(&self, stream: TcpStream) {
-        *lock(&self.stream.0) = Some(stream);
+        self.stream.put_back(stream);
     }
 }
 

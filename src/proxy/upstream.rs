@@ -26,7 +26,7 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{ErrorType, OrErr};
 use tokio::time::timeout;
 
-pub(super) use self::direct::Direct;
+pub(super) use self::direct::{Direct, own};
 use super::corked::Corked;
 use super::socket::Socket;
 use crate::domain::topology::ReplicaAddress;
@@ -158,7 +158,10 @@ impl Exchange {
     /// The same.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         match &mut self.direct {
-            Some(direct) => direct.poll_next(cx),
+            Some(direct) => direct.poll_next(cx).map_ok(|mut body| {
+                body.iter_mut().for_each(own);
+                body
+            }),
             // The framework holds nothing in its futures: it drops them itself when something else comes first.
             None => pin!(self.session.read_response_body()).poll(cx).map_err(io::Error::other),
         }

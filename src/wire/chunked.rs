@@ -3,6 +3,8 @@
 //! The caller gives what came, in whatever pieces, and has in the same place the body's bytes alone. Chunk extensions and
 //! trailers are passed over. What comes before the frame breaks is good: an engine may have said all by then.
 
+use std::ops::Range;
+
 /// Most digits of a chunk's size: 16 tell any, and some write zeros in front.
 const DIGITS_MAX: u16 = 64;
 
@@ -43,10 +45,10 @@ enum State {
 }
 
 /// What a piece came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Decoded {
-    /// How many bytes of the body stand at the piece's beginning now.
-    pub body: usize,
+    /// Where the body's bytes stand in the piece now.
+    pub body: Range<usize>,
     /// How many of the piece's bytes belonged to the body and its frame; less than all of them only once it is done or
     /// malformed.
     pub used: usize,
@@ -59,14 +61,19 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// Takes off the next piece what frames the body, and moves the body's bytes to its beginning.
+    /// Takes off the next piece what frames the body, and moves the body's bytes together.
     pub fn decode(&mut self, piece: &mut [u8]) -> Decoded {
-        let (mut body, mut at) = (0, 0);
+        let (mut body, mut at) = (0..0, 0);
         while at < piece.len() && !self.is_done() && !self.is_malformed() {
             if self.state == State::Data {
                 let here = usize::try_from(self.missing).unwrap_or(usize::MAX).min(piece.len() - at);
-                piece.copy_within(at..at + here, body);
-                body += here;
+                // Mostly a piece is one chunk, whose bytes stay where they are.
+                if body.is_empty() {
+                    body = at..at;
+                } else {
+                    piece.copy_within(at..at + here, body.end);
+                }
+                body.end += here;
                 at += here;
                 self.missing -= here as u64;
                 if self.missing == 0 {
@@ -156,8 +163,8 @@ mod tests {
         for piece in pieces {
             let mut piece = piece.to_vec();
             let Decoded { body: bytes, used } = decoder.decode(&mut piece);
-            assert!(bytes <= used && (used == piece.len() || decoder.is_done() || decoder.is_malformed()));
-            body.extend_from_slice(&piece[..bytes]);
+            assert!(bytes.end <= used && (used == piece.len() || decoder.is_done() || decoder.is_malformed()));
+            body.extend_from_slice(&piece[bytes]);
             behind.extend_from_slice(&piece[used..]);
         }
         let end = match (decoder.is_done(), decoder.is_malformed()) {

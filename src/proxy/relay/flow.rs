@@ -16,12 +16,13 @@ use tokio::time::{Instant, Sleep};
 
 use super::send_ready;
 use crate::domain::outcome::Outcome;
-use crate::proxy::account::Account;
+use crate::proxy::account::{Account, GoingDown};
+use crate::proxy::apart::apart;
 use crate::proxy::attempt::UnderWay;
 use crate::proxy::bell::Bell;
 use crate::proxy::chunks::Chunks;
 use crate::proxy::events::Events;
-use crate::proxy::upstream::Direct;
+use crate::proxy::upstream::{Direct, own};
 
 /// What goes down in one write at most, but for the last piece that is read; mostly it is one event.
 const BYTES_TOGETHER_MAX: usize = 64 * 1024;
@@ -46,16 +47,19 @@ impl Bounds {
     }
 }
 
-/// An answer on its way down.
+/// An answer on its way down. What each event asks for is taken here from where it lies, and given back at the end: at an
+/// edge with many streams each place of memory is in no cache when an event comes, so that it stands together, and in this
+/// order.
+#[repr(C)]
 pub(super) struct Flow<'a, 'b, E> {
-    session: &'a mut ServerSession,
-    under: &'a mut UnderWay,
-    account: &'a mut Account<'b>,
-    chunks: Option<Chunks>,
-    /// Taken out of the exchange, to stand beside what else each event asks for.
     direct: Option<Direct>,
     /// When the replica was last heard of.
     heard: Instant,
+    bounds: Bounds,
+    under: &'a mut UnderWay,
+    chunks: Option<Chunks>,
+    going_down: GoingDown,
+    bell: Bell,
     /// Bytes that were read and are to be sent together.
     together: usize,
     /// Bytes that were sent since another stream had its turn.
@@ -64,7 +68,8 @@ pub(super) struct Flow<'a, 'b, E> {
     asked: bool,
     /// Why nothing more is taken from the replica.
     broke: Option<Outcome>,
-    bounds: Bounds,
+    session: &'a mut ServerSession,
+    account: &'a mut Account<'b>,
     watch: Watch<'a, E>,
 }
 
@@ -78,7 +83,7 @@ enum Step {
     Over(Result<(), Outcome>),
 }
 
-impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
+impl<'a, 'b, E: Future<Output = ()> + Send> Flow<'a, 'b, E> {
     /// `ending` is when the edge ends, and `idle_timer` fires when the replica will have been silent for too long.
     pub(super) fn new(
         session: &'a mut ServerSession,
@@ -88,51 +93,52 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
         idle_timer: Pin<&'a mut Sleep>,
         ending: Pin<&'a mut E>,
     ) -> Flow<'a, 'b, E> {
-        let watch = Watch { http2: session.is_http2(), idle_timer, ending, bell: Bell::default() };
-        let (chunks, direct, heard) = (Chunks::of(session), under.exchange.direct.take(), Instant::now());
         Flow {
-            session,
+            direct: under.exchange.direct.take(),
+            heard: Instant::now(),
+            bounds,
             under,
-            account,
-            chunks,
-            direct,
-            heard,
+            chunks: Chunks::of(session),
+            going_down: std::mem::take(&mut account.going_down),
+            bell: Bell::default(),
             together: 0,
             in_turn: 0,
             asked: false,
             broke: None,
-            bounds,
-            watch,
+            watch: Watch { http2: session.is_http2(), idle_timer, ending },
+            session,
+            account,
         }
     }
 
     /// Sends all that the replica says.
-    pub(super) async fn run(mut self) -> Result<(), Outcome> {
-        let result = self.all().await;
-        self.under.exchange.direct = self.direct;
-        result
-    }
-
-    async fn all(&mut self) -> Result<(), Outcome> {
+    pub(super) async fn run(&mut self) -> Result<(), Outcome> {
         loop {
             match poll_fn(|cx| self.poll(cx)).await {
                 Step::Over(result) => return result,
                 // Were it woken at once, it would have its next turns before anybody looks whether something came for others.
                 Step::GiveWay => yield_now().await,
-                Step::Send => {
-                    let Flow { session, under, chunks, bounds, .. } = self;
-                    // If the write had to wait, the replica may have woken the task meanwhile.
-                    self.asked &= send_ready(session, chunks.as_mut(), &mut under.ready, bounds).await?;
-                }
+                Step::Send => apart(|| self.send()).await?,
             }
         }
+    }
+
+    /// Sends what is ready, however long that takes.
+    async fn send(&mut self) -> Result<(), Outcome> {
+        let Flow { session, under, chunks, bounds, direct, .. } = self;
+        if direct.is_some() {
+            under.ready.iter_mut().for_each(own);
+        }
+        // If the write had to wait, the replica may have woken the task meanwhile.
+        self.asked &= send_ready(session, chunks.as_mut(), &mut under.ready, bounds).await?;
+        Ok(())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         loop {
             self.poll_read(cx);
             self.in_turn += std::mem::take(&mut self.together);
-            self.account.sent(self.under.ready.iter().map(Bytes::len).sum());
+            self.going_down.sent(self.under.ready.iter().map(Bytes::len).sum());
             match self.send_now(cx) {
                 Some(Ok(())) => {}
                 Some(Err(outcome)) => return Poll::Ready(Step::Over(Err(outcome))),
@@ -143,8 +149,7 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             }
             if std::mem::take(&mut self.asked) {
                 self.in_turn = 0;
-                let Flow { watch, session, heard, bounds, .. } = self;
-                return watch.poll(cx, session, *heard, *bounds).map(|outcome| Step::Over(Err(outcome)));
+                return self.poll_watch(cx).map(|outcome| Step::Over(Err(outcome)));
             }
             // A replica that is always ahead leaves the timer no turn.
             if self.heard >= self.bounds.total {
@@ -154,6 +159,19 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
                 self.in_turn = 0;
                 return Poll::Ready(Step::GiveWay);
             }
+        }
+    }
+
+    /// Looks whether anything else ends the stream, where it may have come to that.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let Flow { bell, watch, session, chunks, heard, bounds, .. } = self;
+        let rung = bell.rung(cx.waker());
+        // A write to an HTTP/2 stream takes the place of the waker that its end would call.
+        let Some(waker) = (if watch.http2 { Some(cx.waker()) } else { rung }) else { return Poll::Pending };
+        let mut look = || watch.poll(&mut Context::from_waker(waker), session, *heard, *bounds);
+        match chunks {
+            Some(chunks) => chunks.lend(look),
+            None => look(),
         }
     }
 
@@ -174,7 +192,7 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
             if let Ok(Some(chunk)) = &chunk {
                 self.together += chunk.len();
             }
-            self.broke = take(self.under, chunk, self.heard, self.account).err();
+            self.broke = take(self.under, chunk, self.heard, &mut self.going_down).err();
         }
     }
 
@@ -198,6 +216,13 @@ impl<'a, 'b, E: Future<Output = ()>> Flow<'a, 'b, E> {
     }
 }
 
+impl<E> Drop for Flow<'_, '_, E> {
+    fn drop(&mut self) {
+        self.under.exchange.direct = self.direct.take();
+        self.account.going_down = std::mem::take(&mut self.going_down);
+    }
+}
+
 /// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
 struct Watch<'a, E> {
     http2: bool,
@@ -205,7 +230,6 @@ struct Watch<'a, E> {
     /// done for it here.
     idle_timer: Pin<&'a mut Sleep>,
     ending: Pin<&'a mut E>,
-    bell: Bell,
 }
 
 impl<E: Future<Output = ()>> Watch<'_, E> {
@@ -217,11 +241,6 @@ impl<E: Future<Output = ()>> Watch<'_, E> {
         heard: Instant,
         bounds: Bounds,
     ) -> Poll<Outcome> {
-        let rung = self.bell.rung(cx.waker());
-        // A write to an HTTP/2 stream takes the place of the waker that its end would call.
-        let waker = if self.http2 { Some(cx.waker()) } else { rung };
-        let Some(waker) = waker else { return Poll::Pending };
-        let cx = &mut Context::from_waker(waker);
         if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
             return Poll::Ready(Outcome::ClientGone);
         }
@@ -244,12 +263,12 @@ fn take(
     under: &mut UnderWay,
     chunk: io::Result<Option<Bytes>>,
     now: Instant,
-    account: &mut Account<'_>,
+    going_down: &mut GoingDown,
 ) -> Result<(), Outcome> {
     match chunk {
         Ok(Some(chunk)) => {
             let Some(events) = &mut under.events else {
-                account.next_event(now.into_std());
+                going_down.event(now.into_std());
                 under.ready.push(chunk);
                 return Ok(());
             };
@@ -257,7 +276,7 @@ fn take(
             let pushed = events.push(chunk, &mut under.ready);
             // Those that came together are counted one by one.
             for _ in before..events.count() {
-                account.next_event(now.into_std());
+                going_down.event(now.into_std());
             }
             pushed?;
         }

@@ -3,14 +3,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{StatusCode, Version};
 use pingora::protocols::Stream;
 use pingora::protocols::http::v1::client::HttpSession;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::proxy::corked::Corked;
@@ -20,9 +20,12 @@ use crate::wire::chunked::Decoder;
 /// The most that is read at once; an event is a few hundred bytes.
 const ROOM_BYTES: usize = 16 * 1024;
 
+/// The least that is asked for where part of the room still holds what was read before.
+const ROOM_BYTES_MIN: usize = ROOM_BYTES / 4;
+
 thread_local! {
     /// Where every stream of this thread is read to: room of its own would be in no cache when its next event comes.
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; ROOM_BYTES].into());
+    static ROOM: RefCell<BytesMut> = RefCell::default();
 }
 
 /// A body in chunks on its way.
@@ -54,17 +57,19 @@ impl Direct {
     }
 
     /// What has come of the body; `None` at its end. Where the connection ends before, or sends something else, an error.
+    ///
+    /// It lies in room that all streams of the thread share. Who keeps it while others have their turn keeps all of that:
+    /// see [`own`].
     pub(in crate::proxy) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         while !self.decoder.is_done() {
             if self.decoder.is_malformed() {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
-            let mut ahead = std::mem::take(&mut self.ahead);
-            let body = if ahead.is_empty() {
-                ready!(ROOM.with_borrow_mut(|room| self.poll_read(cx, room)))?
-            } else {
-                self.decode(&mut ahead)
+            let read = match std::mem::take(&mut self.ahead) {
+                ahead if !ahead.is_empty() => ahead,
+                _ => ready!(self.poll_read(cx))?,
             };
+            let body = self.decode(read);
             if !body.is_empty() {
                 return Poll::Ready(Ok(Some(body)));
             }
@@ -72,19 +77,26 @@ impl Direct {
         Poll::Ready(Ok(None))
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<Bytes>> {
-        let mut buf = ReadBuf::new(room);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf))?;
-        Poll::Ready(match buf.filled_mut() {
-            [] => Err(io::ErrorKind::UnexpectedEof.into()),
-            read => Ok(self.decode(read)),
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<BytesMut>> {
+        ROOM.with_borrow_mut(|room| {
+            // Mostly nothing of it is in use any more. Else there may be enough left.
+            if !room.try_reclaim(ROOM_BYTES) && room.capacity() < ROOM_BYTES_MIN {
+                room.reserve(ROOM_BYTES);
+            }
+            // The future of the read holds nothing between two polls.
+            match ready!(pin!(self.stream.read_buf(&mut (&mut *room).limit(ROOM_BYTES))).poll(cx))? {
+                0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                _ => Poll::Ready(Ok(room.split())),
+            }
         })
     }
 
-    fn decode(&mut self, read: &mut [u8]) -> Bytes {
-        let decoded = self.decoder.decode(read);
+    fn decode(&mut self, mut read: BytesMut) -> Bytes {
+        let decoded = self.decoder.decode(&mut read);
         self.overread |= decoded.used < read.len();
-        Bytes::copy_from_slice(&read[..decoded.body])
+        read.truncate(decoded.body.end);
+        read.advance(decoded.body.start);
+        read.freeze()
     }
 
     /// Whether the body has come to its end.
@@ -99,4 +111,9 @@ impl Direct {
         Corked::among(&stream)?.socket()?.put_back(self.stream);
         Some(stream)
     }
+}
+
+/// Copies what came from [`Direct::poll_next`], so that it can be kept.
+pub(in crate::proxy) fn own(read: &mut Bytes) {
+    *read = Bytes::copy_from_slice(read);
 }
