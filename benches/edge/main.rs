@@ -62,7 +62,7 @@ async fn measure(args: &[String]) -> Result<Report> {
         cpu::requests(&mut report, &replicas, threads, if quick { 3 } else { 9 }).await?;
     }
     if wanted("events") {
-        cpu::events(&mut report, &replicas, threads, if quick { 5 } else { 31 }).await?;
+        cpu::events(&mut report, &replicas, threads, if quick { 2 } else { 8 }).await?;
     }
     if wanted("delay") {
         delay::requests(&mut report, &replicas, threads, if quick { 2 } else { 6 }).await?;

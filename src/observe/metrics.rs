@@ -503,11 +503,12 @@ fn told(gauge: &GaugeVec, labels: [&str; 2], value: Option<f64>) {
 /// What one stream notes of itself. Kept to the stream and handed on in batches and at its end, so that an event costs
 /// a few instructions and one cache line that nobody shares.
 #[derive(Debug)]
+#[repr(C)]
 pub struct StreamMetrics {
     itl: Histogram,
+    noted: usize,
     /// Seconds; the first `noted` of them.
     gaps: [f32; ITL_BATCH],
-    noted: usize,
 }
 
 impl StreamMetrics {

@@ -66,30 +66,42 @@ impl Accept {
     /// Serves one connection to its end, on the thread that calls this. The parts are boxed, the session too, so that a
     /// connection holds only the part that it is in, and finds its way there in few places of memory: 3 KiB while a
     /// request is served, and little while it is idle.
-    pub async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, mut shutdown: ShutdownWatch) {
-        let Some((_place, spoken)) = apart(|| self.begin(stream, peer)).await else { return };
-        let mut connection = match spoken {
-            Spoken::Http1(connection) => connection,
-            Spoken::Http2(stream) => {
-                apart(|| ServerApp::process_new(&self.edge, stream, &shutdown)).await;
-                return;
+    pub fn serve(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        mut shutdown: ShutdownWatch,
+    ) -> impl Future<Output = ()> + Send {
+        // Boxed, since what a future is made of has its place in it to the end.
+        let come = Box::new((stream, peer));
+        async move {
+            let Some((_place, spoken)) = apart(|| self.begin(come)).await else { return };
+            let mut connection = match spoken {
+                Spoken::Http1(connection) => connection,
+                Spoken::Http2(stream) => {
+                    apart(|| ServerApp::process_new(&self.edge, stream, &shutdown)).await;
+                    return;
+                }
+            };
+            let mut first = true;
+            // One request after the other.
+            loop {
+                let Some(mut session) = apart(|| self.next_request(connection, first, &mut shutdown)).await else {
+                    return;
+                };
+                if !apart(|| self.edge.serve(&mut session)).await {
+                    return;
+                }
+                let Some(reusable) = apart(|| Reusable::after(session)).await else { return };
+                connection = reusable;
+                first = false;
             }
-        };
-        let mut first = true;
-        // One request after the other.
-        loop {
-            let Some(mut session) = apart(|| self.next_request(connection, first, &mut shutdown)).await else { return };
-            if !apart(|| self.edge.serve(&mut session)).await {
-                return;
-            }
-            let Some(reusable) = apart(|| Reusable::after(session)).await else { return };
-            connection = reusable;
-            first = false;
         }
     }
 
     /// Finds out what a connection's client speaks.
-    async fn begin(&self, stream: TcpStream, peer: SocketAddr) -> Option<(Counted<'_>, Spoken)> {
+    async fn begin(&self, come: Box<(TcpStream, SocketAddr)>) -> Option<(Counted<'_>, Spoken)> {
+        let (stream, peer) = *come;
         let socket = Socket::new(stream, peer).ok()?;
         match &self.tls {
             None => self.begin_plain(socket).await,

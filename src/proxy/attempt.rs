@@ -123,7 +123,7 @@ pub(super) struct UnderWay {
     /// Whether the replica has sent everything.
     pub(super) ended: bool,
     /// Tells events apart; `None` when the answer is no event stream.
-    pub(super) events: Option<Events>,
+    pub(super) events: Option<Box<Events>>,
     /// From the whole request sent to what came first.
     pub(super) ttft: Duration,
 }
@@ -298,7 +298,7 @@ impl Attempt<'_> {
         sent: Instant,
     ) -> Result<Began, Failed> {
         exchange.is_stream();
-        let mut events = Events::new(self.dialect, self.unasked);
+        let mut events = Box::new(Events::new(self.dialect, self.unasked));
         let mut ready = Ready::new();
         loop {
             match exchange.read().await {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header;
 use pingora::protocols::http::ServerSession;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use self::flow::{Bounds, Flow};
 use super::account::Account;
@@ -212,13 +212,6 @@ impl Relay<'_> {
         under: &mut UnderWay,
         account: &mut Account<'_>,
     ) -> Result<(), Outcome> {
-        // Each piece has its own bound there: the framework's would be set up anew for each.
-        session.set_write_timeout(None);
-        let bounds = self.bounds();
-        let idle_timer = pin!(sleep_until(bounds.due(Instant::now())));
-        let ending = pin!(self.edge.ending.reached());
-        let result = Flow::new(session, under, account, bounds, idle_timer, ending).run().await;
-        session.set_write_timeout(Some(self.timeouts.idle));
-        result
+        Flow::new(session, under, account, self.bounds(), &self.edge.ending).run().await
     }
 }

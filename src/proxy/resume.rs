@@ -5,6 +5,7 @@
 //! places, breakers and bounds hold as ever. What may be resumed and how often is decided in [`policy`]; the bytes are
 //! made in [`wire::resume`](crate::wire::resume).
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +19,6 @@ use super::booking::Booking;
 use super::dispatch::{Dispatch, Reached};
 use super::due::Due;
 use super::edge::Edge;
-use super::events::Events;
 use super::head::AnswerHead;
 use super::headers::Template;
 use super::relay::Relay;
@@ -106,6 +106,13 @@ pub(super) fn keep<'a>(
     received.keep(&snapshot.config.limits, &edge.buffered).ok_or(Obstacle::NotKept)
 }
 
+/// What a leg's engine says it used.
+fn used(leg: &mut Leg, account: &mut Account<'_>) {
+    let usage = leg.under.events.as_ref().and_then(|events| events.usage());
+    account.used(usage);
+    leg.booking.used(usage);
+}
+
 impl Stream<'_> {
     /// Sends the head, then everything, from as many replicas as it takes. An error means that the connection must be
     /// closed, not ended; what an engine itself reported as a failure is told and ended as the engine did.
@@ -124,41 +131,58 @@ impl Stream<'_> {
             Err(outcome) => Err(outcome),
         };
         loop {
-            let usage = leg.under.events.as_ref().and_then(Events::usage);
-            account.used(usage);
-            leg.booking.used(usage);
-            let replica = leg.selection.replica;
-            let Err(outcome) = result else {
-                self.learn(&leg, account);
-                let failed = leg.under.events.as_ref().is_some_and(Events::failed);
-                let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
-                let under = self.ended(*leg, outcome);
-                apart(|| self.relay.close(session, Some(under.exchange), account)).await?;
-                return Ok(outcome);
-            };
-            let UnderWay { mut events, exchange, .. } = *self.ended(*leg, outcome);
-            // A replica that is merely too late stops at once.
-            drop(exchange);
-            // What is no stream has no event either that could tell of its end.
-            let Some(events) = &mut events else { return Err(outcome) };
-            let told = events.take_told();
-            self.failed.push(replica);
-            self.breakdowns += usize::from(outcome == Outcome::Cut);
-            match apart(|| self.rescue(outcome, told, session, account)).await {
-                Next::Leg(next, told) => {
+            let Err(outcome) = result else { return apart(|| self.whole(leg, session, account)).await };
+            match apart(|| self.broke_off(leg, outcome, session, account)).await {
+                ControlFlow::Continue((next, told)) => {
                     leg = next;
                     result = apart(|| self.relay.go_on(session, &mut leg.under, told, account)).await;
                 }
-                Next::End(end) => {
-                    apart(|| self.relay.last(session, end, account)).await?;
-                    return Ok(Outcome::Ok);
-                }
-                Next::Lost => {
-                    apart(|| self.relay.broke_off(session, outcome, events.count())).await;
-                    return Err(outcome);
-                }
-                Next::Gone => return Err(Outcome::ClientGone),
+                ControlFlow::Break(result) => return result,
             }
+        }
+    }
+
+    /// The last leg has said everything.
+    async fn whole(
+        &mut self,
+        mut leg: Box<Leg>,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> Result<Outcome, Outcome> {
+        used(&mut leg, account);
+        self.learn(&leg, account);
+        let failed = leg.under.events.as_ref().is_some_and(|events| events.failed());
+        let outcome = if failed { Outcome::ServerError } else { Outcome::Ok };
+        let under = self.ended(*leg, outcome);
+        self.relay.close(session, Some(under.exchange), account).await?;
+        Ok(outcome)
+    }
+
+    /// A leg broke off: goes on with another one and what the client was told, or ends the answer, as well as it can.
+    async fn broke_off(
+        &mut self,
+        mut leg: Box<Leg>,
+        outcome: Outcome,
+        session: &mut ServerSession,
+        account: &mut Account<'_>,
+    ) -> ControlFlow<Result<Outcome, Outcome>, (Box<Leg>, Box<Told>)> {
+        used(&mut leg, account);
+        let replica = leg.selection.replica;
+        let UnderWay { events, exchange, .. } = *self.ended(*leg, outcome);
+        // A replica that is merely too late stops at once.
+        drop(exchange);
+        // What is no stream has no event either that could tell of its end.
+        let Some(mut events) = events else { return ControlFlow::Break(Err(outcome)) };
+        self.failed.push(replica);
+        self.breakdowns += usize::from(outcome == Outcome::Cut);
+        match self.rescue(outcome, events.take_told(), session, account).await {
+            Next::Leg(next, told) => ControlFlow::Continue((next, told)),
+            Next::End(end) => ControlFlow::Break(self.relay.last(session, end, account).await.map(|()| Outcome::Ok)),
+            Next::Lost => {
+                self.relay.broke_off(session, outcome, events.count()).await;
+                ControlFlow::Break(Err(outcome))
+            }
+            Next::Gone => ControlFlow::Break(Err(Outcome::ClientGone)),
         }
     }
 

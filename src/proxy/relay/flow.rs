@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::send_ready;
 use crate::domain::outcome::Outcome;
@@ -21,6 +21,7 @@ use crate::proxy::apart::apart;
 use crate::proxy::attempt::UnderWay;
 use crate::proxy::bell::Bell;
 use crate::proxy::chunks::Chunks;
+use crate::proxy::ending::Ending;
 use crate::proxy::events::Events;
 use crate::proxy::upstream::{Direct, own};
 
@@ -51,26 +52,26 @@ impl Bounds {
 /// edge with many streams each place of memory is in no cache when an event comes, so that it stands together, and in this
 /// order.
 #[repr(C)]
-pub(super) struct Flow<'a, 'b, E> {
+pub(super) struct Flow<'a, 'b> {
     direct: Option<Direct>,
     /// When the replica was last heard of.
     heard: Instant,
-    bounds: Bounds,
     under: &'a mut UnderWay,
-    chunks: Option<Chunks>,
-    going_down: GoingDown,
-    bell: Bell,
-    /// Bytes that were read and are to be sent together.
-    together: usize,
-    /// Bytes that were sent since another stream had its turn.
-    in_turn: usize,
     /// Whether the replica has nothing more now, and will wake the task.
     asked: bool,
     /// Why nothing more is taken from the replica.
     broke: Option<Outcome>,
+    /// Bytes that were read and are to be sent together.
+    together: usize,
+    /// Bytes that were sent since another stream had its turn.
+    in_turn: usize,
+    bell: Bell,
+    chunks: Option<Chunks>,
+    going_down: GoingDown,
+    bounds: Bounds,
+    watch: Watch<'a>,
     session: &'a mut ServerSession,
     account: &'a mut Account<'b>,
-    watch: Watch<'a, E>,
 }
 
 /// What a flow cannot do by itself.
@@ -83,32 +84,38 @@ enum Step {
     Over(Result<(), Outcome>),
 }
 
-impl<'a, 'b, E: Future<Output = ()> + Send> Flow<'a, 'b, E> {
-    /// `ending` is when the edge ends, and `idle_timer` fires when the replica will have been silent for too long.
+impl<'a, 'b> Flow<'a, 'b> {
+    /// Until `ending`, which is when the edge ends.
     pub(super) fn new(
         session: &'a mut ServerSession,
         under: &'a mut UnderWay,
         account: &'a mut Account<'b>,
         bounds: Bounds,
-        idle_timer: Pin<&'a mut Sleep>,
-        ending: Pin<&'a mut E>,
-    ) -> Flow<'a, 'b, E> {
-        Flow {
+        ending: &'a Ending,
+    ) -> Box<Flow<'a, 'b>> {
+        // Each piece has its own bound here: the framework's would be set up anew for each.
+        session.set_write_timeout(None);
+        let heard = Instant::now();
+        Box::new(Flow {
             direct: under.exchange.direct.take(),
-            heard: Instant::now(),
-            bounds,
+            heard,
             under,
-            chunks: Chunks::of(session),
-            going_down: std::mem::take(&mut account.going_down),
-            bell: Bell::default(),
-            together: 0,
-            in_turn: 0,
             asked: false,
             broke: None,
-            watch: Watch { http2: session.is_http2(), idle_timer, ending },
+            together: 0,
+            in_turn: 0,
+            bell: Bell::default(),
+            chunks: Chunks::of(session),
+            going_down: std::mem::take(&mut account.going_down),
+            bounds,
+            watch: Watch {
+                http2: session.is_http2(),
+                idle_timer: Box::pin(sleep_until(bounds.due(heard))),
+                ending: Box::pin(ending.reached()),
+            },
             session,
             account,
-        }
+        })
     }
 
     /// Sends all that the replica says.
@@ -211,28 +218,29 @@ impl<'a, 'b, E: Future<Output = ()> + Send> Flow<'a, 'b, E> {
     fn ended(&self) -> Option<Result<(), Outcome>> {
         match self.broke {
             Some(outcome) => Some(Err(outcome)),
-            None => self.under.ended.then(|| whole_by_its_word(self.under.events.as_ref())),
+            None => self.under.ended.then(|| whole_by_its_word(self.under.events.as_deref())),
         }
     }
 }
 
-impl<E> Drop for Flow<'_, '_, E> {
+impl Drop for Flow<'_, '_> {
     fn drop(&mut self) {
+        self.session.set_write_timeout(Some(self.bounds.idle));
         self.under.exchange.direct = self.direct.take();
         self.account.going_down = std::mem::take(&mut self.going_down);
     }
 }
 
 /// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
-struct Watch<'a, E> {
+struct Watch<'a> {
     http2: bool,
     /// One timer for the whole stream, looked at when it fires: to set one for each event costs more than all else that is
     /// done for it here.
-    idle_timer: Pin<&'a mut Sleep>,
-    ending: Pin<&'a mut E>,
+    idle_timer: Pin<Box<Sleep>>,
+    ending: Pin<Box<dyn Future<Output = ()> + Send + 'a>>,
 }
 
-impl<E: Future<Output = ()>> Watch<'_, E> {
+impl Watch<'_> {
     /// `heard`: when the replica was last heard of.
     fn poll(
         &mut self,
@@ -287,7 +295,7 @@ fn take(
             }
         }
         // The engine had said that this was all: what broke was no part of the answer.
-        Err(_) if under.events.as_ref().is_some_and(Events::ended) => under.ended = true,
+        Err(_) if under.events.as_ref().is_some_and(|events| events.ended()) => under.ended = true,
         Err(_) => return Err(Outcome::Cut),
     }
     Ok(())

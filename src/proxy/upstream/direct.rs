@@ -31,8 +31,8 @@ thread_local! {
 /// A body in chunks on its way.
 pub(in crate::proxy) struct Direct {
     stream: TcpStream,
-    /// What came behind the head.
-    ahead: BytesMut,
+    /// What came behind the head. Boxed, since it is there but once.
+    ahead: Option<Box<BytesMut>>,
     decoder: Decoder,
     /// Whether more came than the body.
     overread: bool,
@@ -52,6 +52,7 @@ impl Direct {
         let corked = Corked::among(session.stream())?;
         let socket = corked.socket()?;
         let ahead = corked.take_behind_head(session.get_headers_raw_bytes().len())?;
+        let ahead = (!ahead.is_empty()).then(|| Box::new(ahead));
         let stream = socket.take()?;
         Some(Direct { stream, ahead, decoder: Decoder::default(), overread: false })
     }
@@ -65,9 +66,9 @@ impl Direct {
             if self.decoder.is_malformed() {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
-            let read = match std::mem::take(&mut self.ahead) {
-                ahead if !ahead.is_empty() => ahead,
-                _ => ready!(self.poll_read(cx))?,
+            let read = match self.ahead.take() {
+                Some(ahead) => *ahead,
+                None => ready!(self.poll_read(cx))?,
             };
             let body = self.decode(read);
             if !body.is_empty() {
