@@ -1,7 +1,8 @@
 //! CPU time per request and per event, edge and peer in turn, and the ratio of the two.
 //!
 //! CPU time and not requests per second: it depends least on what else the machine does. The two are measured in pairs,
-//! one right after the other and in changing order, and the median of the pairs' ratios is judged.
+//! one right after the other and in changing order, of processes that are started several times, and the median of the
+//! pairs' ratios is judged.
 
 use std::time::{Duration, Instant};
 
@@ -37,9 +38,9 @@ const STREAMS: usize = 100;
 const EVENTS: u32 = 100;
 const EVENT_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Pairs of rounds of events with the same two processes. Where its memory happens to lie, a process costs up to 8 % more or
-/// less per event than another one of the same program: so they are started anew again and again.
-const PAIRS_OF_EVENTS: usize = 4;
+/// Pairs of rounds with the same two processes. Where its memory happens to lie, a process costs up to 8 % more or less than
+/// another one of the same program: so they are started anew again and again.
+const PAIRS_OF_A_START: usize = 4;
 
 /// One side of a comparison.
 pub(crate) struct Lane<'a> {
@@ -93,28 +94,34 @@ async fn in_turn<'a>(
     round(second).await
 }
 
-/// Measures so many pairs of rounds of requests, in changing order.
-pub(crate) async fn requests_in_pairs<'a>(
+/// Measures so many pairs of rounds, in changing order, after one pair that only warms up.
+async fn pairs<'a>(
     one: &mut Lane<'a>,
     other: &mut Lane<'a>,
-    each: usize,
+    start: usize,
     pairs: usize,
+    round: impl AsyncFn(&mut Lane<'a>) -> Result<()>,
 ) -> Result<()> {
     for pair in 0..=pairs {
-        in_turn(pair, one, other, async |lane| lane.requests(each).await).await?;
+        in_turn(start + pair, one, other, &round).await?;
         if pair == 0 {
-            forget(one, other);
+            for lane in [&mut *one, &mut *other] {
+                lane.cpu.clear();
+                lane.rate.clear();
+            }
         }
     }
     Ok(())
 }
 
-/// The first round only warms up.
-fn forget<'a>(one: &mut Lane<'a>, other: &mut Lane<'a>) {
-    for lane in [one, other] {
-        lane.cpu.clear();
-        lane.rate.clear();
-    }
+/// Measures so many pairs of rounds of requests, of processes that run already.
+pub(crate) async fn requests_in_pairs<'a>(
+    one: &mut Lane<'a>,
+    other: &mut Lane<'a>,
+    each: usize,
+    count: usize,
+) -> Result<()> {
+    pairs(one, other, 0, count, async |lane| lane.requests(each).await).await
 }
 
 /// What pairs of measurements of CPU time said, in µs.
@@ -129,16 +136,45 @@ fn compare(report: &mut Report, what: &str, edge: &[f64], peer: &[f64], budget: 
     }
 }
 
-/// CPU time per request, by size.
-pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: usize, pairs: usize) -> Result<()> {
-    for Size { name, bytes, calls, budget } in SIZES {
+/// What one side of a comparison came to, over all starts.
+#[derive(Default)]
+struct Figures {
+    /// See [`Lane::cpu`].
+    cpu: Vec<f64>,
+    /// Requests per second.
+    rate: Vec<f64>,
+}
+
+/// Edge and peer in pairs, started so many times.
+async fn started_anew(
+    (replicas, threads, starts): (&Replicas, usize, usize),
+    connections: usize,
+    request: impl Fn(usize) -> Vec<u8>,
+    round: impl AsyncFn(&mut Lane<'_>) -> Result<()>,
+) -> Result<[Figures; 2]> {
+    let mut figures = [Figures::default(), Figures::default()];
+    for start in 0..starts {
         let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
-        let mut edge = Lane::new(&edge, CONNECTIONS, |n| request(n, bytes, None)).await?;
-        let mut peer = Lane::new(&peer, CONNECTIONS, |n| request(n, bytes, None)).await?;
-        requests_in_pairs(&mut edge, &mut peer, calls, pairs).await?;
+        let mut edge = Lane::new(&edge, connections, &request).await?;
+        let mut peer = Lane::new(&peer, connections, &request).await?;
+        pairs(&mut edge, &mut peer, start, PAIRS_OF_A_START, &round).await?;
+        for (lane, figures) in [edge, peer].into_iter().zip(&mut figures) {
+            figures.cpu.extend(lane.cpu);
+            figures.rate.extend(lane.rate);
+        }
+    }
+    Ok(figures)
+}
+
+/// CPU time per request, by size, of processes that are started so many times.
+pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: usize, starts: usize) -> Result<()> {
+    for Size { name, bytes, calls, budget } in SIZES {
+        let ask = |n| request(n, bytes, None);
+        let round = async |lane: &mut Lane<'_>| lane.requests(calls).await;
+        let [edge, peer] = started_anew((replicas, threads, starts), CONNECTIONS, ask, round).await?;
         compare(report, &format!("CPU per request of {name}"), &edge.cpu, &peer.cpu, budget);
-        for (lane, of) in [(&edge, "edge"), (&peer, "peer")] {
-            report.note(format!("rate at {name}: {of}"), median(lane.rate.iter().copied()), "req/s");
+        for (figures, of) in [(edge, "edge"), (peer, "peer")] {
+            report.note(format!("rate at {name}: {of}"), median(figures.rate), "req/s");
         }
     }
     Ok(())
@@ -147,19 +183,8 @@ pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: 
 /// CPU time per event of streams, of processes that are started so many times.
 pub(crate) async fn events(report: &mut Report, replicas: &Replicas, threads: usize, starts: usize) -> Result<()> {
     let ask = |n| request(n, 1 << 10, Some((EVENTS, EVENT_INTERVAL)));
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for start in 0..starts {
-        let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
-        let (mut edge, mut peer) = (Lane::new(&edge, STREAMS, ask).await?, Lane::new(&peer, STREAMS, ask).await?);
-        for pair in 0..=PAIRS_OF_EVENTS {
-            in_turn(start + pair, &mut edge, &mut peer, async |lane| lane.events().await).await?;
-            if pair == 0 {
-                forget(&mut edge, &mut peer);
-            }
-        }
-        ours.append(&mut edge.cpu);
-        theirs.append(&mut peer.cpu);
-    }
-    compare(report, &format!("CPU per event ({STREAMS} streams)"), &ours, &theirs, Some(0.8));
+    let round = async |lane: &mut Lane<'_>| lane.events().await;
+    let [edge, peer] = started_anew((replicas, threads, starts), STREAMS, ask, round).await?;
+    compare(report, &format!("CPU per event ({STREAMS} streams)"), &edge.cpu, &peer.cpu, Some(0.8));
     Ok(())
 }

@@ -59,7 +59,7 @@ async fn measure(args: &[String]) -> Result<Report> {
     let replicas = Replicas::start(REPLICAS)?;
     let mut report = Report::default();
     if wanted("requests") {
-        cpu::requests(&mut report, &replicas, threads, if quick { 3 } else { 9 }).await?;
+        cpu::requests(&mut report, &replicas, threads, if quick { 1 } else { 5 }).await?;
     }
     if wanted("events") {
         cpu::events(&mut report, &replicas, threads, if quick { 2 } else { 8 }).await?;

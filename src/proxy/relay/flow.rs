@@ -57,6 +57,8 @@ pub(super) struct Flow<'a, 'b> {
     /// When the replica was last heard of.
     heard: Instant,
     under: &'a mut UnderWay,
+    /// Whether the client's connection is HTTP/2.
+    http2: bool,
     /// Whether the replica has nothing more now, and will wake the task.
     asked: bool,
     /// Why nothing more is taken from the replica.
@@ -100,6 +102,7 @@ impl<'a, 'b> Flow<'a, 'b> {
             direct: under.exchange.direct.take(),
             heard,
             under,
+            http2: session.is_http2(),
             asked: false,
             broke: None,
             together: 0,
@@ -108,11 +111,7 @@ impl<'a, 'b> Flow<'a, 'b> {
             chunks: Chunks::of(session),
             going_down: std::mem::take(&mut account.going_down),
             bounds,
-            watch: Watch {
-                http2: session.is_http2(),
-                idle_timer: Box::pin(sleep_until(bounds.due(heard))),
-                ending: Box::pin(ending.reached()),
-            },
+            watch: Watch { idle_timer: Box::pin(sleep_until(bounds.due(heard))), ending: Box::pin(ending.reached()) },
             session,
             account,
         })
@@ -171,10 +170,10 @@ impl<'a, 'b> Flow<'a, 'b> {
 
     /// Looks whether anything else ends the stream, where it may have come to that.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
-        let Flow { bell, watch, session, chunks, heard, bounds, .. } = self;
+        let Flow { bell, http2, watch, session, chunks, heard, bounds, .. } = self;
         let rung = bell.rung(cx.waker());
         // A write to an HTTP/2 stream takes the place of the waker that its end would call.
-        let Some(waker) = (if watch.http2 { Some(cx.waker()) } else { rung }) else { return Poll::Pending };
+        let Some(waker) = (if *http2 { Some(cx.waker()) } else { rung }) else { return Poll::Pending };
         let mut look = || watch.poll(&mut Context::from_waker(waker), session, *heard, *bounds);
         match chunks {
             Some(chunks) => chunks.lend(look),
@@ -233,7 +232,6 @@ impl Drop for Flow<'_, '_> {
 
 /// What ends a stream from elsewhere than its replica. It happens seldom, and so is asked only when it may have.
 struct Watch<'a> {
-    http2: bool,
     /// One timer for the whole stream, looked at when it fires: to set one for each event costs more than all else that is
     /// done for it here.
     idle_timer: Pin<Box<Sleep>>,
