@@ -232,4 +232,31 @@ mod tests {
         sending.await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
+
+    #[tokio::test]
+    async fn a_connection_is_taken_while_chunks_are_sent_and_given_back_to_whoever_asks_and_at_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, peer) = listener.accept().await.unwrap();
+        let batched = Batched::new(Socket::new(socket, peer).unwrap());
+        let socket = batched.share();
+        let stream: Stream = Box::new(batched);
+        let stream = Arc::new(Mutex::new(stream));
+        let is_there = |socket: &Shared| socket.take().map(|stream| socket.put_back(stream)).is_some();
+        let mut chunks = Chunks { taken: None, sent: 0, socket: Some(socket.clone()), stream: Arc::clone(&stream) };
+        assert!(chunks.lend(|| is_there(&socket)) && is_there(&socket));
+        send(&mut chunks, &["one".into()]).await.unwrap();
+        assert!(!is_there(&socket));
+        assert!(chunks.lend(|| is_there(&socket)));
+        assert!(!is_there(&socket));
+        send(&mut chunks, &["two".into()]).await.unwrap();
+        drop(chunks);
+        // What follows goes the framework's way.
+        let mut stream = Arc::into_inner(stream).unwrap().into_inner().unwrap();
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut read = [0; 21];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, *b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n");
+    }
 }

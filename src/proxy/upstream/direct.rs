@@ -118,3 +118,65 @@ impl Direct {
 pub(in crate::proxy) fn own(read: &mut Bytes) {
     *read = Bytes::copy_from_slice(read);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A body on its way, and the replica that sends it.
+    async fn body() -> (Direct, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (replica, _) = listener.accept().await.unwrap();
+        (Direct { stream, ahead: None, decoder: Decoder::default(), overread: false }, replica)
+    }
+
+    async fn says((direct, replica): &mut (Direct, TcpStream), text: &str) -> Bytes {
+        replica.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await.unwrap();
+        poll_fn(|cx| direct.poll_next(cx)).await.unwrap().unwrap()
+    }
+
+    /// Where this lies.
+    fn place(bytes: &Bytes) -> usize {
+        bytes.as_ptr() as usize
+    }
+
+    #[tokio::test]
+    async fn streams_share_room_and_never_what_is_in_use() {
+        let (mut one, mut other) = (body().await, body().await);
+        let begin = place(&says(&mut one, "of one").await);
+        assert_eq!(place(&says(&mut other, "of another").await), begin, "nothing was in use");
+        let mut kept = vec![says(&mut one, "first").await];
+        // More than the room holds: what is in use goes on living, and new room is made.
+        for n in 0..2 * ROOM_BYTES / 1000 {
+            kept.push(says(&mut other, &n.to_string().repeat(1000)).await);
+        }
+        assert_eq!(kept[0], "first");
+        for (n, piece) in kept[1..].iter().enumerate() {
+            assert_eq!(*piece, n.to_string().repeat(1000));
+        }
+        // What is owned is out of it.
+        kept.iter_mut().for_each(own);
+        let begin = place(&says(&mut one, "of one").await);
+        assert_eq!(place(&says(&mut other, "of another").await), begin);
+        assert_eq!((&kept[0][..], &kept[1][..3]), (b"first".as_slice(), b"000".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn a_body_ends_where_it_says_and_a_connection_that_ends_before_is_an_error() {
+        let (mut direct, mut replica) = body().await;
+        replica.write_all(b"2\r\nab\r\n0\r\n\r\n").await.unwrap();
+        assert_eq!(poll_fn(|cx| direct.poll_next(cx)).await.unwrap().unwrap(), "ab");
+        assert_eq!(poll_fn(|cx| direct.poll_next(cx)).await.unwrap(), None);
+        let (mut direct, mut replica) = body().await;
+        replica.write_all(b"3\r\nab").await.unwrap();
+        assert_eq!(poll_fn(|cx| direct.poll_next(cx)).await.unwrap().unwrap(), "ab");
+        drop(replica);
+        assert!(poll_fn(|cx| direct.poll_next(cx)).await.is_err());
+    }
+}
