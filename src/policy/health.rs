@@ -29,6 +29,8 @@ pub struct Health {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Side {
+    /// Not checked with success yet, and used all the same: when an edge starts, nobody else may be there.
+    Presumed,
     Healthy,
     Unhealthy,
     /// Not checked yet, and not needed before it is.
@@ -37,7 +39,7 @@ enum Side {
 
 impl Default for Health {
     fn default() -> Health {
-        Health { side: Side::Healthy, against: 0 }
+        Health { side: Side::Presumed, against: 0 }
     }
 }
 
@@ -49,7 +51,12 @@ impl Health {
 
     /// Whether the replica counts as healthy.
     pub const fn is_healthy(self) -> bool {
-        matches!(self.side, Side::Healthy)
+        matches!(self.side, Side::Presumed | Side::Healthy)
+    }
+
+    /// Whether it has failed all of its checks, if not yet often enough to be unhealthy: nothing speaks for it.
+    pub const fn has_only_failed(self) -> bool {
+        matches!(self.side, Side::Presumed) && self.against > 0
     }
 
     /// Whether one more passed check would make it healthy.
@@ -62,9 +69,9 @@ impl Health {
     pub const fn after(self, passed: bool, params: Params) -> Health {
         let needed = match (self.side, passed) {
             (Side::Healthy, true) | (Side::Unhealthy, false) => return Health { side: self.side, against: 0 },
-            (Side::Healthy, false) => params.unhealthy_after,
+            (Side::Presumed | Side::Healthy, false) => params.unhealthy_after,
             (Side::Unhealthy, true) => params.healthy_after,
-            (Side::Newcomer, _) => 1,
+            (Side::Presumed, true) | (Side::Newcomer, _) => 1,
         };
         let against = self.against + 1;
         if against < needed {
@@ -101,6 +108,16 @@ mod tests {
     #[test]
     fn starts_as_healthy() {
         assert!(Health::default().is_healthy());
+    }
+
+    #[test]
+    fn one_that_failed_from_the_start_is_told_from_one_that_passed_once() {
+        let after = |checks: &str| checks.chars().fold(Health::default(), |health, c| health.after(c == '+', PARAMS));
+        for (checks, only_failed) in
+            [("", false), ("-", true), ("--", true), ("---", false), ("-+", false), ("-+-", false)]
+        {
+            assert_eq!(after(checks).has_only_failed(), only_failed, "after {checks}");
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ use crate::domain::prompt::Cut;
 use crate::domain::topology::{Engine, Pool, Replica};
 use crate::policy::admission::{Asking, Bound, Caches};
 use crate::policy::client_rule::Asker;
+use crate::policy::record::Record;
 use crate::policy::region::Standings;
 use crate::policy::replica::Candidate;
 use crate::policy::select::Home;
@@ -239,9 +240,11 @@ impl Snapshot {
         ((size as f64 * f64::from(usable) * share) as u64).saturating_sub(others as u64)
     }
 
-    /// Whether at least one replica may be used at `now`.
+    /// Whether at least one replica may be used at `now` and has not failed every check since the start.
     pub fn can_serve(&self, now: Instant) -> bool {
-        self.live.iter().any(|live| live.standing(self.config.circuit_breaker, now).is_usable())
+        let breaker = self.config.circuit_breaker;
+        let serves = |record: &Record| record.standing(breaker, now).is_usable() && !record.health.has_only_failed();
+        self.live.iter().any(|live| live.read(serves))
     }
 }
 

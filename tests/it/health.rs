@@ -130,6 +130,32 @@ async fn llama_cpp_is_used_whatever_it_calls_its_model() {
     back_in(&edge, "a").await;
 }
 
+/// Waits until `/readyz` answers so.
+async fn readyz(edge: &Edge, status: u16) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while edge.admin_get("/readyz").await.status != status {
+        assert!(std::time::Instant::now() < deadline, "not {status}\n{}", edge.stderr());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_edge_whose_replicas_are_all_dead_at_its_start_says_so_with_the_first_check() {
+    let replica = sim("a").await;
+    replica.stop().await;
+    let edge = Edge::start(checked(EdgeConfig::of(&[&replica])).set("health", "unhealthy_after", "100")).await;
+    readyz(&edge, 503).await;
+    // Calls may try it all the same.
+    assert_eq!(status(&edge, "a").await["healthy"], true);
+    replica.restart().await.unwrap();
+    readyz(&edge, 200).await;
+    // One that passed is not given up for one check.
+    replica.stop().await;
+    let fails = |status: &Value| status["failing"]["cause"] == "refused";
+    wait_for_status(&edge, "a", fails).await;
+    assert_eq!(edge.admin_get("/readyz").await.status, 200);
+}
+
 #[tokio::test]
 async fn a_warm_up_that_fails_keeps_the_replica_out() {
     let replica = sim("a").await;

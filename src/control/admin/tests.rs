@@ -106,24 +106,15 @@ async fn ready_follows_draining_the_listeners_and_the_replicas() {
     assert_eq!(edge.get("/readyz").await.json()["ready"], true);
     let snapshot = edge.world.roster.snapshot();
     let (_, live) = snapshot.replicas().next().unwrap();
-    for _ in 0..2 {
-        live.checked(
-            false,
-            snapshot.config.health.thresholds,
-            snapshot.config.circuit_breaker,
-            std::time::Instant::now(),
-        );
+    let checked = |passed: bool| {
+        let (thresholds, breaker) = (snapshot.config.health.thresholds, snapshot.config.circuit_breaker);
+        live.checked(passed, thresholds, breaker, std::time::Instant::now());
+    };
+    // One failed check says more than none; one after others that passed says little.
+    for (passed, status) in [(false, 503), (true, 200), (false, 200), (false, 503), (true, 503), (true, 200)] {
+        checked(passed);
+        edge.get("/readyz").await.check(status, "", if status == 200 { "" } else { "no replica can serve" });
     }
-    edge.get("/readyz").await.check(503, "", "no replica can serve");
-    for _ in 0..2 {
-        live.checked(
-            true,
-            snapshot.config.health.thresholds,
-            snapshot.config.circuit_breaker,
-            std::time::Instant::now(),
-        );
-    }
-    edge.get("/readyz").await.check(200, "", "");
     let missing = &edge.world.roster.missing_listeners;
     missing.store(1, std::sync::atomic::Ordering::Relaxed);
     edge.get("/readyz").await.check(503, "", "an address cannot be listened at");
