@@ -1,7 +1,8 @@
 //! How an edge ends: signals, draining, and handing over to a new process.
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,7 +13,7 @@ use nearpool::proxy::Edge;
 use nearpool::roster::Roster;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::cores::Unfinished;
 
@@ -33,14 +34,38 @@ pub(super) struct Signals {
     pub(super) roster: Arc<Roster>,
     pub(super) spans: Arc<Spans>,
     pub(super) upgrade_socket: PathBuf,
+    /// Until they are waited for.
+    pub(super) caught: Mutex<Option<Caught>>,
+}
+
+/// The signals that end an edge, which from now on end no process by themselves.
+pub(super) struct Caught {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Caught {
+    /// To be made before anything listens: the framework waits for signals last, and one that came in between would reset
+    /// every connection.
+    pub(super) fn now() -> io::Result<Caught> {
+        // The runtime is only asked for, here: whichever runs hears of a signal, and all who wait for it are told.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        Ok(Caught {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
 }
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::quit()));
-        let (Ok(mut terminate), Ok(mut interrupt), Ok(mut quit)) = signals else {
-            log::error!("signals cannot be watched; only a kill ends this process");
+        let caught = self.caught.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Caught { mut terminate, mut interrupt, mut quit }) = caught else {
+            // The framework asks once.
             return std::future::pending().await;
         };
         loop {

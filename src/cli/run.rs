@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use anyhow::Context;
 use pingora::server::RunArgs as ServerArgs;
 
 use super::assemble::{Assembled, Options, assemble, on_a_thread};
-use super::lifecycle::{Drainer, Signals};
+use super::lifecycle::{Caught, Drainer, Signals};
 
 #[derive(clap::Args, Debug)]
 pub(super) struct RunArgs {
@@ -59,7 +60,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(address) = config.admin {
         log::info!("metrics and status at http://{address}");
     }
-    let signals = Signals { edge, roster, spans, upgrade_socket: args.upgrade_socket.clone() };
+    let caught = Mutex::new(Some(Caught::now().context("signals cannot be watched")?));
+    let signals = Signals { edge, roster, spans, upgrade_socket: args.upgrade_socket.clone(), caught };
     server.run(ServerArgs { shutdown_signal: Box::new(signals) });
     interactions.close_all();
     log.flush();
