@@ -27,7 +27,11 @@ pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
         _ => match Endpoint::of_path(path) {
             Some(endpoint) => (Target::Endpoint(endpoint), "POST"),
             None => {
-                let message = format!("there is no {}; see GET /v1/models for what is served", printable(path));
+                let hint = match meant(path) {
+                    Some(endpoint) => format!("if {} is meant, see to the /v1 in the base URL", endpoint.path()),
+                    None => "see GET /v1/models for what is served".to_owned(),
+                };
+                let message = format!("there is no {}; {hint}", printable(path));
                 return Err(Refusal::new(Outcome::NotFound, message));
             }
         },
@@ -41,6 +45,22 @@ pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
     }
     let message = format!("{path} takes {allow}, not {}", printable(method.as_str()));
     Err(Refusal::new(Outcome::MethodNotAllowed, message).allow(allow))
+}
+
+/// The endpoint of a path in which `/v1` is missing or stands twice: of OpenAI's SDKs it is part of the base URL, and of
+/// Anthropic's not.
+fn meant(path: &str) -> Option<Endpoint> {
+    let without = path.strip_prefix("/v1").and_then(Endpoint::of_path);
+    without.or_else(|| Endpoint::of_path(&format!("/v1{path}")))
+}
+
+/// Where a request wanted to go, as far as it is a path of ours.
+pub(super) fn known_path(session: &ServerSession) -> Option<&'static str> {
+    match session.req_header().uri.path() {
+        "/health" => Some("/health"),
+        "/v1/models" => Some("/v1/models"),
+        path => Endpoint::of_path(path).map(Endpoint::path),
+    }
 }
 
 /// The dialect of a refusal: by the path, and where that does not tell, by the header that Anthropic's clients send.

@@ -111,6 +111,11 @@ impl Edge {
         if let Err(Ended::Broken(outcome)) = result {
             account.outcome = outcome;
         }
+        if account.client.is_none() {
+            // It asked for no model, or was refused before it was known.
+            account.client = whereabouts::client(session, &snapshot.config).address;
+            account.path = route::known_path(session).unwrap_or_default();
+        }
         drop(account);
         drop(open);
         if result.is_err() {

@@ -161,6 +161,22 @@ async fn anthropics_clients_get_their_envelope() {
 }
 
 #[tokio::test]
+async fn the_log_says_who_asked_for_what_also_where_no_model_was_asked_for() {
+    let quiet = Quiet::start().await;
+    for (method, path, status, told) in [
+        ("GET", "/health", 200, "/health"),
+        ("GET", "/v1/models", 200, "/v1/models"),
+        ("GET", CHAT, 405, CHAT),
+        // A path that is none of ours may hold anything.
+        ("GET", "/secret", 404, ""),
+    ] {
+        assert_eq!(quiet.ask(&request(method, path, &[("x-request-id", path)], b"")).await.status, status);
+        let line = quiet.edge.wait_for_log(|line| line["request_id"] == path).await;
+        assert_eq!((line["endpoint"].as_str(), line["client"].is_string()), (Some(told), true), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn only_the_contracts_paths_and_methods_are_served() {
     let quiet = Quiet::start().await;
     let body = chat("hi", 1).to_string();
@@ -182,6 +198,17 @@ async fn only_the_contracts_paths_and_methods_are_served() {
     ] {
         let answer = quiet.ask(&request("POST", path, &[], body.as_bytes())).await;
         refused(&answer, 404, "not_found");
+    }
+    // A base URL with its /v1 left out, or twice in it.
+    for (path, meant) in [
+        ("/chat/completions", Some(CHAT)),
+        ("/v1/v1/messages", Some("/v1/messages")),
+        ("/v1/v1", None),
+        ("/v2/messages", None),
+    ] {
+        let message = refused(&quiet.ask(&request("POST", path, &[], body.as_bytes())).await, 404, "not_found");
+        assert_eq!(message.contains("base URL"), meant.is_some(), "{message}");
+        assert!(meant.is_none_or(|meant| message.contains(&format!("if {meant} is meant"))), "{message}");
     }
     for (method, path, allow) in [
         ("GET", CHAT, "POST"),

@@ -68,7 +68,7 @@ impl Column {
         match self {
             Column::Name => "",
             Column::State => "state",
-            Column::InFlight => "calls",
+            Column::InFlight => "active",
             Column::Errors => "err",
             Column::Warm => "warm ms",
             Column::Cold => "cold ms",

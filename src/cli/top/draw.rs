@@ -29,7 +29,7 @@ const HELP: [&str; 10] = [
     "q, Esc, Ctrl-C    quit",
     "",
     "Times are TTFT in ms, p50/p99 of the last minute.",
-    "calls: in flight, and behind + those that wait.",
+    "active: calls in flight, and behind + those that wait.",
     "cached: share of the prompts' tokens.",
 ];
 

@@ -90,7 +90,7 @@ fn a_terminal_of_80_by_24_shows_everything_that_matters() {
 usw-1  ready  up 1h02m  nearpool 0.1.0  config 01234567                    live
 in flight 7  sessions 1,234  calls/s 4.0  calls 12,345  errors 12 (0.10%)
 ▶ Pools, last minute ───────────────────────────────────────────────────────────
-                     state      calls     warm ms     cold ms cached  tok/s  GPU
+                     state     active     warm ms     cold ms cached  tok/s  GPU
 us-west 0.4 ms home  1/2 up         4                                   100
  ▾ usw-8b            1/2 up       4+3      42/180    812/2.4s    90%    100  82%
      …-0             up             4                                        82%

@@ -197,12 +197,17 @@ impl<'a> Table<'a> {
         }
     }
 
-    fn report_unknown(&self, key: &toml::Spanned<toml::de::DeString<'a>>) {
+    fn report_unknown(&self, key: &toml::Spanned<toml::de::DeString<'a>>, value: &toml::Spanned<DeValue<'a>>) {
         let name = key.get_ref().as_ref();
         if self.report.is_full() {
             return self.report.error(&key.span(), "", "");
         }
         let message = format!("unknown key {} {}", quoted(name), self.place());
+        // Models are named after their versions, and TOML takes the dot for the next level.
+        if self.path == "models.*" && value.get_ref().is_table() {
+            let hint = format!("if that is part of the model's name, put the name into quotes: [models.\"….{name}\"]");
+            return self.report.error(&key.span(), message, hint);
+        }
         let mut known = self.asked.borrow().clone();
         known.sort_unstable();
         self.report.error(&key.span(), message, hint_among(name, known.iter().copied()));
@@ -214,9 +219,9 @@ impl Drop for Table<'_> {
         if self.any_key.get() {
             return;
         }
-        for key in self.entries.into_iter().flat_map(|entries| entries.keys()) {
+        for (key, value) in self.entries.into_iter().flatten() {
             if !self.asked.borrow().contains(&key.get_ref().as_ref()) {
-                self.report_unknown(key);
+                self.report_unknown(key, value);
             }
         }
     }

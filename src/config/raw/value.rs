@@ -70,6 +70,10 @@ impl<'a> Value<'a> {
         let item = |node| Value { node, path: self.path.clone(), report: self.report };
         match self.node.get_ref().as_array() {
             Some(array) => array.iter().map(item).collect(),
+            // The only list of tables.
+            None if self.path == "pools" && self.node.get_ref().as_table().is_some() => {
+                self.mistyped("a list", "write [[pools]], in double brackets, above each pool").unwrap_or_default()
+            }
             None => self.mistyped("a list", "put it into brackets: [ … ]").unwrap_or_default(),
         }
     }
