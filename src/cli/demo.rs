@@ -89,10 +89,13 @@ async fn rehearse(args: &DemoArgs, stage: &Stage, screen: &mut Screen, signals: 
         }
         let shown = show.play(&phase).await?;
         rehearsal::end(&stage.world).await?;
+        show.screen.print(&format!("          {}", rehearsal::seen(&shown.tally)));
         if shown.ended == Ended::Told {
-            break;
+            show.screen.print("Interrupted.");
+            return Ok(());
         }
     }
+    show.tell("the rehearsal has ended");
     Ok(())
 }
 

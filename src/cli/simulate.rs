@@ -55,7 +55,7 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let replica = spawn(params).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         println!("replica {} serves {} at {}", replica.name(), replica.model(), replica.url());
-        println!("faults: POST {}/sim/fault, for example {{\"fault\":\"status\",\"status\":503}}", replica.url());
+        println!("faults: POST {}/sim/fault, for example {{\"fault\":\"status\",\"status\":503}}; {{\"fault\":\"none\"}} ends it", replica.url());
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}

@@ -11,7 +11,9 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 use nearpool::sim::world::World;
 use tokio::sync::mpsc;
 
+use super::screen::count;
 use super::script::{Phase, Until, steady};
+use super::tally::Tally;
 
 /// Trouble that befalls the demo.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,6 +79,15 @@ async fn show(world: &World, befalls: impl Fn(&str) -> bool, fault: Fault) -> st
         replica.set_fault(FaultPlan::from(fault)).await?;
     }
     Ok(())
+}
+
+/// What the agents saw of a part.
+pub(super) fn seen(tally: &Tally) -> String {
+    let line = format!("seen: {}, {}", count(tally.calls, "call"), count(tally.errors, "error"));
+    match tally.ttft_ms_all() {
+        Some((p50, p99)) => line + &format!(", TTFT {p50:.0} ms at p50, {p99:.0} ms at p99"),
+        None => line,
+    }
 }
 
 /// Ends whatever trouble there is.

@@ -122,7 +122,11 @@ enum NoFault {
 impl FaultOrder {
     /// The plan, and for how long.
     pub(super) fn read(body: &[u8]) -> Result<(Option<FaultPlan>, Option<Duration>), String> {
-        let order: Self = serde_json::from_slice(body).map_err(|error| format!("no such fault: {error}"))?;
+        let order: Self = serde_json::from_slice(body).map_err(|error| {
+            // Asked for one alone, the parser says what is missing, or names those that there are.
+            let why = serde_json::from_slice::<FaultPlan>(body).err().unwrap_or(error);
+            format!("no such fault: {why}. {{\"fault\":\"none\"}} ends one")
+        })?;
         let plan = match order.plan {
             PlanOrNone::Plan(plan) => Some(plan),
             PlanOrNone::None { fault: NoFault::None } => None,

@@ -232,6 +232,20 @@ async fn faults_show_as_they_are_told() {
 }
 
 #[tokio::test]
+async fn a_fault_that_there_is_none_of_is_refused_with_those_that_there_are() {
+    let replica = replica().await;
+    for (order, says) in [
+        (json!({"fault": "hang"}), "`cut_mid_stream`"),
+        (json!({"fault": "status"}), "missing field `status`"),
+        (json!({}), "missing field `fault`"),
+    ] {
+        let (status, body) = post(&replica, "/sim/fault", order).await;
+        let message = body["error"]["message"].as_str().unwrap().to_owned();
+        assert!(status == 400 && message.contains(says) && message.contains(r#"{"fault":"none"}"#), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn silent_faults_answer_nothing() {
     let replica = replica().await;
     replica.set_fault(FaultPlan::from(Fault::Stall).times(1)).await.unwrap();
