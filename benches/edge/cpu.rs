@@ -114,14 +114,14 @@ async fn pairs<'a>(
     Ok(())
 }
 
-/// Measures so many pairs of rounds of requests, of processes that run already.
+/// Measures the pairs of rounds of requests of one start.
 pub(crate) async fn requests_in_pairs<'a>(
     one: &mut Lane<'a>,
     other: &mut Lane<'a>,
+    start: usize,
     each: usize,
-    count: usize,
 ) -> Result<()> {
-    pairs(one, other, 0, count, async |lane| lane.requests(each).await).await
+    pairs(one, other, start, PAIRS_OF_A_START, async |lane| lane.requests(each).await).await
 }
 
 /// What pairs of measurements of CPU time said, in µs.

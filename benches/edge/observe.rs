@@ -27,25 +27,30 @@ const BODY_BYTES: usize = 1 << 10;
 /// Rounds of all calls of metrics that are timed together.
 const METRICS_ROUNDS: u32 = 200_000;
 
-/// Measures so many pairs.
-pub(crate) async fn all(report: &mut Report, replicas: &Replicas, threads: usize, pairs: usize) -> Result<()> {
+/// Measures processes that are started so many times.
+pub(crate) async fn all(report: &mut Report, replicas: &Replicas, threads: usize, starts: usize) -> Result<()> {
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("bench-observe.log");
     // The replicas' process takes spans too: it answers 200 to whatever is posted.
     let more = format!(
         "\n[access_log]\nfile = {log:?}\nrotate_at = \"64MiB\"\nkeep = 1\n\n[tracing]\nendpoint = \"http://{}\"\nsample = 0.01\n",
         replicas.at[0]
     );
-    let seen = Process::edge_with(replicas, threads, "bench-seen", &more, &[])?;
-    let unseen = Process::edge_with(replicas, threads, "bench-unseen", "", &["--no-access-log"])?;
-    let mut seen = Lane::new(&seen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
-    let mut unseen = Lane::new(&unseen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
-    requests_in_pairs(&mut seen, &mut unseen, CALLS, pairs).await?;
-    check_seen(&log)?;
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for start in 0..starts {
+        let seen = Process::edge_with(replicas, threads, "bench-seen", &more, &[])?;
+        let unseen = Process::edge_with(replicas, threads, "bench-unseen", "", &["--no-access-log"])?;
+        let mut seen = Lane::new(&seen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
+        let mut unseen = Lane::new(&unseen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
+        requests_in_pairs(&mut seen, &mut unseen, start, CALLS).await?;
+        check_seen(&log)?;
+        with.extend(seen.cpu);
+        without.extend(unseen.cpu);
+    }
     let metrics = metrics()?;
-    report.note("CPU per request, log and traces at 1 %", median(seen.cpu.iter().copied()), "µs");
-    report.note("CPU per request, neither", median(unseen.cpu.iter().copied()), "µs");
+    report.note("CPU per request, log and traces at 1 %", median(with.iter().copied()), "µs");
+    report.note("CPU per request, neither", median(without.iter().copied()), "µs");
     report.note("all calls of metrics for one request", metrics, "µs");
-    let ratios: Vec<f64> = seen.cpu.iter().zip(&unseen.cpu).map(|(seen, unseen)| seen / (unseen - metrics)).collect();
+    let ratios: Vec<f64> = with.iter().zip(&without).map(|(with, without)| with / (without - metrics)).collect();
     report.note(
         "with metrics, log and traces / without: a quarter of the pairs below",
         quantile(ratios.iter().copied(), 0.25),
