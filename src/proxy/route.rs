@@ -11,6 +11,12 @@ use crate::policy::pool::NoPool;
 use crate::policy::resolve;
 use crate::wire::reply::ModelEntry;
 
+/// Whether the edge is well.
+pub(super) const HEALTH: &str = "/health";
+
+/// What is served.
+const MODELS: &str = "/v1/models";
+
 /// Where a request is going.
 pub(super) enum Target {
     Endpoint(Endpoint),
@@ -22,8 +28,8 @@ pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
     let head = session.req_header();
     let (method, path) = (&head.method, head.uri.path());
     let (target, allow) = match path {
-        "/health" => (Target::Health, "GET, HEAD"),
-        "/v1/models" => (Target::Models, "GET, HEAD"),
+        HEALTH => (Target::Health, "GET, HEAD"),
+        MODELS => (Target::Models, "GET, HEAD"),
         _ => match Endpoint::of_path(path) {
             Some(endpoint) => (Target::Endpoint(endpoint), "POST"),
             None => {
@@ -56,11 +62,9 @@ fn meant(path: &str) -> Option<Endpoint> {
 
 /// Where a request wanted to go, as far as it is a path of ours.
 pub(super) fn known_path(session: &ServerSession) -> Option<&'static str> {
-    match session.req_header().uri.path() {
-        "/health" => Some("/health"),
-        "/v1/models" => Some("/v1/models"),
-        path => Endpoint::of_path(path).map(Endpoint::path),
-    }
+    let path = session.req_header().uri.path();
+    let plain = [HEALTH, MODELS].into_iter().find(|plain| *plain == path);
+    plain.or_else(|| Endpoint::of_path(path).map(Endpoint::path))
 }
 
 /// The dialect of a refusal: by the path, and where that does not tell, by the header that Anthropic's clients send.

@@ -99,7 +99,7 @@ impl Edge {
         let mut account = Box::new(Account::open(self, Arc::clone(&snapshot)));
         account.http = if session.req_header().version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" };
         // Whether the edge is well is asked all day, and nobody wants to trace that.
-        if session.req_header().uri.path() != "/health" {
+        if session.req_header().uri.path() != route::HEALTH {
             account.trace = Trace::begin(&self.spans, &snapshot, session);
         }
         let mut serving =
