@@ -55,7 +55,7 @@ pub(super) struct Account<'a> {
     pub(super) nearer_edge: Option<RegionIx>,
     pub(super) http: &'static str,
     pub(super) endpoint: Option<Endpoint>,
-    /// What was asked for where that is none: one of our paths, or nothing.
+    /// What was asked for, if that is one of our paths.
     pub(super) path: &'static str,
     pub(super) model_asked: Option<String>,
     /// The model asked for, resolved.
@@ -344,7 +344,7 @@ impl<'a> Account<'a> {
             country: self.country.as_ref().map(Code::as_str),
             place_source: self.place_source.map(Source::name),
             http: self.http,
-            endpoint: self.endpoint.map_or(self.path, Endpoint::path),
+            endpoint: self.path,
             dialect: self.endpoint.map(|endpoint| endpoint.dialect()).map(Dialect::name),
             model_asked: self.model_asked.as_deref(),
             model: self.model_name(),

@@ -97,13 +97,14 @@ mod tests {
     use super::*;
     use pingora::protocols::GetSocketDigest;
     use tokio::io::AsyncReadExt;
-    use tokio::net::{TcpListener, TcpStream};
+    use tokio::net::TcpStream;
+
+    use super::super::socket;
 
     /// A client, and its connection here.
     async fn connected() -> (TcpStream, Batched) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, peer) = listener.accept().await.unwrap();
+        let (client, stream) = socket::connected().await;
+        let peer = stream.peer_addr().unwrap();
         let socket = Socket::new(stream, peer).unwrap();
         let known = socket.get_socket_digest().unwrap().peer_addr().and_then(|peer| peer.as_inet().copied());
         assert_eq!(known, client.local_addr().ok());

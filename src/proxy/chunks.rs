@@ -172,10 +172,9 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
     use tokio_test::io::Builder;
 
-    use super::super::socket::Socket;
+    use super::super::socket::{Socket, connected};
     use super::*;
 
     async fn send(chunks: &mut Chunks, pieces: &[Bytes]) -> io::Result<()> {
@@ -207,9 +206,8 @@ mod tests {
 
     #[tokio::test]
     async fn past_all_layers_chunks_follow_what_those_held_and_also_when_the_client_is_slow() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, peer) = listener.accept().await.unwrap();
+        let (mut client, socket) = connected().await;
+        let peer = client.local_addr().unwrap();
         let mut batched = Batched::new(Socket::new(socket, peer).unwrap());
         batched.write_all(b"head").await.unwrap();
         let socket = Some(batched.share());
@@ -235,9 +233,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_is_taken_while_chunks_are_sent_and_given_back_to_whoever_asks_and_at_the_end() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (socket, peer) = listener.accept().await.unwrap();
+        let (mut client, socket) = connected().await;
+        let peer = client.local_addr().unwrap();
         let batched = Batched::new(Socket::new(socket, peer).unwrap());
         let socket = batched.share();
         let stream: Stream = Box::new(batched);

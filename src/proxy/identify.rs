@@ -7,7 +7,6 @@ use pingora::protocols::http::ServerSession;
 
 use super::due::Patience;
 use super::reply::Refusal;
-use super::whereabouts;
 use crate::config::Config;
 use crate::domain::hex::hex;
 use crate::domain::ids::ClientKey;
@@ -56,10 +55,9 @@ pub(super) struct Caller {
     pub(super) patience: Patience,
 }
 
-/// Reads who calls. Errors name the header that cannot be used.
-pub(super) fn caller(session: &ServerSession, config: &Config) -> Result<Caller, Refusal> {
+/// Reads how `who` calls. Errors name the header that cannot be used.
+pub(super) fn caller(session: &ServerSession, config: &Config, who: Client) -> Result<Caller, Refusal> {
     let headers = &session.req_header().headers;
-    let who = whereabouts::client(session, config);
     let credential = credentials(headers).next();
     let scope = affinity::scope(credential.map(|value| value.as_bytes()), who.address);
     let names = HeadNames::read(headers, &config.sessions.headers).map_err(bad_header)?;

@@ -14,37 +14,44 @@ use crate::wire::reply::ModelEntry;
 /// Whether the edge is well.
 pub(super) const HEALTH: &str = "/health";
 
-/// What is served.
-const MODELS: &str = "/v1/models";
-
 /// Where a request is going.
+#[derive(Clone, Copy)]
 pub(super) enum Target {
     Endpoint(Endpoint),
     Health,
     Models,
 }
 
-pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
+impl Target {
+    /// What this path is of, if it is one of ours.
+    pub(super) fn of_path(path: &str) -> Option<Target> {
+        let plain = [Target::Health, Target::Models].into_iter().find(|target| target.path() == path);
+        plain.or_else(|| Endpoint::of_path(path).map(Target::Endpoint))
+    }
+
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Target::Endpoint(endpoint) => endpoint.path(),
+            Target::Health => HEALTH,
+            Target::Models => "/v1/models",
+        }
+    }
+}
+
+/// Lets a request to its target, if there is one that takes its method.
+pub(super) fn route(session: &ServerSession, target: Option<Target>) -> Result<Target, Refusal> {
     let head = session.req_header();
     let (method, path) = (&head.method, head.uri.path());
-    let (target, allow) = match path {
-        HEALTH => (Target::Health, "GET, HEAD"),
-        MODELS => (Target::Models, "GET, HEAD"),
-        _ => match Endpoint::of_path(path) {
-            Some(endpoint) => (Target::Endpoint(endpoint), "POST"),
-            None => {
-                let hint = match meant(path) {
-                    Some(endpoint) => format!("if {} is meant, see to the /v1 in the base URL", endpoint.path()),
-                    None => "see GET /v1/models for what is served".to_owned(),
-                };
-                let message = format!("there is no {}; {hint}", printable(path));
-                return Err(Refusal::new(Outcome::NotFound, message));
-            }
-        },
+    let Some(target) = target else {
+        let hint = match meant(path) {
+            Some(endpoint) => format!("if {} is meant, see to the /v1 in the base URL", endpoint.path()),
+            None => "see GET /v1/models for what is served".to_owned(),
+        };
+        return Err(Refusal::new(Outcome::NotFound, format!("there is no {}; {hint}", printable(path))));
     };
-    let allowed = match allow {
-        "POST" => *method == Method::POST,
-        _ => *method == Method::GET || *method == Method::HEAD,
+    let (allow, allowed) = match target {
+        Target::Endpoint(_) => ("POST", *method == Method::POST),
+        Target::Health | Target::Models => ("GET, HEAD", *method == Method::GET || *method == Method::HEAD),
     };
     if allowed {
         return Ok(target);
@@ -58,13 +65,6 @@ pub(super) fn route(session: &ServerSession) -> Result<Target, Refusal> {
 fn meant(path: &str) -> Option<Endpoint> {
     let without = path.strip_prefix("/v1").and_then(Endpoint::of_path);
     without.or_else(|| Endpoint::of_path(&format!("/v1{path}")))
-}
-
-/// Where a request wanted to go, as far as it is a path of ours.
-pub(super) fn known_path(session: &ServerSession) -> Option<&'static str> {
-    let path = session.req_header().uri.path();
-    let plain = [HEALTH, MODELS].into_iter().find(|plain| *plain == path);
-    plain.or_else(|| Endpoint::of_path(path).map(Endpoint::path))
 }
 
 /// The dialect of a refusal: by the path, and where that does not tell, by the header that Anthropic's clients send.

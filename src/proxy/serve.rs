@@ -111,11 +111,6 @@ impl Edge {
         if let Err(Ended::Broken(outcome)) = result {
             account.outcome = outcome;
         }
-        if account.client.is_none() {
-            // It asked for no model, or was refused before it was known.
-            account.client = whereabouts::client(session, &snapshot.config).address;
-            account.path = route::known_path(session).unwrap_or_default();
-        }
         drop(account);
         drop(open);
         if result.is_err() {
@@ -168,10 +163,14 @@ impl<'a> Serving<'a, '_> {
         // 1 accept: the head.
         let config = &self.snapshot.config;
         self.account.request_id = identify::request_id(self.session, || self.edge.next_seed());
+        // Known before anything is refused, so that the log says who asked for what.
+        let (who, target) =
+            (whereabouts::client(self.session, config), Target::of_path(self.session.req_header().uri.path()));
+        (self.account.client, self.account.path) = (who.address, target.map_or("", Target::path));
         accept::check_head(self.session, &config.limits)?;
 
         // 2 identify.
-        let endpoint = match route::route(self.session)? {
+        let endpoint = match route::route(self.session, target)? {
             Target::Endpoint(endpoint) => endpoint,
             Target::Health => return self.say("text/plain", "ok\n".into()).await.map(|()| None),
             Target::Models => {
@@ -181,8 +180,7 @@ impl<'a> Serving<'a, '_> {
             }
         };
         self.account.endpoint = Some(endpoint);
-        let caller = identify::caller(self.session, config)?;
-        self.account.client = caller.who.address;
+        let caller = identify::caller(self.session, config, who)?;
 
         // 1 accept: the body.
         let received = body::receive(self.session, &config.limits, &self.edge.buffered).await?;

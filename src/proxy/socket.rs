@@ -183,3 +183,12 @@ impl GetSocketDigest for Socket {
         Some(Arc::clone(&self.digest))
     }
 }
+
+/// Both ends of a new connection: who connected, then who accepted.
+#[cfg(test)]
+pub(super) async fn connected() -> (TcpStream, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    (client, accepted)
+}

@@ -124,15 +124,13 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::proxy::socket::connected;
 
     /// A body on its way, and the replica that sends it.
     async fn body() -> (Direct, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (replica, _) = listener.accept().await.unwrap();
+        let (stream, replica) = connected().await;
         (Direct { stream, ahead: None, decoder: Decoder::default(), overread: false }, replica)
     }
 
