@@ -47,16 +47,12 @@ pub(crate) struct Lane<'a> {
     process: &'a Process,
     clients: Vec<Client>,
     /// CPU time for each call or event of each measurement, in µs.
-    pub(crate) cpu: Vec<f64>,
+    cpu: Vec<f64>,
     rate: Vec<f64>,
 }
 
 impl<'a> Lane<'a> {
-    pub(crate) async fn new(
-        process: &'a Process,
-        connections: usize,
-        request: impl Fn(usize) -> Vec<u8>,
-    ) -> Result<Lane<'a>> {
+    async fn new(process: &'a Process, connections: usize, request: impl Fn(usize) -> Vec<u8>) -> Result<Lane<'a>> {
         let clients = load::connect(process.at, connections, request).await?;
         Ok(Lane { process, clients, cpu: Vec::new(), rate: Vec::new() })
     }
@@ -94,36 +90,6 @@ async fn in_turn<'a>(
     round(second).await
 }
 
-/// Measures so many pairs of rounds, in changing order, after one pair that only warms up.
-async fn pairs<'a>(
-    one: &mut Lane<'a>,
-    other: &mut Lane<'a>,
-    start: usize,
-    pairs: usize,
-    round: impl AsyncFn(&mut Lane<'a>) -> Result<()>,
-) -> Result<()> {
-    for pair in 0..=pairs {
-        in_turn(start + pair, one, other, &round).await?;
-        if pair == 0 {
-            for lane in [&mut *one, &mut *other] {
-                lane.cpu.clear();
-                lane.rate.clear();
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Measures the pairs of rounds of requests of one start.
-pub(crate) async fn requests_in_pairs<'a>(
-    one: &mut Lane<'a>,
-    other: &mut Lane<'a>,
-    start: usize,
-    each: usize,
-) -> Result<()> {
-    pairs(one, other, start, PAIRS_OF_A_START, async |lane| lane.requests(each).await).await
-}
-
 /// What pairs of measurements of CPU time said, in µs.
 fn compare(report: &mut Report, what: &str, edge: &[f64], peer: &[f64], budget: Option<f64>) {
     report.note(format!("{what}: edge"), median(edge.iter().copied()), "µs");
@@ -138,27 +104,36 @@ fn compare(report: &mut Report, what: &str, edge: &[f64], peer: &[f64], budget: 
 
 /// What one side of a comparison came to, over all starts.
 #[derive(Default)]
-struct Figures {
+pub(crate) struct Figures {
     /// See [`Lane::cpu`].
-    cpu: Vec<f64>,
+    pub(crate) cpu: Vec<f64>,
     /// Requests per second.
     rate: Vec<f64>,
 }
 
-/// Edge and peer in pairs, started so many times.
-async fn started_anew(
-    (replicas, threads, starts): (&Replicas, usize, usize),
+/// Two processes in pairs of rounds, started so many times.
+pub(crate) async fn started_anew(
+    starts: usize,
+    start: impl Fn() -> Result<[Process; 2]>,
     connections: usize,
     request: impl Fn(usize) -> Vec<u8>,
     round: impl AsyncFn(&mut Lane<'_>) -> Result<()>,
 ) -> Result<[Figures; 2]> {
     let mut figures = [Figures::default(), Figures::default()];
-    for start in 0..starts {
-        let (edge, peer) = (Process::edge(replicas, threads)?, Process::peer(replicas, threads)?);
-        let mut edge = Lane::new(&edge, connections, &request).await?;
-        let mut peer = Lane::new(&peer, connections, &request).await?;
-        pairs(&mut edge, &mut peer, start, PAIRS_OF_A_START, &round).await?;
-        for (lane, figures) in [edge, peer].into_iter().zip(&mut figures) {
+    for nth in 0..starts {
+        let [one, other] = start()?;
+        let mut one = Lane::new(&one, connections, &request).await?;
+        let mut other = Lane::new(&other, connections, &request).await?;
+        // The first pair only warms up.
+        in_turn(nth, &mut one, &mut other, &round).await?;
+        for lane in [&mut one, &mut other] {
+            lane.cpu.clear();
+            lane.rate.clear();
+        }
+        for pair in 1..=PAIRS_OF_A_START {
+            in_turn(nth + pair, &mut one, &mut other, &round).await?;
+        }
+        for (lane, figures) in [one, other].into_iter().zip(&mut figures) {
             figures.cpu.extend(lane.cpu);
             figures.rate.extend(lane.rate);
         }
@@ -166,12 +141,17 @@ async fn started_anew(
     Ok(figures)
 }
 
+/// Edge and peer.
+fn both(replicas: &Replicas, threads: usize) -> Result<[Process; 2]> {
+    Ok([Process::edge(replicas, threads)?, Process::peer(replicas, threads)?])
+}
+
 /// CPU time per request, by size, of processes that are started so many times.
 pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: usize, starts: usize) -> Result<()> {
     for Size { name, bytes, calls, budget } in SIZES {
         let ask = |n| request(n, bytes, None);
         let round = async |lane: &mut Lane<'_>| lane.requests(calls).await;
-        let [edge, peer] = started_anew((replicas, threads, starts), CONNECTIONS, ask, round).await?;
+        let [edge, peer] = started_anew(starts, || both(replicas, threads), CONNECTIONS, ask, round).await?;
         compare(report, &format!("CPU per request of {name}"), &edge.cpu, &peer.cpu, budget);
         for (figures, of) in [(edge, "edge"), (peer, "peer")] {
             report.note(format!("rate at {name}: {of}"), median(figures.rate), "req/s");
@@ -184,7 +164,7 @@ pub(crate) async fn requests(report: &mut Report, replicas: &Replicas, threads: 
 pub(crate) async fn events(report: &mut Report, replicas: &Replicas, threads: usize, starts: usize) -> Result<()> {
     let ask = |n| request(n, 1 << 10, Some((EVENTS, EVENT_INTERVAL)));
     let round = async |lane: &mut Lane<'_>| lane.events().await;
-    let [edge, peer] = started_anew((replicas, threads, starts), STREAMS, ask, round).await?;
+    let [edge, peer] = started_anew(starts, || both(replicas, threads), STREAMS, ask, round).await?;
     compare(report, &format!("CPU per event ({STREAMS} streams)"), &edge.cpu, &peer.cpu, Some(0.8));
     Ok(())
 }

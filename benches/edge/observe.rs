@@ -11,7 +11,7 @@ use nearpool::observe::metrics::{CacheState, GeoResult, Metrics, RequestEnd};
 use nearpool::policy::select::Reason;
 use prometheus::Registry;
 
-use crate::cpu::{CONNECTIONS, Lane, requests_in_pairs};
+use crate::cpu::{CONNECTIONS, Figures, Lane, started_anew};
 use crate::processes::{Process, Replicas};
 use crate::report::{Report, median, micros, quantile};
 use crate::requests::{MODEL, request};
@@ -35,17 +35,15 @@ pub(crate) async fn all(report: &mut Report, replicas: &Replicas, threads: usize
         "\n[access_log]\nfile = {log:?}\nrotate_at = \"64MiB\"\nkeep = 1\n\n[tracing]\nendpoint = \"http://{}\"\nsample = 0.01\n",
         replicas.at[0]
     );
-    let (mut with, mut without) = (Vec::new(), Vec::new());
-    for start in 0..starts {
+    let start = || {
         let seen = Process::edge_with(replicas, threads, "bench-seen", &more, &[])?;
-        let unseen = Process::edge_with(replicas, threads, "bench-unseen", "", &["--no-access-log"])?;
-        let mut seen = Lane::new(&seen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
-        let mut unseen = Lane::new(&unseen, CONNECTIONS, |n| request(n, BODY_BYTES, None)).await?;
-        requests_in_pairs(&mut seen, &mut unseen, start, CALLS).await?;
-        check_seen(&log)?;
-        with.extend(seen.cpu);
-        without.extend(unseen.cpu);
-    }
+        Ok([seen, Process::edge_with(replicas, threads, "bench-unseen", "", &["--no-access-log"])?])
+    };
+    let round = async |lane: &mut Lane<'_>| lane.requests(CALLS).await;
+    let ask = |n| request(n, BODY_BYTES, None);
+    let [Figures { cpu: with, .. }, Figures { cpu: without, .. }] =
+        started_anew(starts, start, CONNECTIONS, ask, round).await?;
+    check_seen(&log)?;
     let metrics = metrics()?;
     report.note("CPU per request, log and traces at 1 %", median(with.iter().copied()), "µs");
     report.note("CPU per request, neither", median(without.iter().copied()), "µs");
