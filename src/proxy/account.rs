@@ -383,6 +383,8 @@ impl Drop for Account<'_> {
             self.status = self.outcome.facts().status;
         }
         let (cost_dollars, now) = (self.cost_dollars(), Instant::now());
+        // Whoever reads its line finds it counted, its last events too.
+        drop(self.going_down.metrics.take());
         self.count(cost_dollars, now);
         self.log.request(&self.line(cost_dollars, now));
         self.record_span();
