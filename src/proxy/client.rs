@@ -2,7 +2,11 @@
 //!
 //! A body the framework reads into a buffer of its own and copies it from there, piece by piece. So what came behind a
 //! head is kept from it, and [`body::direct`](super::body) reads on from there. [`Chunks`](super::chunks::Chunks) writes.
+//!
+//! While an answer is on its way, [`poll_gone`] reads on: what a client sends behind its request is kept for later, since
+//! it would hide the connection's end, which the framework then sees only when it writes.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +21,22 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use super::ahead::{Ahead, head_end};
 use super::socket::lock;
 use super::wrapped::asks_the_connection_below;
+
+/// What is kept of a client's later requests while an answer is on its way: a pipelined call of an agent's. A client that
+/// sends more is read from no further until its turn comes, and found gone only when something is written to it.
+const AHEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// What is read of that at a time, on the stack: there is seldom any.
+const PIECE_BYTES: usize = 1024;
+
+/// Ready once the client has gone: its connection, or its HTTP/2 stream, has ended. Only for a request that is read whole.
+/// A client that closes its sending half alone has gone too: which of both it did cannot be told.
+pub(super) fn poll_gone(session: &mut ServerSession, cx: &mut Context<'_>) -> Poll<()> {
+    match Client::of(session) {
+        Some(client) => client.poll_gone(cx),
+        None => pin!(session.read_body_or_idle(true)).poll(cx).map(drop),
+    }
+}
 
 /// An HTTP/1 client's connection. The lock is there because the framework owns the connection and lends it out for
 /// reading only; nobody ever waits for it, and it is held for single polls.
@@ -68,7 +88,23 @@ impl Client {
     /// Reads up to so many bytes behind those in `room`, as many as it has room for; 0 at the connection's end.
     pub(super) async fn read(&self, room: &mut BytesMut, most: usize) -> io::Result<usize> {
         // The future of the read holds nothing between two polls, so that the lock is free then.
-        std::future::poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
+        poll_fn(|cx| pin!(self.lock().read_buf(&mut room.limit(most))).poll(cx)).await
+    }
+
+    // In a frame of its own, apart from what each event of a stream walks through.
+    #[inline(never)]
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut stream = self.lock();
+        let mut ahead = self.ahead();
+        while ahead.bytes.len() < AHEAD_BYTES_MAX {
+            let mut piece = [0; PIECE_BYTES];
+            let mut piece = ReadBuf::new(&mut piece);
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece)) {
+                Ok(()) if !piece.filled().is_empty() => ahead.bytes.extend_from_slice(piece.filled()),
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
     }
 
     /// The same connection, to be written to beside the framework.
@@ -141,6 +177,7 @@ asks_the_connection_below!(Client, lock);
 mod tests {
     use tokio_test::io::Builder;
 
+    use super::super::socket::{Socket, connected};
     use super::*;
 
     const HEAD: &[u8] = b"POST / HTTP/1.1\r\nhost: e\r\n\r\n";
@@ -165,6 +202,54 @@ mod tests {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b", and more");
+    }
+
+    async fn goes(client: &Client) -> bool {
+        poll_fn(|cx| Poll::Ready(client.poll_gone(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_is_noticed_behind_what_it_sent_and_that_is_read_in_its_turn() {
+        for end in [None, Some(io::ErrorKind::ConnectionReset)] {
+            let (mut later, mut kept) = (Builder::new(), Vec::new());
+            for n in 0..5_u8 {
+                kept.extend([n; PIECE_BYTES - 100]);
+                later.read(&[n; PIECE_BYTES - 100]);
+            }
+            let (stream, mut peer) = later.build_with_handle();
+            let mut client = Client::new(Box::new(stream));
+            client.keep_behind_head(begun(b"first"));
+            assert!(!goes(&client).await && !goes(&client).await, "it is still there");
+            peer.read(b"last");
+            if let Some(kind) = end {
+                peer.read_error(kind.into());
+            }
+            drop(peer);
+            poll_fn(|cx| client.poll_gone(cx)).await;
+            let mut all = vec![0; 5 + kept.len() + 4];
+            client.read_exact(&mut all).await.unwrap();
+            assert_eq!(all, [b"first", kept.as_slice(), b"last"].concat());
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_client_that_sends_on_and_on_so_much_is_kept_and_no_more() {
+        let (mut peer, stream) = connected().await;
+        let mut client = Client::new(Box::new(Socket::new(stream, peer.local_addr().unwrap()).unwrap()));
+        let sent: Vec<u8> = (0..3 * AHEAD_BYTES_MAX).map(|n| n as u8).collect();
+        peer.write_all(&sent).await.unwrap();
+        while client.ahead().bytes.len() < AHEAD_BYTES_MAX {
+            assert!(!goes(&client).await);
+            tokio::task::yield_now().await;
+        }
+        assert!(!goes(&client).await);
+        assert!(client.ahead().bytes.len() < AHEAD_BYTES_MAX + PIECE_BYTES);
+        let mut all = vec![0; sent.len()];
+        client.read_exact(&mut all).await.unwrap();
+        assert!(all == sent);
+        // There is room again.
+        drop(peer);
+        poll_fn(|cx| client.poll_gone(cx)).await;
     }
 
     #[tokio::test]

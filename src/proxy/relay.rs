@@ -20,6 +20,7 @@ use self::flow::{Bounds, Flow};
 use super::account::Account;
 use super::attempt::{Answer, UnderWay};
 use super::chunks::Chunks;
+use super::client::poll_gone;
 use super::due::at_once;
 use super::edge::Edge;
 use super::events::Ready;
@@ -107,7 +108,7 @@ pub(super) async fn break_off(session: &mut ServerSession, event: Bytes) {
     let _ = session.write_response_body(event, false).await;
     if session.is_http2() {
         // The client, once it has read the event, may reset the stream itself: then at once.
-        let _ = timeout(LAST_EVENT_LEAVES, session.read_body_or_idle(true)).await;
+        let _ = timeout(LAST_EVENT_LEAVES, poll_fn(|cx| poll_gone(session, cx))).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! A comment is no data: retries and fallbacks go on behind it. But once the head is out no status can follow, so that
 //! whatever fails later is told by an event.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use pingora::protocols::http::ServerSession;
 use tokio::time::{Instant, sleep_until};
 
 use super::account::Account;
+use super::client::poll_gone;
 use super::ending::Ending;
 use super::head::{self, AnswerHead};
 use super::reply::Receipt;
@@ -63,7 +65,7 @@ pub(super) async fn wait<T>(
         return tokio::select! {
             biased;
             result = &mut walk => Ok(result),
-            _ = session.read_body_or_idle(true) => Err(Unserved::Gone),
+            () = poll_fn(|cx| poll_gone(session, cx)) => Err(Unserved::Gone),
             () = ending.as_mut() => Err(Unserved::Drained),
         };
     };
@@ -73,7 +75,7 @@ pub(super) async fn wait<T>(
         tokio::select! {
             biased;
             result = &mut walk => return Ok(result),
-            _ = session.read_body_or_idle(true) => return Err(Unserved::Gone),
+            () = poll_fn(|cx| poll_gone(session, cx)) => return Err(Unserved::Gone),
             () = ending.as_mut() => return Err(Unserved::Drained),
             () = comment_due.as_mut() => {
                 let mut comment = pin!(comment(session, &keep_alive, opened.is_none()));

@@ -123,8 +123,7 @@ async fn errors_come_in_the_dialects_envelope_with_the_known_names() {
 #[tokio::test]
 async fn an_engines_4xx_passes_as_it_is_and_is_never_held_against_it() {
     let mut replica = Scripted::start().await;
-    let pool = Pool::new("near", "here", "m").replica("scripted", &replica.url());
-    let edge = Edge::start(EdgeConfig::new().pool(pool).set("circuit_breaker", "failure_threshold", "1")).await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica).set("circuit_breaker", "failure_threshold", "1")).await;
     let mut client = Http1::connect(edge.agents()).await;
     let mut upstream = None;
     for status in [400, 401, 403, 404, 409, 413, 422, 400, 451] {

@@ -3,7 +3,7 @@
 use nearpool::sim::server::ReplicaHandle;
 use serde_json::{Value, json};
 
-use crate::support::{Edge, EdgeConfig, H2, Http1, Pool, chat, post, sim, soon, with};
+use crate::support::{Edge, EdgeConfig, H2, Http1, Pool, Scripted, chat, post, sim, soon, with};
 
 /// When the client goes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -137,17 +137,86 @@ async fn a_client_that_leaves_within_its_body_is_logged_and_reaches_no_replica()
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_behind_a_pipelined_request_is_noticed_at_the_next_event() {
-    // Bytes that wait to be read hide the end of the connection until something is written.
-    let replica = sim("a").await;
-    let edge = Edge::start(EdgeConfig::of(&[&replica])).await;
+async fn a_client_that_leaves_behind_a_pipelined_request_is_noticed_while_the_replica_is_silent() {
+    let mut replica = Scripted::start().await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica)).await;
+    let next = post("/v1/chat/completions", &chat("next", 1));
+    let mut logged = 0;
+    for stream in [true, false] {
+        for begun in [false, true] {
+            for sent in [&next[..1], &next[..next.len() - 1], &next[..], &next.repeat(20)[..]] {
+                for how in [How::Fin, How::Rst] {
+                    let what = format!("stream {stream}, begun {begun}, {} bytes, {how:?}", sent.len());
+                    let mut client = Http1::connect(edge.agents()).await;
+                    client.send(&post("/v1/chat/completions", &with(chat("x", 1), json!({"stream": stream})))).await;
+                    let mut upstream = replica.next().await;
+                    match (begun, stream) {
+                        (true, true) => {
+                            upstream.begin_stream().await;
+                            upstream.chunk("data: {\"choices\":[]}\n\n").await;
+                            assert_eq!(client.head().await.status, 200);
+                            client.chunk().await.unwrap().unwrap();
+                        }
+                        (true, false) => upstream.send("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{").await,
+                        (false, _) => {}
+                    }
+                    client.send(sent).await;
+                    match how {
+                        How::Fin => client.close().await,
+                        _ => client.reset(),
+                    }
+                    // The replica says nothing, and hears that nobody waits.
+                    soon(upstream.connection.until_closed()).await;
+                    logged += 1;
+                    let lines = edge.wait_for_logs(logged, |_| true).await;
+                    assert_eq!(lines[logged - 1]["outcome"], "client_gone", "{what}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_sends_during_a_stream_is_answered_behind_it() {
+    let mut replica = Scripted::start().await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica)).await;
     let mut client = Http1::connect(edge.agents()).await;
-    client.send(&post("/v1/chat/completions", &endless(When::MidStream, true))).await;
-    assert_eq!(client.head().await.status, 200);
-    client.send(&post("/v1/chat/completions", &chat("next", 1))).await;
+    client.send(&post("/v1/chat/completions", &with(chat("x", 1), json!({"stream": true})))).await;
+    let mut upstream = replica.next().await;
+    upstream.begin_stream().await;
+    upstream.chunk("data: 1\n\n").await;
+    let head = client.head().await;
     client.chunk().await.unwrap().unwrap();
-    client.reset();
-    soon(replica.wait_for(|stats| stats.cancelled_total == 1)).await;
-    edge.wait_for_log(|line| line["outcome"] == "client_gone").await;
-    edge.wait_until_idle("near", "a").await;
+    // One whole, one longer than all that is kept, and one that ends later.
+    let long = post("/v1/chat/completions", &chat(&"long ".repeat(60_000), 1));
+    let last = post("/v1/chat/completions", &chat("last", 1));
+    let (sent, later) = last.split_at(last.len() - 5);
+    let behind = [&post("/v1/chat/completions", &chat("whole", 1)), &long[..], sent].concat();
+    let sending = tokio::spawn(async move {
+        client.send(&behind).await;
+        client
+    });
+    upstream.chunk("data: 2\n\n").await;
+    upstream.chunk("data: [DONE]\n\n").await;
+    upstream.send("0\r\n\r\n").await;
+    let mut bodies = Vec::new();
+    for n in 0..2 {
+        upstream = replica.next_after(upstream).await;
+        bodies.push(upstream.request.body.clone());
+        upstream.answer(200, "", &format!("{{\"n\":{n}}}")).await;
+    }
+    let mut client = sending.await.unwrap();
+    client.send(later).await;
+    upstream = replica.next_after(upstream).await;
+    bodies.push(upstream.request.body.clone());
+    upstream.answer(200, "", "{\"n\":2}").await;
+    let (rest, ended) = client.body(&head).await;
+    ended.unwrap();
+    assert_eq!(rest, "data: 2\n\ndata: [DONE]\n\n");
+    for n in 0..3 {
+        assert_eq!(client.answer().await.body, format!("{{\"n\":{n}}}").as_bytes());
+    }
+    for (body, sent) in bodies.iter().zip(["whole", "long long", "last"]) {
+        assert!(body.windows(sent.len()).any(|part| part == sent.as_bytes()), "{sent}");
+    }
 }

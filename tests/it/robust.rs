@@ -15,8 +15,7 @@ use crate::support::{
 const PATH: &str = "/v1/chat/completions";
 
 async fn scripted_edge(replica: &Scripted) -> Edge {
-    let pool = Pool::new("near", "here", "m").replica("scripted", &replica.url());
-    Edge::start(EdgeConfig::new().pool(pool).set("circuit_breaker", "failure_threshold", "1")).await
+    Edge::start(EdgeConfig::scripted(replica).set("circuit_breaker", "failure_threshold", "1")).await
 }
 
 /// An edge whose calls go to the replica at this URL first, and then to a good one in the next region.

@@ -6,8 +6,7 @@ use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Edge, EdgeConfig, Exchange, H2, Http1, Pool, SERVED, Scripted, chat, chunk, post, post_with, sim, sim_with, soon,
-    with,
+    Edge, EdgeConfig, Exchange, H2, Http1, SERVED, Scripted, chat, chunk, post, post_with, sim, sim_with, soon, with,
 };
 
 /// The dialects that stream: path, a request that streams, and what the error event of a cut must hold.
@@ -26,15 +25,10 @@ fn streamed(text: &str, tokens: u64) -> Value {
     with(chat(text, tokens), json!({"stream": true}))
 }
 
-async fn scripted_edge(replica: &Scripted) -> Edge {
-    let pool = Pool::new("near", "here", "m").replica("scripted", &replica.url());
-    Edge::start(EdgeConfig::new().pool(pool)).await
-}
-
 /// A scripted replica with its edge, and a client whose streamed call has come to the replica.
 async fn asked() -> (Scripted, Edge, Http1, Exchange) {
     let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica)).await;
     let mut client = Http1::connect(edge.agents()).await;
     client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
     let upstream = replica.next().await;
@@ -226,7 +220,7 @@ async fn an_engines_own_error_event_passes_and_is_no_second_error() {
 #[tokio::test]
 async fn a_stream_that_comes_in_one_piece_is_whole_also_if_its_lines_end_in_a_carriage_return() {
     let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica)).await;
     let mut client = Http1::connect(edge.agents()).await;
     client.send(&post("/v1/chat/completions", &streamed("x", 1))).await;
     let events = "data: {\"choices\":[]}\r\rdata: [DONE]\r\r";
@@ -254,7 +248,7 @@ async fn a_stream_that_ends_with_the_connection_is_whole_only_with_its_last_even
 #[tokio::test]
 async fn an_answer_that_is_no_stream_although_one_was_asked_for_passes_as_it_is() {
     let mut replica = Scripted::start().await;
-    let edge = scripted_edge(&replica).await;
+    let edge = Edge::start(EdgeConfig::scripted(&replica)).await;
     let mut client = Http1::connect(edge.agents()).await;
     client.send(&post_with("/v1/chat/completions", &[("accept", "text/event-stream")], &streamed("x", 1))).await;
     let mut upstream = replica.next().await;

@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::proxy::apart::apart;
 use crate::proxy::attempt::UnderWay;
 use crate::proxy::bell::Bell;
 use crate::proxy::chunks::Chunks;
+use crate::proxy::client::poll_gone;
 use crate::proxy::ending::Ending;
 use crate::proxy::events::Events;
 use crate::proxy::upstream::{Direct, own};
@@ -247,7 +248,7 @@ impl Watch<'_> {
         heard: Instant,
         bounds: Bounds,
     ) -> Poll<Outcome> {
-        if pin!(session.read_body_or_idle(true)).poll(cx).is_ready() {
+        if poll_gone(session, cx).is_ready() {
             return Poll::Ready(Outcome::ClientGone);
         }
         if self.ending.as_mut().poll(cx).is_ready() {

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use nearpool::sim::server::ReplicaHandle;
 
 use super::replicas::SERVED;
+use super::scripted::Scripted;
 
 /// One pool.
 #[derive(Clone, Debug)]
@@ -89,6 +90,11 @@ impl EdgeConfig {
     /// One pool `near` of the model `m` with these replicas.
     pub fn of(sims: &[&ReplicaHandle]) -> EdgeConfig {
         EdgeConfig::new().pool(Pool::new("near", "here", "m").sims(sims))
+    }
+
+    /// One pool `near` of the model `m` with this replica, `scripted`.
+    pub fn scripted(replica: &Scripted) -> EdgeConfig {
+        EdgeConfig::new().pool(Pool::new("near", "here", "m").replica("scripted", &replica.url()))
     }
 
     /// The edge's name; it is `it` otherwise.
