@@ -8,6 +8,7 @@ mod demo;
 mod explain;
 mod geoip;
 mod lifecycle;
+mod numbers;
 mod page;
 mod run;
 mod simulate;
@@ -17,6 +18,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nearpool::control::reload::ReloadError;
+
+/// What a script sees of a wrong configuration, as distinct from a failure of the command.
+const WRONG_CONFIG: u8 = 2;
 
 /// An edge routing proxy for AI-agent traffic: to the nearest usable GPU pool, to the replica that is warm.
 #[derive(Parser, Debug)]
@@ -53,13 +58,24 @@ enum Command {
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run(args) => run::run(&args),
-        Command::Check { config } => Ok(check::run(&config)),
+        Command::Check { config } => check::run(&config),
         Command::Explain(args) => explain::run(&args),
         Command::Geoip(command) => geoip::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Top(args) => top::run(&args),
         Command::Simulate(args) => simulate::run(&args),
     }
+}
+
+/// Says why a command failed. A wrong configuration is told as it is, and apart from other failures: to start again, as a
+/// service manager would, mends none.
+pub(crate) fn failed(error: &anyhow::Error) -> ExitCode {
+    let wrong = error.downcast_ref();
+    match wrong {
+        Some(ReloadError::Config(diagnostics)) => eprint!("{diagnostics}"),
+        _ => eprintln!("nearpool: {error:#}"),
+    }
+    if wrong.is_some() { ExitCode::from(WRONG_CONFIG) } else { ExitCode::FAILURE }
 }
 
 /// How secrets and the like are looked up.

@@ -12,11 +12,5 @@ use clap::Parser;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match cli::run(cli::Args::parse()) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("nearpool: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    cli::run(cli::Args::parse()).unwrap_or_else(|error| cli::failed(&error))
 }

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use nearpool::config::Config;
 use nearpool::control::Connections;
 use nearpool::control::admin;
 use nearpool::control::export::Export;
 use nearpool::control::interactions::Interactions;
 use nearpool::control::probe::Probe;
-use nearpool::control::reload::{self, Commit, Prepare, Reloader};
+use nearpool::control::reload::{self, Commit, Prepare, ReloadError, Reloader};
 use nearpool::control::scrape::Scrape;
 use nearpool::control::watch::Watch;
 use nearpool::observe::access_log::AccessLog;
@@ -63,7 +63,7 @@ pub(super) struct Options<'a> {
 pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let Options { config: path, access_log, upgrade, upgrade_socket, threads, seed } = options;
     let env: reload::Env = Box::new(super::environment);
-    let loaded = reload::load(path, &env).map_err(|error| anyhow::anyhow!("{error}"))?;
+    let loaded = reload::load(path, &*env)?;
     let config = Arc::clone(&loaded.config);
     if !upgrade {
         check_free(&config)?;
@@ -171,9 +171,12 @@ fn listeners(
     Ok(listeners)
 }
 
-fn certificates(config: &Config) -> anyhow::Result<Option<Arc<Certificates>>> {
+/// The certificate that the configuration names, if it serves TLS.
+pub(super) fn certificates(config: &Config) -> Result<Option<Arc<Certificates>>, ReloadError> {
     let Some(tls) = &config.tls else { return Ok(None) };
-    Ok(Some(Arc::new(Certificates::new(Certificate::read(&tls.certificate, &tls.key)?))))
+    let read = Certificate::read(&tls.certificate, &tls.key);
+    let certificate = read.map_err(|error| ReloadError::Prepare(error.to_string()))?;
+    Ok(Some(Arc::new(Certificates::new(certificate))))
 }
 
 /// What a reload does beside the roster: the certificate is read again, since its files may have changed, and the access
@@ -202,15 +205,38 @@ fn prepare(certificates: Option<Arc<Certificates>>, log: Arc<AccessLog>) -> Prep
 
 /// Whether every address can be listened at. The framework finds out too late for a clear word.
 fn check_free(config: &Config) -> anyhow::Result<()> {
-    let tls = config.tls.iter().flat_map(|tls| &tls.listen);
-    let addresses: Vec<&SocketAddr> = config.listen.iter().chain(tls).chain(&config.admin).collect();
+    let plain = config.listen.iter().map(|address| ("edge.listen", *address));
+    let tls = config.tls.iter().flat_map(|tls| &tls.listen).map(|address| ("edge.tls.listen", *address));
+    let addresses: Vec<_> = plain.chain(tls).chain(config.admin.map(|address| ("edge.admin", address))).collect();
     if addresses.is_empty() {
         bail!("nothing to listen at: set edge.listen or edge.tls");
     }
-    for address in addresses {
-        try_bind(*address).with_context(|| format!("cannot listen at {address}"))?;
+    let taken: Vec<_> = addresses
+        .into_iter()
+        .filter_map(|(key, address)| {
+            let error = try_bind(address).err()?;
+            Some(format!("cannot listen at {address} ({key}): {error}{}", advice(&error)))
+        })
+        .collect();
+    match taken.is_empty() {
+        true => Ok(()),
+        false => bail!(taken.join("\n          ")),
     }
-    Ok(())
+}
+
+/// What to do about an address that is not to be had.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another process listens there: end it (`ss -ltnp` names it), choose another port, or, if it is an edge, \
+             replace it without a break with --upgrade"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 are for root: choose a higher one, or allow it with the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine has no such address: 0.0.0.0 and [::] are all that it has",
+        _ => "",
+    }
 }
 
 /// Binds and lets go, without listening: whoever connected to a listener in this instant would be reset when it closes.

@@ -1,31 +1,23 @@
-//! `nearpool check`: is this file a configuration?
+//! `nearpool check`: is this file a configuration, with all that it refers to?
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use nearpool::config;
+use nearpool::control::reload;
 
-/// What a script sees of a wrong file, as distinct from a failure of the command.
-const WRONG: u8 = 2;
+use super::assemble::certificates;
+use super::numbers::count;
 
-pub(super) fn run(path: &Path) -> ExitCode {
-    match config::load(path, &super::environment) {
-        Ok(config) => {
-            let topology = &config.topology;
-            println!(
-                "{}: ok ({} regions, {} pools, {} replicas, {} models; hash {})",
-                path.display(),
-                topology.regions.len(),
-                topology.pools.len(),
-                topology.replicas.len(),
-                topology.models.len(),
-                &config.hash[..12]
-            );
-            ExitCode::SUCCESS
-        }
-        Err(diagnostics) => {
-            eprint!("{diagnostics}");
-            ExitCode::from(WRONG)
-        }
-    }
+pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = reload::load(path, &super::environment)?.config;
+    certificates(&config)?;
+    let topology = &config.topology;
+    let counted = [
+        count(topology.regions.len() as u64, "region"),
+        count(topology.pools.len() as u64, "pool"),
+        count(topology.replicas.len() as u64, "replica"),
+        count(topology.models.len() as u64, "model"),
+    ];
+    println!("{}: ok ({}; hash {})", path.display(), counted.join(", "), &config.hash[..12]);
+    Ok(ExitCode::SUCCESS)
 }

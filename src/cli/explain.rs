@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use nearpool::control::explain::{self, Asked, Explanation, Row, Stations};
-use nearpool::control::reload::{self, Env};
+use nearpool::control::reload;
 use nearpool::domain::ask::Dialect;
 use nearpool::domain::whereabouts::Whereabouts;
 use nearpool::policy::pool::PoolCandidate;
-use nearpool::policy::region::Standing;
+use nearpool::policy::region::{NearestTo, Standing};
 use nearpool::roster::Snapshot;
 
 use self::replay::{Goes, Replay};
@@ -60,14 +60,7 @@ fn dialect(name: &str) -> Result<Dialect, String> {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
-    let env: Env = Box::new(super::environment);
-    let loaded = match reload::load(&args.config, &env) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprint!("{error}");
-            return Ok(ExitCode::from(2));
-        }
-    };
+    let loaded = reload::load(&args.config, &super::environment)?;
     let snapshot = Snapshot::new(Arc::clone(&loaded.config), Arc::clone(&loaded.geo), None);
     if let Some(admin) = args.admin {
         measure(&snapshot, admin)?;
@@ -86,17 +79,32 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes over what a running edge has measured of its regions.
+/// Takes over what a running edge has measured of its regions, and says so where that changes nothing.
 fn measure(snapshot: &Snapshot, admin: SocketAddr) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let metrics = runtime.block_on(page::get(admin, "/metrics"));
     let metrics = metrics.with_context(|| format!("no edge tells its metrics at {admin}"))?;
+    let mut known = 0;
     for (series, seconds) in page::series(&metrics) {
         if let Some(region) = page::label(series, "nearpool_region_rtt_seconds{region=\"") {
-            snapshot.measured(region, 1_000.0 * seconds);
+            known += usize::from(snapshot.measured(region, 1_000.0 * seconds));
         }
     }
+    if let Some(note) = note(snapshot.config.geo.rules.nearest_to, known) {
+        eprintln!("nearpool: what the edge at {admin} has measured changes nothing: {note}");
+    }
     Ok(())
+}
+
+/// Why round trips to so many regions of the file change nothing.
+fn note(nearest_to: NearestTo, regions: usize) -> Option<&'static str> {
+    match (nearest_to, regions) {
+        (NearestTo::Client, _) => {
+            Some("distances are the client's here; round trips count with geo.nearest_to = \"edge\"")
+        }
+        (NearestTo::Edge, 0) => Some("it has measured no region of this file yet"),
+        (NearestTo::Edge, _) => None,
+    }
 }
 
 fn asked(args: &ExplainArgs, ip: IpAddr) -> Asked<'_> {

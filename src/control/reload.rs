@@ -130,7 +130,7 @@ fn secret_files(config: &Config) -> impl Iterator<Item = &Path> {
 }
 
 /// Reads a configuration for the first time.
-pub fn load(path: &Path, env: &Env) -> Result<Loaded, ReloadError> {
+pub fn load(path: &Path, env: &config::Env<'_>) -> Result<Loaded, ReloadError> {
     let config = config::load(path, env)?;
     let stamps = Stamps::of(&config);
     let geo = geo::read(config.geo.database.as_deref()).map_err(ReloadError::Geo)?;

@@ -82,7 +82,7 @@ impl World {
     pub(crate) fn with(edge: &str, directory: Directory, prepare: Prepare) -> World {
         let path = directory.write("edge.toml", World::text_in(&directory, &[1], edge));
         let env: reload::Env = Box::new(|name| (name == "TOKEN").then(|| "s3cret".to_owned()));
-        let loaded = reload::load(&path, &env).unwrap_or_else(|error| panic!("{error}"));
+        let loaded = reload::load(&path, &*env).unwrap_or_else(|error| panic!("{error}"));
         let snapshot = Snapshot::new(Arc::clone(&loaded.config), Arc::clone(&loaded.geo), None);
         let roster = Arc::new(Roster::new(snapshot, Instant::now()));
         let registry = Registry::new();

@@ -96,10 +96,10 @@ impl Snapshot {
         rules.standings(&self.config.topology, asker, |region| self.region(region).rtt_ms())
     }
 
-    /// The round trip to a region of this name is so long, as whoever measures it says.
-    pub fn measured(&self, region: &str, rtt_ms: f64) {
-        let regions = self.config.topology.regions.iter().zip(&self.regions);
-        regions.filter(|(known, _)| known.name == region).for_each(|(_, live)| live.measured(rtt_ms));
+    /// The round trip to a region of this name is so long, as whoever measures it says. Tells whether there is one.
+    pub fn measured(&self, region: &str, rtt_ms: f64) -> bool {
+        let mut regions = self.config.topology.regions.iter().zip(&self.regions);
+        regions.find(|(known, _)| known.name == region).map(|(_, live)| live.measured(rtt_ms)).is_some()
     }
 
     /// A health check of a replica was answered after so long.

@@ -59,13 +59,22 @@ fn good(name: &str) -> String {
 #[test]
 fn a_config_that_is_missing_or_broken_is_told_with_its_place() {
     let folder = Folder::new();
-    for command in ["run", "check"] {
-        let code = if command == "run" { 1 } else { 2 };
-        fails(&[command, "--config", "/nowhere/edge.toml"], code, &["/nowhere/edge.toml"]);
+    let explain = ["--ip", "127.0.0.1", "--model", "m"];
+    for (command, more) in [("run", &[][..]), ("check", &[]), ("explain", &explain)] {
+        let fails = |file: &str, says: &[&str]| fails(&[&[command, "--config", file], more].concat(), 2, says);
+        fails("/nowhere/edge.toml", &["/nowhere/edge.toml"]);
         let broken = folder.file(&good("it").replace("region = \"here\"", "region = \"her\""));
-        let said = fails(&[command, "--config", &broken], code, &["edge.toml:3:", "^", "here"]);
+        let said = fails(&broken, &["edge.toml:3:", "^", "here"]);
         assert!(said.lines().count() < 40, "{said}");
-        fails(&[command, "--config", folder.0.to_str().unwrap()], code, &["nearpool-cli"]);
+        fails(folder.0.to_str().unwrap(), &["nearpool-cli"]);
+        // What the config refers to is part of it.
+        let no_database = folder.file(&good("it").replace("tests/data/mini-city.mmdb", "Cargo.toml"));
+        assert_eq!(fails(&no_database, &["GeoIP", "Cargo.toml"]).lines().count(), 1);
+    }
+    for command in ["run", "check"] {
+        let tls =
+            format!("\n[edge.tls]\nlisten = [\"127.0.0.1:0\"]\ncertificate = {0:?}\nkey = {0:?}\n", folder.file(""));
+        fails(&[command, "--config", &folder.file(&(good("it") + &tls))], 2, &["edge.toml", "certificate"]);
     }
 }
 
@@ -77,8 +86,15 @@ fn a_port_in_use_is_one_clear_line() {
     let text = good("it");
     let listen = text.lines().find(|line| line.starts_with("listen")).unwrap().to_owned();
     let file = folder.file(&text.replace(&listen, &format!("listen = [\"{address}\"]")));
-    let said = fails(&["run", "--config", &file], 1, &[&format!("cannot listen at {address}"), "in use"]);
+    let told = format!("cannot listen at {address} (edge.listen)");
+    let said = fails(&["run", "--config", &file], 1, &[&told, "in use", "--upgrade"]);
     assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+    // All of them are told at once.
+    let also_taken = TcpListener::bind((own_address(), 0)).unwrap();
+    let other = also_taken.local_addr().unwrap();
+    let lines = format!("listen = [\"{address}\", \"{other}\", \"192.0.2.1:80\"]");
+    let file = folder.file(&text.replace(&listen, &lines));
+    fails(&["run", "--config", &file], 1, &[&told, &other.to_string(), "192.0.2.1:80", "no such address"]);
 }
 
 #[test]
@@ -98,7 +114,7 @@ fn a_good_config_is_told_so_in_one_line() {
     let output = nearpool(&["check", "--config", &file]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert!(said.contains(": ok (2 regions, 2 pools, 2 replicas, 1 models") && said.lines().count() == 1, "{said}");
+    assert!(said.contains(": ok (2 regions, 2 pools, 2 replicas, 1 model;") && said.lines().count() == 1, "{said}");
     let reference = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/edge.toml");
     assert_eq!(nearpool(&["check", "--config", reference]).status.code(), Some(0));
 }

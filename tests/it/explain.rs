@@ -1,6 +1,6 @@
 //! `GET /explain` of a running edge, beside `nearpool explain` of its file and beside what calls really do.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use nearpool::sim::server::{Fault, FaultPlan};
 use serde_json::{Value, json};
@@ -15,11 +15,15 @@ async fn explain(edge: &Edge, query: &str) -> Value {
     json_body(&answer)
 }
 
-/// What the command says of the same config file.
-fn command(edge: &Edge, args: &[&str]) -> Value {
+fn run(edge: &Edge, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nearpool"));
     command.args(["explain", "--json", "--config"]).arg(edge.config_file()).args(args);
-    let output = command.env("NEARPOOL_IT_TOKEN", "x").env("NEARPOOL_IT_KEY", "x").output().unwrap();
+    command.env("NEARPOOL_IT_TOKEN", "x").env("NEARPOOL_IT_KEY", "x").output().unwrap()
+}
+
+/// What the command says of the same config file.
+fn command(edge: &Edge, args: &[&str]) -> Value {
+    let output = run(edge, args);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
@@ -52,6 +56,25 @@ async fn a_fresh_edge_says_what_the_command_says_of_its_file() {
         }
         assert_eq!(told, of_file, "{query}");
         assert_eq!((&told["country"], &told["pick"]["replica"]), (&json!("IE"), &json!("b")), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_says_so_where_a_running_edges_round_trips_change_nothing() {
+    let replica = sim("a").await;
+    for (nearest_to, changes) in [("client", false), ("edge", true)] {
+        let config = EdgeConfig::of(&[&replica])
+            .set("geo", "nearest_to", &format!("{nearest_to:?}"))
+            .set("health", "interval", "\"5s\"");
+        let edge = Edge::start(config).await;
+        edge.wait_for_metric("nearpool_region_rtt_seconds{region=\"here\"}", |seconds| seconds > 0.0).await;
+        let admin = edge.admin().to_string();
+        let output = run(&edge, &["--ip", "127.0.0.1", "--model", "m", "--admin", &admin]);
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(told["regions"][0]["measured"], changes, "{told}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said.is_empty(), changes, "{said}");
+        assert!(changes || said.contains("changes nothing") && said.contains("geo.nearest_to"), "{said}");
     }
 }
 

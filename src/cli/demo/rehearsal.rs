@@ -11,7 +11,7 @@ use nearpool::sim::server::{Fault, FaultPlan, ReplicaHandle};
 use nearpool::sim::world::World;
 use tokio::sync::mpsc;
 
-use super::screen::count;
+use super::super::numbers::count;
 use super::script::{Phase, Until, steady};
 use super::tally::Tally;
 

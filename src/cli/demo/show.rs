@@ -9,8 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep_until, timeout};
 
+use super::super::numbers::{count, thousands};
 use super::scrape::Scrape;
-use super::screen::{Screen, count, thousands};
+use super::screen::Screen;
 use super::script::{Cue, Phase, Routing, Until};
 use super::stage::Stage;
 use super::tally::Tally;

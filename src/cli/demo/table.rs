@@ -2,8 +2,9 @@
 
 use nearpool::sim::world::World;
 
+use super::super::numbers::{count, thousands};
 use super::scrape::Scrape;
-use super::screen::{Paint, count, thousands};
+use super::screen::Paint;
 use super::script::Routing;
 use super::show::Shown;
 use super::tally::{Tally, Warmth};

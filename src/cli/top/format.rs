@@ -2,7 +2,7 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use super::super::demo::screen::thousands;
+use super::super::numbers::thousands;
 
 /// From one bar to the next an eighth.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

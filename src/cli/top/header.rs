@@ -5,7 +5,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
 
-use super::super::demo::screen::thousands;
+use super::super::numbers::thousands;
 use super::format::{Paint, duration, share};
 use super::model::{Connection, Item, Model, Pane};
 

@@ -405,7 +405,7 @@ async fn explain_tells_where_a_call_would_go_now() {
     for live in &all {
         live.checked(true, thresholds, breaker, Instant::now());
     }
-    snapshot.measured("here", 7.0);
+    assert!(snapshot.measured("here", 7.0) && !snapshot.measured("nowhere", 7.0));
     let ask = "/explain?ip=192.0.2.1&model=small&session=run-1&step=&dialect=chat";
     let told = edge.get(ask).await.json();
     assert_eq!(
