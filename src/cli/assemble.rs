@@ -4,7 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use nearpool::config::Config;
@@ -35,6 +36,10 @@ use super::cores::{Unfinished, cores};
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.
 const GRACE_S: u64 = 25 * 60 * 60;
+
+/// How long listeners are waited for: the framework looks once a second and gives up at the seventh look, in words of its
+/// own. A little before.
+const HAND_OVER: Duration = Duration::from_millis(5_900);
 
 /// An edge that needs only to be run.
 pub(super) struct Assembled {
@@ -108,15 +113,11 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
             ..ServerConf::default()
         },
     );
-    if upgrade {
-        // The framework waits for a few seconds, and ends the process if nothing comes.
-        log::info!(
-            "waiting for the listeners at {}: send SIGQUIT to the running process now",
-            upgrade_socket.display()
-        );
-    }
     let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
-    server.bootstrap();
+    match upgrade {
+        true => take_over(&mut server, &upgrade_socket),
+        false => server.bootstrap(),
+    }
     let listeners = listeners(&config, &edge, certificates.as_ref())?;
     let (acceptor, cores) = cores(listeners, threads, Arc::clone(&roster.missing_listeners));
     let unfinished = acceptor.unfinished();
@@ -147,6 +148,23 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let interactions = closing.task();
     server.add_service(closing);
     Ok(Assembled { server, edge, roster, log, spans, config, interactions, unfinished })
+}
+
+/// Waits for the listeners of the running process. The framework ends this one when none come.
+fn take_over(server: &mut Server, socket: &Path) {
+    log::info!("waiting for the listeners at {}: send SIGQUIT to the running process now", socket.display());
+    let (come, came) = mpsc::channel::<()>();
+    let path = socket.display().to_string();
+    std::thread::spawn(move || {
+        if came.recv_timeout(HAND_OVER) == Err(RecvTimeoutError::Timeout) {
+            log::error!(
+                "no listeners came at {path}: send SIGQUIT to a running nearpool that was started with the same \
+                 --upgrade-socket, within 5 s of this start. That one serves on"
+            );
+        }
+    });
+    server.bootstrap();
+    drop(come);
 }
 
 /// Something in the background, on a thread of its own, so that none holds up another.

@@ -30,7 +30,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    super::start_log("warn,nearpool=info");
+    // What the framework says of a hand-over is said by us: to it, not to have come within a second is an error.
+    super::start_log("warn,nearpool=info,pingora_core::server::transfer_fd=off");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let Assembled { mut server, edge, roster, log, spans, config, interactions, unfinished } = assemble(Options {
         config: &args.config,
