@@ -3,7 +3,9 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// The narrowest terminal that is written for; nothing that is rewritten may wrap.
+use ratatui::crossterm::terminal;
+
+/// How wide what is rewritten gets, and where the terminal does not tell how wide it is.
 const COLUMNS: usize = 80;
 /// Often enough to look alive.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -54,7 +56,9 @@ impl Screen {
         if !self.terminal {
             return self.print(text);
         }
-        let fits: String = text.chars().take(COLUMNS - 1).collect();
+        // A line that wraps could not be rewritten.
+        let columns = terminal::size().map_or(COLUMNS, |(columns, _)| COLUMNS.min(columns.into()));
+        let fits: String = text.chars().take(columns.saturating_sub(1)).collect();
         self.write(&format!("\r\x1b[K{}", self.paint.dim(&fits)));
         self.rewritten = true;
     }

@@ -88,6 +88,7 @@ pub(super) struct Show<'a> {
 struct Down {
     name: String,
     before: Tally,
+    edge: Option<Scrape>,
 }
 
 impl<'a> Show<'a> {
@@ -197,19 +198,19 @@ impl<'a> Show<'a> {
         match cue {
             Cue::KillReplica => {
                 let Some(name) = self.busiest() else { return Ok(()) };
-                self.dies(&name, std::slice::from_ref(&name), tally);
+                self.dies(&name, std::slice::from_ref(&name), tally).await;
                 world.kill_replica(&name).await;
                 let said = format!("killed {name}: connections reset, KV cache gone");
                 self.tell(&self.screen.paint().red(&said));
             }
             Cue::KillRegion => {
-                self.dies(REGION, &self.in_region(), tally);
+                self.dies(REGION, &self.in_region(), tally).await;
                 let replicas = world.kill_region(REGION).await;
                 let said = format!("killed all of {REGION}: {replicas} replicas at once");
                 self.tell(&self.screen.paint().red(&said));
             }
             Cue::HealReplica | Cue::HealRegion => {
-                let Some(Down { name, before }) = self.down.take() else { return Ok(()) };
+                let Some(Down { name, before, edge }) = self.down.take() else { return Ok(()) };
                 if cue == Cue::HealRegion {
                     world.heal_region(&name).await?;
                 } else {
@@ -217,17 +218,19 @@ impl<'a> Show<'a> {
                 }
                 let said = format!("healed {name}, its caches empty");
                 self.tell(&self.screen.paint().green(&said));
-                self.screen.print(&format!("          {}", meanwhile(tally, &before)));
+                let edge = self.scrape(Routing::Nearpool).await.zip(edge).map(|(now, then)| now.since(&then));
+                self.screen.print(&format!("          {}", meanwhile(tally, &before, edge.as_ref())));
             }
         }
         Ok(())
     }
 
     /// Notes who is about to die, before anybody can hear of it.
-    fn dies(&mut self, name: &str, replicas: &[String], tally: &Tally) {
+    async fn dies(&mut self, name: &str, replicas: &[String], tally: &Tally) {
+        let edge = self.scrape(Routing::Nearpool).await;
         let now = Instant::now();
         self.killed.extend(replicas.iter().map(|replica| (replica.clone(), now)));
-        self.down = Some(Down { name: name.to_owned(), before: tally.clone() });
+        self.down = Some(Down { name: name.to_owned(), before: tally.clone(), edge });
     }
 
     /// The replica of the region that served most: its death hurts.
@@ -267,7 +270,7 @@ impl<'a> Show<'a> {
         };
         let cached = tally.cached_share().map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0));
         let mut line = format!(
-            "{clock}  {}, {}, {}, {cached} cached",
+            "{clock}  {}, {}, {} ended, {cached} cached",
             count(tally.calls, "call"),
             count(tally.errors, "error"),
             count(tally.sessions, "session"),
@@ -295,12 +298,16 @@ fn model_of(step: Step) -> &'static str {
     }
 }
 
-/// What happened between a death and its end.
-fn meanwhile(now: &Tally, before: &Tally) -> String {
+/// What happened between a death and its end; `edge` is what the edge says of that time.
+fn meanwhile(now: &Tally, before: &Tally, edge: Option<&Scrape>) -> String {
     let since = |count: fn(&Tally) -> u64| count(now) - count(before);
+    let reason = |reason: &str| now.reason(reason) - before.reason(reason);
     let mut line = format!("meanwhile {}", count(since(|tally| tally.calls), "call"));
-    for (reason, said) in [("moved", "moved"), ("failover", "to the next region")] {
-        let calls = now.reason(reason) - before.reason(reason);
+    for (calls, said) in [
+        (reason("moved"), "moved"),
+        (reason("failover"), "to the next region"),
+        (edge.map_or(0, Scrape::resumes), "resumed"),
+    ] {
         if calls > 0 {
             line += &format!(", {} {said}", thousands(calls));
         }
