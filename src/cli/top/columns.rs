@@ -64,6 +64,11 @@ impl Column {
         }
     }
 
+    /// Whether pools alone have something to show there.
+    pub(super) const fn is_of_pools(self) -> bool {
+        matches!(self, Column::Errors | Column::Warm | Column::Cold | Column::Cached | Column::Tokens)
+    }
+
     pub(super) const fn title(self) -> &'static str {
         match self {
             Column::Name => "",

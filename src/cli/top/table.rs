@@ -5,7 +5,7 @@ use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Row, Table, TableState};
+use ratatui::widgets::{Block, Cell, Row, Table, TableState};
 
 use super::columns::{Column, fitting, trend_width};
 use super::format::{Paint, bars, ms, percent, rate, share};
@@ -27,8 +27,26 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, block: Bloc
     let trend_width = trend_width(&columns, &constraints);
     let items = model.items();
     let rows = items.iter().map(|item| {
-        let cell = |column: &Column| cell(*item, *column, model, trend_width, paint);
-        Row::new(columns.iter().map(cell).collect::<Vec<_>>())
+        let cell = |column: &Column| Cell::from(cell(*item, *column, model, trend_width, paint));
+        let failing = if let Item::Replica(_, replica) = item { replica.failing.as_ref() } else { None };
+        let mut cells = Vec::with_capacity(columns.len());
+        let mut rest = columns.as_slice();
+        while let Some((column, after)) = rest.split_first() {
+            let free = rest.iter().take_while(|column| column.is_of_pools()).count();
+            match failing {
+                // A replica has nothing to show there.
+                Some(failing) if free > 0 => {
+                    let why = Line::styled(format!(" {}", failing.why), paint.dim());
+                    cells.push(Cell::from(why).column_span(free as u16));
+                    rest = &rest[free..];
+                }
+                _ => {
+                    cells.push(cell(column));
+                    rest = after;
+                }
+            }
+        }
+        Row::new(cells)
     });
     let titles = columns.iter().map(|column| match column {
         Column::Name | Column::State | Column::Trend => Line::from(column.title()),

@@ -94,7 +94,7 @@ in flight 7  sessions 1,234  calls/s 4.0  calls 12,345  errors 12 (0.10%)
 us-west 0.4 ms home  1/2 up         4                                   100
  ▾ usw-8b            1/2 up       4+3      42/180    812/2.4s    90%    100  82%
      …-0             up             4                                        82%
-     spare           down           0
+     spare           down           0  no connection: refused
 eu-west 131 ms       0/1 up         3                                   100
  ▾ euw-8b            0/1 up       3+3    142/1.2s    812/2.4s    90%    100
      …-0             open           3
@@ -129,6 +129,18 @@ fn a_wide_terminal_shows_whole_names_and_the_trend_and_a_narrow_one_what_matters
     let narrow = shown(&model(), 40, 10);
     for text in ["usw-1", "usw-8b", "1/2 up", "down", "Pools"] {
         assert!(narrow.contains(text), "{text}\n{narrow}");
+    }
+    // As much of what is wrong as there is room for, and behind it what stands there else.
+    let mut failing = page();
+    failing["regions"][0]["pools"][0]["replicas"][0]["failing"] = json!({ "cause": "status", "why": "status 500" });
+    for (width, line) in [
+        (80, "     …-0             failing        4  status 500                            82%"),
+        (50, "     …-0              failing        4  status 500"),
+        (44, "     …-0        failing        4  status 500"),
+        (43, "     …-0                   failing        4"),
+    ] {
+        let shown = shown(&model_of(&failing), width, 24);
+        assert!(shown.lines().any(|shown| shown == line), "{width}\n{shown}");
     }
     assert!(!narrow.contains("warm ms") && !narrow.contains("Last"), "{narrow}");
 }
