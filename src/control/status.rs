@@ -139,7 +139,7 @@ pub(super) fn unready(roster: &Roster, snapshot: &Snapshot, now: Instant) -> Opt
     if roster.is_draining() {
         Some("draining")
     } else if !roster.is_listening() {
-        Some("an address cannot be listened at; the log says which and why")
+        Some("nobody listens at an address of agents; the log says which and why")
     } else if !snapshot.can_serve(now) {
         Some("no replica can serve")
     } else {

@@ -37,7 +37,8 @@ pub(super) fn regions(root: &Table<'_>) -> (Vec<Region>, Names) {
 
 /// One region. `edges` are the edges that stand in others.
 fn region(name: &At<&str>, value: &Value<'_>, edges: &mut Names) -> Region {
-    let Some(region) = value.table() else {
+    let hint = "write its place as { latitude = 45.84, longitude = -119.70 }";
+    let Some(region) = value.table_or("a table for each region", hint) else {
         return Region::new(name.value, Place { latitude: 0.0, longitude: 0.0 });
     };
     let bias = region.get("bias").and_then(|bias| bias.number(-99.0..=99.0, "percent"));

@@ -62,7 +62,7 @@ impl<'a> Value<'a> {
 
     /// `true` or `false`.
     pub(in crate::config) fn flag(&self) -> Option<bool> {
-        self.node.get_ref().as_bool().or_else(|| self.mistyped("true or false", "write it without quotes"))
+        self.node.get_ref().as_bool().or_else(|| self.mistyped("true or false", "write true or false, without quotes"))
     }
 
     /// The items of a list.
@@ -99,7 +99,7 @@ impl<'a> Value<'a> {
         };
         match self.node.get_ref() {
             DeValue::Integer(integer) => digits(integer),
-            DeValue::String(_) => self.mistyped("a whole number", "write it without quotes"),
+            DeValue::String(text) if is_number(text) => self.mistyped("a whole number", "write it without quotes"),
             _ => self.mistyped("a whole number", "write digits only; 1_000_000 is fine"),
         }
     }
@@ -120,7 +120,7 @@ impl<'a> Value<'a> {
             // What is too long to be read is outside of every bound, and so is what is no number.
             DeValue::Float(float) => Some(float.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Integer(_) => self.whole().map(|whole| whole as f64),
-            DeValue::String(_) => self.mistyped("a number", "write it without quotes"),
+            DeValue::String(text) if is_number(text) => self.mistyped("a number", "write it without quotes"),
             _ => self.mistyped("a number", "write digits, and a point if need be"),
         }
     }
@@ -151,4 +151,9 @@ impl<'a> Value<'a> {
         self.report.error(&self.span(), format!("`{}` must be {expected}, not {found}", self.key()), hint);
         None
     }
+}
+
+/// Whether a text would be a number without its quotes.
+fn is_number(text: &str) -> bool {
+    text.parse::<f64>().is_ok()
 }

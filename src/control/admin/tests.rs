@@ -117,7 +117,7 @@ async fn ready_follows_draining_the_listeners_and_the_replicas() {
     }
     let missing = &edge.world.roster.missing_listeners;
     missing.store(1, std::sync::atomic::Ordering::Relaxed);
-    edge.get("/readyz").await.check(503, "", "an address cannot be listened at");
+    edge.get("/readyz").await.check(503, "", "nobody listens at an address");
     missing.store(0, std::sync::atomic::Ordering::Relaxed);
     edge.get("/readyz").await.check(200, "", "");
     edge.world.roster.start_draining();
