@@ -119,7 +119,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
         false => server.bootstrap(),
     }
     let listeners = listeners(&config, &edge, certificates.as_ref())?;
-    let (acceptor, cores) = cores(listeners, threads, &roster.missing_listeners);
+    let (acceptor, cores) = cores(listeners, threads, Arc::clone(&roster.missing_listeners));
     let unfinished = acceptor.unfinished();
     for core in cores {
         server.add_service(core);

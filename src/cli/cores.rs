@@ -56,12 +56,12 @@ impl Serve for Accept {
     }
 }
 
-/// The acceptor of these listeners and so many cores, all to be run beside each other. `missing` counts the addresses at
-/// which nobody listens, from now on.
+/// The acceptor of these listeners and so many cores, all to be run beside each other. `missing` counts the addresses that
+/// cannot be listened at, as long as they cannot.
 pub(super) fn cores<S: Serve>(
     listeners: Vec<(SocketAddr, Arc<S>)>,
     count: usize,
-    missing: &Arc<AtomicUsize>,
+    missing: Arc<AtomicUsize>,
 ) -> (Acceptor<S>, Vec<Core<S>>) {
     let (queues, given): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(WAITING_MAX)).unzip();
     let cores = given.into_iter().enumerate().map(|(index, given)| Core { name: format!("agents-{index}"), given });

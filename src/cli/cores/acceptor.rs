@@ -16,13 +16,10 @@ use tokio::time::sleep;
 
 use super::Serve;
 use super::evenly::{Cores, Open, Unfinished};
-use super::listeners::{is_of_want, listen};
+use super::listeners::{ALLOW_MORE, advice, listen};
 
 /// How long accepting rests when there is nothing left to accept with: connections close in the meantime.
 const REST: Duration = Duration::from_secs(1);
-
-/// What there is to do about it.
-const ALLOW_MORE: &str = "allow more open files (LimitNOFILE, ulimit -n) or set a lower limits.connections";
 
 /// How many of the connections that wait at a listener are accepted when the edge ends, and for how long.
 const LAST_MAX: usize = 1024;
@@ -30,24 +27,19 @@ const LAST_TIME: Duration = Duration::from_millis(100);
 
 /// Accepts, and gives each connection to a core.
 pub(in super::super) struct Acceptor<S> {
-    /// Until it is started; each counts as missing.
-    listeners: Vec<(SocketAddr, Arc<S>, Open)>,
+    listeners: Vec<(SocketAddr, Arc<S>)>,
     /// Until it is started.
     cores: Option<Cores<S>>,
+    missing: Arc<AtomicUsize>,
     /// Until it has ended.
     accepting: Option<Open>,
     unfinished: Unfinished,
 }
 
 impl<S> Acceptor<S> {
-    pub(super) fn new(
-        listeners: Vec<(SocketAddr, Arc<S>)>,
-        cores: Cores<S>,
-        missing: &Arc<AtomicUsize>,
-    ) -> Acceptor<S> {
+    pub(super) fn new(listeners: Vec<(SocketAddr, Arc<S>)>, cores: Cores<S>, missing: Arc<AtomicUsize>) -> Acceptor<S> {
         let (unfinished, accepting) = cores.unfinished();
-        let listeners = listeners.into_iter().map(|(address, serve)| (address, serve, Open::one_more(missing)));
-        Acceptor { listeners: listeners.collect(), cores: Some(cores), accepting: Some(accepting), unfinished }
+        Acceptor { listeners, cores: Some(cores), missing, accepting: Some(accepting), unfinished }
     }
 
     /// What the end of the edge has to wait for.
@@ -67,8 +59,13 @@ impl<S: Serve> Service for Acceptor<S> {
     async fn start_service(&mut self, table: Option<ListenFds>, shutdown: ShutdownWatch, _: usize) {
         let Some(cores) = self.cores.take().map(Arc::new) else { return };
         let mut accepting = JoinSet::new();
-        for (address, serve, missing) in self.listeners.drain(..) {
-            let at = At { address, serve, cores: Arc::clone(&cores), missing: Some(missing) };
+        for (address, serve) in &self.listeners {
+            let at = At {
+                address: *address,
+                serve: Arc::clone(serve),
+                cores: Arc::clone(&cores),
+                missing: Arc::clone(&self.missing),
+            };
             accepting.spawn(at.run(table.clone(), shutdown.clone()));
         }
         drop(cores);
@@ -85,7 +82,7 @@ impl<S: Serve> Service for Acceptor<S> {
     }
 
     fn listen_addresses(&self) -> Option<Vec<String>> {
-        Some(self.listeners.iter().map(|(address, ..)| address.to_string()).collect())
+        Some(self.listeners.iter().map(|(address, _)| address.to_string()).collect())
     }
 }
 
@@ -94,43 +91,38 @@ struct At<S> {
     address: SocketAddr,
     serve: Arc<S>,
     cores: Arc<Cores<S>>,
-    /// As long as nobody listens there.
-    missing: Option<Open>,
+    /// Counts the addresses at which nobody listens.
+    missing: Arc<AtomicUsize>,
 }
 
 impl<S: Serve> At<S> {
     /// Accepts until the edge ends, and then what waits already.
-    async fn run(mut self, table: Option<ListenFds>, mut shutdown: ShutdownWatch) {
+    async fn run(self, table: Option<ListenFds>, mut shutdown: ShutdownWatch) {
         // What already waits where a predecessor listened is not lost even if this process ends at once.
         let listener = tokio::select! {
             biased;
             listener = self.listener(table.as_ref()) => listener,
             _ = shutdown.wait_for(|ending| *ending) => return,
         };
-        self.missing = None;
         self.accept(&listener, &mut shutdown).await;
         self.accept_the_last(listener).await;
     }
 
     /// Never ends without one: an address at which nobody listens is counted as missing, so that the edge is not ready.
     async fn listener(&self, table: Option<&ListenFds>) -> TcpListener {
-        let (address, mut told) = (self.address, Seldom::default());
+        let (address, mut missing, mut told) = (self.address, None, Seldom::default());
         loop {
-            let error = match listen(address, table).await {
+            let error = match listen(address, table) {
                 Ok(listener) => return listener,
                 Err(error) => error,
             };
-            if !is_of_want(&error) {
-                log::error!(
-                    "nobody is served at {address}, and /readyz says 503: {error}. See who else has the address \
-                     (ss -ltnp), and restart this process"
-                );
+            let _missing = missing.get_or_insert_with(|| Open::one_more(&self.missing));
+            let Some(advice) = advice(&error) else {
+                log::error!("nobody is served at {address}, and /readyz says 503: {error}. Restart this process");
                 return std::future::pending().await;
-            }
+            };
             if told.is_due(Instant::now()) {
-                log::warn!(
-                    "cannot listen at {address}, and /readyz says 503: {error}. It is tried again; {ALLOW_MORE}"
-                );
+                log::warn!("cannot listen at {address}, and /readyz says 503: {error}. It is tried again; {advice}");
             }
             sleep(REST).await;
         }

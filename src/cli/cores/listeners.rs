@@ -8,56 +8,44 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pingora::server::ListenFds;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::time::sleep;
+
+/// What there is to do when nothing is left to accept with.
+pub(super) const ALLOW_MORE: &str = "allow more open files (LimitNOFILE, ulimit -n) or set a lower limits.connections";
 
 /// Connections that the kernel holds for us; it allows no more than `net.core.somaxconn`.
 const BACKLOG: u32 = 65_535;
 
-/// How often an address that is in use is tried: who had it may be about to end.
-const TRIES: u32 = 30;
-const TRY_EVERY: Duration = Duration::from_secs(1);
-
 /// The listener at this address: the running process's, if it gave one, or a new one. It is noted in the table, for a
 /// process that comes after this one. What fails leaves the table as it was, and may be tried again.
-pub(super) async fn listen(address: SocketAddr, table: Option<&ListenFds>) -> io::Result<TcpListener> {
-    let Some(table) = table else { return bind(address).await };
+pub(super) fn listen(address: SocketAddr, table: Option<&ListenFds>) -> io::Result<TcpListener> {
+    let Some(table) = table else { return bind(address) };
     let key = address.to_string();
     let given = table.lock().get(&key).copied();
     if let Some(given) = given {
         return take_over(key, given, table);
     }
-    let listener = bind(address).await?;
+    let listener = bind(address)?;
     table.lock().add(key, listener.as_raw_fd());
     Ok(listener)
 }
 
-/// Whether an error is for want of something that is free again when connections have closed.
-pub(super) fn is_of_want(error: &io::Error) -> bool {
+/// What there is to do about an error that may pass: for want of something that is free again when connections have closed,
+/// or while another process has the address, which may be about to end.
+pub(super) fn advice(error: &io::Error) -> Option<&'static str> {
     const WANT: [Errno; 5] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS];
-    error.raw_os_error().is_some_and(|number| WANT.contains(&Errno::from_raw(number)))
-}
-
-async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    for _ in 1..TRIES {
-        match try_bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                log::warn!("{address} is in use; it is tried again");
-                sleep(TRY_EVERY).await;
-            }
-            tried => return tried,
-        }
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EADDRINUSE => Some("see who else has the address (ss -ltnp)"),
+        number => WANT.contains(&number).then_some(ALLOW_MORE),
     }
-    try_bind(address)
 }
 
-fn try_bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
@@ -118,7 +106,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_listener_is_noted_for_whoever_comes_after() {
         let table = ListenFds::new(Fds::new().into());
-        let listener = listen(here(), Some(&table)).await.unwrap();
+        let listener = listen(here(), Some(&table)).unwrap();
         assert_eq!(table.lock().get("127.0.0.1:0").copied(), Some(listener.as_raw_fd()));
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(listener.accept().await.unwrap().1, client.local_addr().unwrap());
@@ -132,36 +120,30 @@ mod tests {
         let client = TcpStream::connect(at).unwrap();
         let table = ListenFds::new(Fds::new().into());
         table.lock().add(at.to_string(), given.into_raw_fd());
-        let listener = listen(at, Some(&table)).await.unwrap();
+        let listener = listen(at, Some(&table)).unwrap();
         assert_eq!(table.lock().get(&at.to_string()).copied(), Some(listener.as_raw_fd()));
         assert_eq!(listener.accept().await.unwrap().1, client.local_addr().unwrap());
         drop(listener);
         assert!(TcpStream::connect(at).is_err(), "no descriptor of it is left open");
     }
 
-    #[tokio::test]
-    async fn what_cannot_be_taken_over_is_an_error_and_changes_nothing() {
+    #[test]
+    fn what_cannot_be_taken_over_is_an_error_and_changes_nothing() {
         let table = ListenFds::new(Fds::new().into());
         table.lock().add("127.0.0.1:0".into(), RawFd::MAX);
-        let error = listen(here(), Some(&table)).await.unwrap_err();
-        assert_eq!((error.raw_os_error(), is_of_want(&error)), (Some(Errno::EBADF as i32), false));
+        let error = listen(here(), Some(&table)).unwrap_err();
+        assert_eq!((error.raw_os_error(), advice(&error)), (Some(Errno::EBADF as i32), None));
         assert_eq!(table.lock().get("127.0.0.1:0").copied(), Some(RawFd::MAX));
     }
 
     #[test]
-    fn only_want_is_waited_out() {
-        for (errno, want) in [
-            (Errno::EMFILE, true),
-            (Errno::ENFILE, true),
-            (Errno::ENOBUFS, true),
-            (Errno::ENOMEM, true),
-            (Errno::ETOOMANYREFS, true),
-            (Errno::EBADF, false),
-            (Errno::EADDRINUSE, false),
-            (Errno::EACCES, false),
-            (Errno::EADDRNOTAVAIL, false),
-        ] {
-            assert_eq!(is_of_want(&errno.into()), want, "{errno}");
+    fn what_may_pass_is_waited_out() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
+            assert_eq!(advice(&errno.into()), Some(ALLOW_MORE), "{errno}");
+        }
+        assert!(advice(&Errno::EADDRINUSE.into()).unwrap().contains("ss -ltnp"));
+        for errno in [Errno::EBADF, Errno::EACCES, Errno::EADDRNOTAVAIL] {
+            assert_eq!(advice(&errno.into()), None, "{errno}");
         }
     }
 }
