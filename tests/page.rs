@@ -128,7 +128,7 @@ async fn the_form_explains_where_a_call_would_go() {
     screen.value("document.querySelector('[name=model]').select()").await;
     screen.value("document.querySelector('[name=model]').focus()").await;
     screen.browser.press(&format!("nobody{}", Key::ENTER)).await;
-    screen.read("Cannot tell: no model 'nobody' here").await;
+    screen.read("Cannot tell: the model 'nobody' does not exist").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

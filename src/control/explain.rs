@@ -45,20 +45,9 @@ pub struct Asked<'a> {
 /// Why a call cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub enum Unexplained {
-    /// No model, alias or step has this name.
-    #[error("no model '{asked}' here; known names: {}", known.join(", "))]
-    UnknownModel {
-        /// As it was asked for.
-        asked: String,
-        /// The names that there are.
-        known: Vec<String>,
-    },
-    /// `auto` was asked for without a step that tells the model.
-    #[error("the model 'auto' needs a known step; known names: {}", known.join(", "))]
-    AutoWithoutStep {
-        /// The names that there are.
-        known: Vec<String>,
-    },
+    /// No model, alias or step has this name, or it was `auto` without a step that tells the model.
+    #[error("{0}")]
+    UnknownModel(String),
     /// The model is served, but by no engine that speaks this dialect.
     #[error("no pool of '{model}' serves {dialect}")]
     NotServed {
@@ -113,13 +102,8 @@ pub struct Explanation<'a> {
 /// Walks stations 3 and 4.
 pub fn stations<'a>(asked: &Asked<'_>, snapshot: &'a Snapshot) -> Result<Stations<'a>, Unexplained> {
     let topology = &snapshot.config.topology;
-    let resolved = resolve::resolve(topology, asked.model, asked.step).map_err(|unknown| {
-        let known = unknown.known.iter().map(|name| (*name).to_owned()).collect();
-        match unknown.auto_without_step {
-            true => Unexplained::AutoWithoutStep { known },
-            false => Unexplained::UnknownModel { asked: asked.model.to_owned(), known },
-        }
-    })?;
+    let resolved = resolve::resolve(topology, asked.model, asked.step)
+        .map_err(|unknown| Unexplained::UnknownModel(unknown.message(asked.model)))?;
     let unplaced = Whereabouts::unknown(Some(asked.ip.to_canonical()), Source::Peer);
     let whereabouts = snapshot.geo.lookup(asked.ip)?.map_or(unplaced, |located| located.whereabouts(unplaced));
     let keys: Vec<String> = asked.key.iter().filter_map(|key| key_sha256(key.as_bytes())).collect();

@@ -30,10 +30,23 @@ pub struct Resolved<'a> {
 /// Why a name means nothing here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnknownModel<'a> {
-    /// The names that would have meant something: models, aliases, then steps, each in order.
+    /// The names that would have meant something: models, aliases, then steps, each in order. Steps alone where the name was
+    /// `auto` and a step was wanted.
     pub known: Vec<&'a str>,
     /// Whether the name was `auto` without a step that could tell the model.
     pub auto_without_step: bool,
+}
+
+impl UnknownModel<'_> {
+    /// For whoever asked for the model by this name.
+    pub fn message(&self, asked: &str) -> String {
+        let known = self.known.join(", ");
+        match self.auto_without_step {
+            false => format!("the model '{asked}' does not exist; known names: {known}"),
+            true if self.known.is_empty() => "the model 'auto' needs steps, and none are configured in [steps]".into(),
+            true => format!("the model 'auto' needs a known step in the header x-agent-step; known steps: {known}"),
+        }
+    }
 }
 
 /// Finds the model that `model` (from the body) and `step` (from the header) ask for.
@@ -61,12 +74,15 @@ pub fn resolve<'a>(topology: &'a Topology, model: &str, step: Option<&str>) -> R
 }
 
 fn unknown(topology: &Topology, auto_without_step: bool) -> UnknownModel<'_> {
+    let mut steps: Vec<&str> = topology.steps.keys().map(String::as_str).collect();
+    steps.sort_unstable();
+    if auto_without_step {
+        return UnknownModel { known: steps, auto_without_step };
+    }
     let mut known: Vec<&str> = topology.models.iter().map(|model| model.name.as_str()).collect();
     let mut aliases: Vec<&str> =
         topology.models.iter().flat_map(|model| model.aliases.iter().map(String::as_str)).collect();
-    let mut steps: Vec<&str> = topology.steps.keys().map(String::as_str).collect();
     aliases.sort_unstable();
-    steps.sort_unstable();
     known.extend(aliases);
     known.extend(steps);
     UnknownModel { known, auto_without_step }
@@ -95,11 +111,8 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_unknown(model: &str, step: Option<&str>, auto_without_step: bool) {
-        let topology = topology();
-        let unknown = resolve(&topology, model, step).unwrap_err();
-        assert_eq!(unknown.known, ["llama-70b", "llama-8b", "fast", "large", "small", "planner", "tool_caller"]);
-        assert_eq!(unknown.auto_without_step, auto_without_step);
+    fn check_unknown(model: &str, step: Option<&str>, message: &str) {
+        assert_eq!(resolve(&topology(), model, step).unwrap_err().message(model), message);
     }
 
     #[test]
@@ -122,8 +135,12 @@ mod tests {
     fn auto_asks_the_header_step() {
         check("auto", Some("planner"), ("llama-70b", "planner"));
         check("auto", Some("tool_caller"), ("llama-8b", "tool_caller"));
-        check_unknown("auto", None, true);
-        check_unknown("auto", Some("researcher"), true);
+        let steps = "the model 'auto' needs a known step in the header x-agent-step; known steps: planner, tool_caller";
+        check_unknown("auto", None, steps);
+        check_unknown("auto", Some("researcher"), steps);
+        let without = Fleet::new().model("small", &["fast"]).build();
+        let message = resolve(&without, "auto", Some("planner")).unwrap_err().message("auto");
+        assert_eq!(message, "the model 'auto' needs steps, and none are configured in [steps]");
     }
 
     #[test]
@@ -135,8 +152,10 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         for model in ["lama-8b", "Llama-8B", "llama-8b ", "", "served/llama-8b"] {
-            check_unknown(model, None, false);
-            check_unknown(model, Some("planner"), false);
+            let known = "llama-70b, llama-8b, fast, large, small, planner, tool_caller";
+            let message = format!("the model '{model}' does not exist; known names: {known}");
+            check_unknown(model, None, &message);
+            check_unknown(model, Some("planner"), &message);
         }
     }
 

@@ -87,13 +87,7 @@ fn printable(text: &str) -> String {
 }
 
 pub(super) fn unknown_model(asked: &str, unknown: &resolve::UnknownModel<'_>) -> Refusal {
-    let known = unknown.known.join(", ");
-    let message = if unknown.auto_without_step {
-        format!("the model 'auto' needs a known step in the header x-agent-step; known names: {known}")
-    } else {
-        format!("the model '{}' does not exist; known names: {known}", printable(asked))
-    };
-    Refusal::new(Outcome::ModelNotFound, message).param("model")
+    Refusal::new(Outcome::ModelNotFound, unknown.message(&printable(asked))).param("model")
 }
 
 pub(super) fn no_pool(no: NoPool, asked: &str, endpoint: Endpoint) -> Refusal {

@@ -126,6 +126,7 @@ impl Edge {
         account.outcome = refusal.outcome;
         account.status = refusal.outcome.facts().status;
         account.request_id = identify::new_request_id(self.next_seed());
+        account.client = whereabouts::peer(&session).map(|(address, _)| address);
         session.set_keepalive(None);
         // `METHOD PATH, Host: HOST`, as far as they could be read: the head itself may be missing, and must not be asked for.
         let summary = session.request_summary();

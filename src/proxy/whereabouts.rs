@@ -33,7 +33,7 @@ pub(super) fn is_peer_trusted(session: &ServerSession, config: &Config) -> bool 
 }
 
 /// Whom the PROXY header names, else the connection's other end.
-fn peer(session: &ServerSession) -> Option<(IpAddr, Source)> {
+pub(super) fn peer(session: &ServerSession) -> Option<(IpAddr, Source)> {
     let socket = || session.client_addr()?.as_inet().map(|address| (address.ip(), Source::Peer));
     let announced = proxied::source(session).map(|address| (address, Source::ProxyProtocol));
     announced.or_else(socket).map(|(address, source)| (address.to_canonical(), source))

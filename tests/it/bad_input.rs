@@ -126,12 +126,14 @@ async fn a_missing_or_unknown_model_is_told_with_the_known_ones() {
     let missing = client.call(&post(CHAT, &json!({"messages": []}))).await;
     assert!(refused(&missing, 400, "missing_model").contains("model"));
     assert_eq!(json_body(&missing)["error"]["param"], "model");
-    for asked in ["gpt-4", "", "M", "m ", "auto", "<script>\u{1b}[31m"] {
+    for asked in ["gpt-4", "", "M", "m ", "<script>\u{1b}[31m"] {
         let answer = client.call(&post(CHAT, &json!({"model": asked, "messages": []}))).await;
         let message = refused(&answer, 404, "model_not_found");
         assert!(message.contains("known names: m"), "{message}");
         assert!(!message.contains('\u{1b}'), "{message:?}");
     }
+    let auto = client.call(&post(CHAT, &json!({"model": "auto", "messages": []}))).await;
+    assert!(refused(&auto, 404, "model_not_found").contains("[steps]"));
     quiet.nothing_was_forwarded();
 }
 
@@ -317,6 +319,8 @@ async fn a_request_line_that_is_none_is_400_and_ends_the_connection() {
         assert!(json_body(&answer)["error"]["code"].is_string(), "{name}");
         assert!(client.until_closed().await.is_empty(), "{name}");
     }
+    let lines = quiet.edge.wait_for_logs(cases.len(), |line| line["status"] == 400).await;
+    assert!(lines.iter().all(|line| line["client"].is_string()), "{lines:?}");
     quiet.nothing_was_forwarded();
 }
 

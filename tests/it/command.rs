@@ -197,7 +197,7 @@ fn explain_leaves_out_no_region_and_counts_addresses_of_a_file() {
     assert!(others.contains(&"left out: no pool of the model"), "{said}");
     let told = nearpool(&["explain", "--config", &file, "--ip", "127.3.0.1", "--model", "auto", "--step", "planer"]);
     let error = String::from_utf8(told.stderr).unwrap();
-    assert!(error.contains("the model 'auto' needs a known step; known names: m, small"), "{error}");
+    assert!(error.contains("the model 'auto' needs steps, and none are configured in [steps]"), "{error}");
     let other = Folder::new();
     let list = other.file("127.3.0.1\n# nobody\nfoo\n{\"client\":\"127.6.0.1\"}\n");
     let said = ask(&["--from-log", &list]);

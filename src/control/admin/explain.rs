@@ -36,7 +36,7 @@ fn explained(roster: &Roster, query: &str, now: Instant) -> Result<Answer, Answe
     let told = explain(&asked, &snapshot, Some(&roster.sessions), now);
     told.map(|explanation| Answer::json(200, &explanation.json())).map_err(|error| {
         let (status, code) = match &error {
-            Unexplained::UnknownModel { .. } | Unexplained::AutoWithoutStep { .. } => (400, "model_not_found"),
+            Unexplained::UnknownModel(_) => (400, "model_not_found"),
             Unexplained::NotServed { .. } => (400, "dialect_not_served"),
             Unexplained::Geo(_) => (500, "geo"),
         };

@@ -432,7 +432,7 @@ async fn what_cannot_be_explained_is_400_and_says_what_to_do() {
         ("?ip=::1", "bad_query", "give a model"),
         ("?ip=&model=small", "bad_query", "give the client's address"),
         ("?ip=here&model=small", "bad_query", "'here' is no address; write it as 192.0.2.1 or 2001:db8::1"),
-        ("?ip=::1&model=gpt", "model_not_found", "no model 'gpt' here; known names: small"),
+        ("?ip=::1&model=gpt", "model_not_found", "the model 'gpt' does not exist; known names: small"),
         ("?ip=::1&model=small&dialect=soap", "bad_query", "no dialect 'soap'; known are chat, completions"),
         ("?ip=::1&model=small&user=x", "bad_query", "'user' means nothing here; known are ip, model, step"),
         ("?ip=::1&ip=::1&model=small", "bad_query", "'ip' is given twice"),
