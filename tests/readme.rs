@@ -75,3 +75,25 @@ fn the_shown_configuration_passes_the_check() {
         assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
     }
 }
+
+/// What a heading is linked by.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-');
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
+#[test]
+fn every_section_is_in_the_contents_and_every_link_within_the_page_leads_somewhere() {
+    let readme = read("README.md");
+    let headings = |level: &str| -> BTreeSet<String> {
+        readme.lines().filter_map(|line| line.strip_prefix(level)).map(anchor).collect()
+    };
+    let links = |text: &str| -> BTreeSet<String> {
+        text.split("](#").skip(1).filter_map(|rest| rest.split(')').next()).map(str::to_owned).collect()
+    };
+    let (contents, _) = readme.split_once("\n## ").unwrap();
+    assert_eq!(links(contents), headings("## "));
+    let all = &headings("## ") | &headings("### ");
+    let lost: Vec<_> = links(&readme).difference(&all).cloned().collect();
+    assert!(lost.is_empty(), "{lost:?}");
+}
