@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use rustix::net::{Shutdown, shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -31,6 +32,7 @@ const BACKLOG: u32 = 1_024;
 #[derive(Debug)]
 pub(super) struct Listening {
     addr: SocketAddr,
+    listener: Arc<TcpListener>,
     accepting: JoinHandle<()>,
     end: watch::Sender<Option<End>>,
     /// Yields `None` when the last connection is gone.
@@ -48,12 +50,12 @@ impl Listening {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
         socket.bind(addr)?;
-        let listener = socket.listen(BACKLOG)?;
+        let listener = Arc::new(socket.listen(BACKLOG)?);
         let addr = listener.local_addr()?;
         let (end, ends) = watch::channel(None);
         let (living, alive) = mpsc::channel(1);
-        let accepting = tokio::spawn(accept(Arc::clone(replica), listener, ends, living));
-        Ok(Self { addr, accepting, end, alive })
+        let accepting = tokio::spawn(accept(Arc::clone(replica), Arc::clone(&listener), ends, living));
+        Ok(Self { addr, listener, accepting, end, alive })
     }
 
     pub(super) fn addr(&self) -> SocketAddr {
@@ -67,6 +69,14 @@ impl Listening {
             // The only error is the cancellation just asked for.
             let _ = (&mut self.accepting).await;
         }
+        self.stop_listening();
+    }
+
+    /// To close the socket would not do: where another thread starts a process, that has all descriptors too for a moment, so
+    /// that connections would still be taken, and the address would be in use to whoever starts the replica again.
+    fn stop_listening(&self) {
+        // An error says that it does not listen.
+        let _ = shutdown(&*self.listener, Shutdown::Read);
     }
 
     /// Closes the listener and every connection, with RST when told; all are gone when this returns.
@@ -81,6 +91,7 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.accepting.abort();
+        self.stop_listening();
         self.end.send_if_modified(|end| {
             let first = end.is_none();
             end.get_or_insert(End::Reset);
@@ -91,7 +102,7 @@ impl Drop for Listening {
 
 async fn accept(
     replica: Arc<Replica>,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     ends: watch::Receiver<Option<End>>,
     living: mpsc::Sender<Infallible>,
 ) {

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 
 const MODEL: &str = "meta-llama/Llama-3.1-8B-Instruct";
 
@@ -415,4 +418,31 @@ async fn a_dropped_job_is_cancelled_even_before_its_first_token() {
     let submit = crate::sim::engine::Submit { id: 2, prompt_tokens: 1, output_tokens: 1, ..Default::default() };
     let mut job = driver.submit(submit).await.unwrap();
     assert!(matches!(soon(job.next()).await, Some(Event::FirstToken { id: 2, .. })));
+}
+
+#[tokio::test]
+async fn it_is_started_again_at_its_address_also_while_processes_are_started_around_it() {
+    let mut params = ServerParams::new("a", MODEL);
+    // No connection begins there, which could have the port meanwhile.
+    params.listen = "127.9.9.9:0".parse().unwrap();
+    let replica = spawn(params).await.unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let starting: Vec<_> = (0..2)
+        .map(|_| {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..100 {
+        replica.stop().await;
+        TcpStream::connect(replica.addr()).await.unwrap_err();
+        replica.restart().await.unwrap();
+        TcpStream::connect(replica.addr()).await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    starting.into_iter().for_each(|thread| thread.join().unwrap());
 }
