@@ -1,6 +1,5 @@
 //! Puts an edge together: roster, data plane, control plane, listeners.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,10 +27,9 @@ use pingora::server::Server;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::services::background::{GenBackgroundService, background_service};
 use prometheus::Registry;
-use tokio::net::TcpSocket;
 
 use super::admin::AdminListener;
-use super::cores::{Unfinished, cores};
+use super::cores::{Unfinished, bound, cores, remedy};
 
 /// How long the framework sleeps before it drops what still runs: longer than any `timeouts.drain`, also one that a
 /// reload sets, since the drainer ends the process.
@@ -232,34 +230,12 @@ fn check_free(config: &Config) -> anyhow::Result<()> {
     let taken: Vec<_> = addresses
         .into_iter()
         .filter_map(|(key, address)| {
-            let error = try_bind(address).err()?;
-            Some(format!("cannot listen at {address} ({key}): {error}{}", advice(&error)))
+            let error = bound(address).err()?;
+            Some(format!("cannot listen at {address} ({key}): {error}; {}", remedy(&error)))
         })
         .collect();
     match taken.is_empty() {
         true => Ok(()),
         false => bail!(taken.join("\n          ")),
     }
-}
-
-/// What to do about an address that is not to be had.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; another process listens there: end it (`ss -ltnp` names it), choose another port, or, if it is an edge, \
-             replace it without a break with --upgrade"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 are for root: choose a higher one, or allow it with the capability CAP_NET_BIND_SERVICE"
-        }
-        io::ErrorKind::AddrNotAvailable => "; this machine has no such address: 0.0.0.0 and [::] are all that it has",
-        _ => "",
-    }
-}
-
-/// Binds and lets go, without listening: whoever connected to a listener in this instant would be reset when it closes.
-fn try_bind(address: SocketAddr) -> io::Result<()> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)
 }

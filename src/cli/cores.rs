@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 pub(super) use acceptor::Acceptor;
 pub(super) use evenly::Unfinished;
 use evenly::{Connection, Cores};
+pub(super) use listeners::{bound, remedy};
 
 /// Connections that a core has been given and not begun yet. It takes them in microseconds; were it so far behind,
 /// accepting waits for it, and the rest stays with the kernel.

@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use super::Serve;
 use super::evenly::{Cores, Open, Unfinished};
-use super::listeners::{ALLOW_MORE, advice, listen};
+use super::listeners::{ALLOW_MORE, listen, may_pass, remedy};
 
 /// How long accepting rests when there is nothing left to accept with: connections close in the meantime.
 const REST: Duration = Duration::from_secs(1);
@@ -117,12 +117,13 @@ impl<S: Serve> At<S> {
                 Err(error) => error,
             };
             let _missing = missing.get_or_insert_with(|| Open::one_more(&self.missing));
-            let Some(advice) = advice(&error) else {
-                log::error!("nobody is served at {address}, and /readyz says 503: {error}. Restart this process");
+            let remedy = remedy(&error);
+            if !may_pass(&error) {
+                log::error!("nobody is served at {address}, and /readyz says 503: {error}; {remedy}");
                 return std::future::pending().await;
-            };
+            }
             if told.is_due(Instant::now()) {
-                log::warn!("cannot listen at {address}, and /readyz says 503: {error}. It is tried again; {advice}");
+                log::warn!("nobody is served at {address}, and /readyz says 503: {error}. It is tried again; {remedy}");
             }
             sleep(REST).await;
         }

@@ -24,32 +24,50 @@ const BACKLOG: u32 = 65_535;
 /// The listener at this address: the running process's, if it gave one, or a new one. It is noted in the table, for a
 /// process that comes after this one. What fails leaves the table as it was, and may be tried again.
 pub(super) fn listen(address: SocketAddr, table: Option<&ListenFds>) -> io::Result<TcpListener> {
-    let Some(table) = table else { return bind(address) };
+    let Some(table) = table else { return bound(address)?.listen(BACKLOG) };
     let key = address.to_string();
     let given = table.lock().get(&key).copied();
     if let Some(given) = given {
         return take_over(key, given, table);
     }
-    let listener = bind(address)?;
+    let listener = bound(address)?.listen(BACKLOG)?;
     table.lock().add(key, listener.as_raw_fd());
     Ok(listener)
 }
 
-/// What there is to do about an error that may pass: for want of something that is free again when connections have closed,
-/// or while another process has the address, which may be about to end.
-pub(super) fn advice(error: &io::Error) -> Option<&'static str> {
-    const WANT: [Errno; 5] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS];
-    match Errno::from_raw(error.raw_os_error()?) {
-        Errno::EADDRINUSE => Some("see who else has the address (ss -ltnp)"),
-        number => WANT.contains(&number).then_some(ALLOW_MORE),
+/// Whether an error may pass: it is for want of something that is free again when connections have closed, or another process
+/// has the address, which may be about to end.
+pub(super) fn may_pass(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse || is_of_want(error)
+}
+
+/// What there is to do about an address that is not to be had.
+pub(in super::super) fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there: end it (`ss -ltnp` names it), choose another port, or, if it is an edge, replace \
+             it without a break with --upgrade"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 are for root: choose a higher one, or allow it with the capability CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; 0.0.0.0 and [::] are all that it has",
+        _ if is_of_want(error) => ALLOW_MORE,
+        _ => "see to it, and start again",
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn is_of_want(error: &io::Error) -> bool {
+    const WANT: [Errno; 5] = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS];
+    error.raw_os_error().is_some_and(|number| WANT.contains(&Errno::from_raw(number)))
+}
+
+/// A socket that has this address and does not listen: whoever connected to a listener that closes at once would be reset.
+pub(in super::super) fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 /// Takes a listener over from the table, which holds a bare number. That number is closed last, when nothing can fail any
@@ -132,18 +150,25 @@ mod tests {
         let table = ListenFds::new(Fds::new().into());
         table.lock().add("127.0.0.1:0".into(), RawFd::MAX);
         let error = listen(here(), Some(&table)).unwrap_err();
-        assert_eq!((error.raw_os_error(), advice(&error)), (Some(Errno::EBADF as i32), None));
+        assert_eq!((error.raw_os_error(), may_pass(&error)), (Some(Errno::EBADF as i32), false));
         assert_eq!(table.lock().get("127.0.0.1:0").copied(), Some(RawFd::MAX));
     }
 
     #[test]
-    fn what_may_pass_is_waited_out() {
-        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM, Errno::ETOOMANYREFS] {
-            assert_eq!(advice(&errno.into()), Some(ALLOW_MORE), "{errno}");
-        }
-        assert!(advice(&Errno::EADDRINUSE.into()).unwrap().contains("ss -ltnp"));
-        for errno in [Errno::EBADF, Errno::EACCES, Errno::EADDRNOTAVAIL] {
-            assert_eq!(advice(&errno.into()), None, "{errno}");
+    fn what_may_pass_is_waited_out_and_each_is_told_with_what_there_is_to_do() {
+        for (errno, passes, told) in [
+            (Errno::EMFILE, true, ALLOW_MORE),
+            (Errno::ENFILE, true, ALLOW_MORE),
+            (Errno::ENOBUFS, true, ALLOW_MORE),
+            (Errno::ENOMEM, true, ALLOW_MORE),
+            (Errno::ETOOMANYREFS, true, ALLOW_MORE),
+            (Errno::EADDRINUSE, true, "ss -ltnp"),
+            (Errno::EACCES, false, "CAP_NET_BIND_SERVICE"),
+            (Errno::EADDRNOTAVAIL, false, "no such address"),
+            (Errno::EBADF, false, "start again"),
+        ] {
+            let error = errno.into();
+            assert_eq!((may_pass(&error), remedy(&error).contains(told)), (passes, true), "{errno}");
         }
     }
 }
