@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use nearpool::config::Config;
 use nearpool::control::Connections;
 use nearpool::control::admin;
@@ -113,7 +113,7 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     );
     let interactions = Interactions::new(Arc::clone(&roster), Arc::clone(&metrics), Arc::clone(&log));
     match upgrade {
-        true => take_over(&mut server, &upgrade_socket),
+        true => take_over(&mut server, &upgrade_socket)?,
         false => server.bootstrap(),
     }
     let listeners = listeners(&config, &edge, certificates.as_ref())?;
@@ -149,20 +149,23 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
 }
 
 /// Waits for the listeners of the running process. The framework ends this one when none come.
-fn take_over(server: &mut Server, socket: &Path) {
+fn take_over(server: &mut Server, socket: &Path) -> anyhow::Result<()> {
+    let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty());
+    ensure!(folder.is_none_or(Path::is_dir), "there is no folder for --upgrade-socket {}", socket.display());
     log::info!("waiting for the listeners at {}: send SIGQUIT to the running process now", socket.display());
     let (come, came) = mpsc::channel::<()>();
     let path = socket.display().to_string();
     std::thread::spawn(move || {
         if came.recv_timeout(HAND_OVER) == Err(RecvTimeoutError::Timeout) {
-            log::error!(
-                "no listeners came at {path}: send SIGQUIT to a running nearpool that was started with the same \
-                 --upgrade-socket, within 5 s of this start. That one serves on"
+            log::warn!(
+                "no listeners have come at {path}, and this process ends in a moment: start it again, and within 5 s send \
+                 SIGQUIT to the running nearpool, which must have been started with the same --upgrade-socket"
             );
         }
     });
     server.bootstrap();
     drop(come);
+    Ok(())
 }
 
 /// Something in the background, on a thread of its own, so that none holds up another.

@@ -31,6 +31,17 @@ impl Ahead {
         std::mem::take(&mut self.bytes)
     }
 
+    /// Adds what stands behind it, all in all up to `most`. Left to itself the buffer would double, and again whenever part of
+    /// it was taken.
+    pub(super) fn append(&mut self, behind: &[u8], most: usize) {
+        if self.bytes.capacity() - self.bytes.len() < behind.len() {
+            let mut roomy = BytesMut::with_capacity(most);
+            roomy.extend_from_slice(&self.bytes);
+            self.bytes = roomy;
+        }
+        self.bytes.extend_from_slice(behind);
+    }
+
     /// Hands on to the framework what there is, and tells whether there was something.
     pub(super) fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
         if self.bytes.is_empty() {

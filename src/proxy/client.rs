@@ -22,9 +22,10 @@ use super::ahead::{Ahead, head_end};
 use super::socket::lock;
 use super::wrapped::asks_the_connection_below;
 
-/// What is kept of a client's later requests while an answer is on its way: a pipelined call of an agent's. A client that
-/// sends more is read from no further until its turn comes, and found gone only when something is written to it.
-const AHEAD_BYTES_MAX: usize = 64 * 1024;
+/// What is kept of a client's later requests while an answer is on its way: a short pipelined call, or what some clients
+/// send behind a body. A client that sends more is read from no further until its turn comes, and found gone only when
+/// something is written to it: as many connections as there may be must have room for this.
+const AHEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// What is read of that at a time, on the stack: there is seldom any.
 const PIECE_BYTES: usize = 1024;
@@ -96,11 +97,12 @@ impl Client {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut stream = self.lock();
         let mut ahead = self.ahead();
-        while ahead.bytes.len() < AHEAD_BYTES_MAX {
+        // One that has sent just so much, and left, is seen too.
+        while ahead.bytes.len() <= AHEAD_BYTES_MAX {
             let mut piece = [0; PIECE_BYTES];
             let mut piece = ReadBuf::new(&mut piece);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece)) {
-                Ok(()) if !piece.filled().is_empty() => ahead.bytes.extend_from_slice(piece.filled()),
+                Ok(()) if !piece.filled().is_empty() => ahead.append(piece.filled(), AHEAD_BYTES_MAX + PIECE_BYTES),
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
@@ -236,19 +238,30 @@ mod tests {
     async fn of_a_client_that_sends_on_and_on_so_much_is_kept_and_no_more() {
         let (mut peer, stream) = connected().await;
         let mut client = Client::new(Box::new(Socket::new(stream, peer.local_addr().unwrap()).unwrap()));
-        let sent: Vec<u8> = (0..3 * AHEAD_BYTES_MAX).map(|n| n as u8).collect();
-        peer.write_all(&sent).await.unwrap();
-        while client.ahead().bytes.len() < AHEAD_BYTES_MAX {
+        let sent: Vec<u8> = (0..20 * AHEAD_BYTES_MAX).map(|n| (n / 7) as u8).collect();
+        let writing = sent.clone();
+        let writing = tokio::spawn(async move {
+            peer.write_all(&writing).await.unwrap();
+            peer
+        });
+        let mut all = Vec::new();
+        while all.len() + AHEAD_BYTES_MAX < sent.len() {
+            let kept = || client.ahead().bytes.len();
+            while kept() <= AHEAD_BYTES_MAX && kept() + all.len() < sent.len() {
+                assert!(!goes(&client).await);
+                tokio::task::yield_now().await;
+            }
             assert!(!goes(&client).await);
-            tokio::task::yield_now().await;
+            let capacity = client.ahead().bytes.capacity();
+            assert!(kept() <= capacity && capacity <= AHEAD_BYTES_MAX + PIECE_BYTES, "{capacity}");
+            // A request's turn, of a different length each time.
+            all.extend_from_slice(&client.take_ahead(1 + all.len() % 5_000));
         }
-        assert!(!goes(&client).await);
-        assert!(client.ahead().bytes.len() < AHEAD_BYTES_MAX + PIECE_BYTES);
-        let mut all = vec![0; sent.len()];
-        client.read_exact(&mut all).await.unwrap();
-        assert!(all == sent);
+        let mut rest = vec![0; sent.len() - all.len()];
+        client.read_exact(&mut rest).await.unwrap();
+        assert!([all, rest].concat() == sent);
         // There is room again.
-        drop(peer);
+        drop(writing.await.unwrap());
         poll_fn(|cx| client.poll_gone(cx)).await;
     }
 

@@ -339,8 +339,9 @@ async fn a_successor_that_nobody_hands_anything_to_gives_up_with_a_word() {
     let status = successor.wait_for_end().await;
     assert_eq!(status.code(), Some(1));
     let (said, socket) = (successor.stderr(), edge.upgrade_socket().display().to_string());
-    let told =
-        said.split_once("no listeners came").is_some_and(|(_, why)| why.contains(&socket) && why.contains("SIGQUIT"));
+    let told = said
+        .split_once("no listeners have come")
+        .is_some_and(|(_, why)| why.contains(&socket) && why.contains("SIGQUIT"));
     assert!(told && !said.contains("try again"), "{said}");
     assert_eq!(edge.admin_get("/readyz").await.status, 200);
 }

@@ -99,7 +99,7 @@ impl<'a> Value<'a> {
         };
         match self.node.get_ref() {
             DeValue::Integer(integer) => digits(integer),
-            DeValue::String(text) if is_number(text) => self.mistyped("a whole number", "write it without quotes"),
+            DeValue::String(text) if is_whole(text) => self.mistyped("a whole number", "write it without quotes"),
             _ => self.mistyped("a whole number", "write digits only; 1_000_000 is fine"),
         }
     }
@@ -153,7 +153,14 @@ impl<'a> Value<'a> {
     }
 }
 
+/// Whether a text would be a whole number without its quotes.
+fn is_whole(text: &str) -> bool {
+    is_number(text) && text.replace('_', "").parse::<i128>().is_ok()
+}
+
 /// Whether a text would be a number without its quotes.
 fn is_number(text: &str) -> bool {
-    text.parse::<f64>().is_ok()
+    let ends_in_digits =
+        text.starts_with(|c: char| c.is_ascii_digit() || c == '-') && text.ends_with(|c: char| c.is_ascii_digit());
+    ends_in_digits && text.replace('_', "").parse::<f64>().is_ok()
 }
