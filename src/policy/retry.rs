@@ -125,6 +125,22 @@ fn pause(counted: u32, broke_down: bool, params: Params, rng: &mut impl RngExt) 
     least.saturating_add(bound.mul_f64(rng.random::<f64>()))
 }
 
+/// Most replicas that refuse a request before their word is taken.
+const REFUSALS_MAX: usize = 3;
+
+/// Whether a refusal may be the replica's own fault, so that another one is asked before the client hears of it: it does
+/// not know the model or the path, as one of another version or configuration, or not the key, which is the pool's unless
+/// the client's own is passed on. Such a refusal costs nothing, and there was no work. `refused` did so before it.
+pub fn may_be_the_replicas_own(status: u16, keys_are_passed: bool, refused: &[Tried]) -> bool {
+    let refusals = refused.iter().filter(|tried| tried.outcome == Outcome::ClientError).count();
+    refusals + 1 < REFUSALS_MAX
+        && match status {
+            401 | 403 => !keys_are_passed,
+            404 => true,
+            _ => false,
+        }
+}
+
 /// Whether the request may no longer try this pool: it made its share of attempts there that count.
 pub fn exhausted(tried: &[Tried], pool: PoolIx, params: Params) -> bool {
     counted(tried.iter().filter(|t| t.pool == pool)) >= params.attempts_per_pool
@@ -180,6 +196,20 @@ mod tests {
 
     const NOW: Next = Next::Again(Duration::ZERO);
     use Outcome::{Busy, ClientError, ConnectFailed, ConnectTimeout, Cut, FirstByteTimeout, Reset, ServerError};
+
+    #[test]
+    fn what_may_be_a_replicas_own_fault_is_asked_of_two_others() {
+        for (status, own, passed) in
+            [(400, false, false), (401, true, false), (403, true, false), (404, true, true), (413, false, false)]
+        {
+            for (refusals, left) in [(0, true), (1, true), (2, false), (9, false)] {
+                // Failures of other kinds are none.
+                let before = tried(&[vec![ClientError; refusals], vec![ServerError, ConnectFailed]].concat());
+                assert_eq!(may_be_the_replicas_own(status, false, &before), own && left, "{status} {refusals}");
+                assert_eq!(may_be_the_replicas_own(status, true, &before), passed && left, "{status} {refusals}");
+            }
+        }
+    }
 
     #[test]
     fn the_first_retry_comes_at_once() {

@@ -22,6 +22,7 @@ use crate::domain::ask::Endpoint;
 use crate::domain::ids::{ClientKey, ReplicaIx};
 use crate::domain::outcome::Outcome;
 use crate::domain::prompt::Prompt;
+use crate::domain::topology::Credential;
 use crate::domain::trace::TraceContext;
 use crate::observe::recent::Kind;
 use crate::observe::trace::AttemptKind;
@@ -94,9 +95,12 @@ impl Dispatch<'_> {
         let mut doubts = Vec::new();
         let mut elsewhere = None;
         let mut result = self.walk(account, &mut doubts, &mut elsewhere).await;
-        if let Some(previous) = self.previous {
-            result = result.map_err(|stopped| previous.ended(stopped, elsewhere));
-        }
+        result = result.map_err(|stopped| match (self.previous, elsewhere) {
+            (Some(previous), elsewhere) => previous.ended(stopped, elsewhere),
+            // Nobody did better: it was no fault of the replica's own.
+            (None, Some(refusal)) => Stopped::Answered(Outcome::ClientError, refusal),
+            (None, None) => stopped,
+        });
         let ending = match &result {
             Ok(reached) => reached.began.outcome(),
             Err(Stopped::Refused(refusal)) => refusal.outcome,
@@ -109,7 +113,8 @@ impl Dispatch<'_> {
         result
     }
 
-    /// `elsewhere` takes the last answer of a replica that does not hold the stored response which is asked for.
+    /// `elsewhere` takes the last answer of a replica that does not hold the stored response which is asked for, or the last
+    /// refusal that may be the replica's own fault.
     async fn walk(
         &self,
         account: &mut Account<'_>,
@@ -123,7 +128,7 @@ impl Dispatch<'_> {
         let mut body = Rewritten::default();
         loop {
             let placed = self.place(&tried, &mut rng, account).await;
-            // One that merely does not hold a stored response did not fail.
+            // One that merely does not hold a stored response, or refused, did not fail.
             if let Some(last) = tried.last().filter(|last| last.outcome != Outcome::ClientError) {
                 let to = placed.as_ref().ok().map(|placed| placed.0.replica);
                 account.failed_over(Kind::Retry, last.replica, to, last.outcome.facts().label);
@@ -147,12 +152,13 @@ impl Dispatch<'_> {
                 account.selection = Some(selection);
                 let began = match self.previous {
                     Some(previous) => previous.is_elsewhere(began, &tried),
-                    None => Ok(began),
+                    None => self.refused(began, &selection, &tried),
                 };
                 let began = match began {
                     Ok(began) => began,
                     Err(answer) => {
                         *elsewhere = Some(answer);
+                        self.give_up(&[], raced.dropped, selection.pool.pool);
                         tried.push(self.count_failure((selection, booking), &Outcome::ClientError.into(), doubts));
                         continue;
                     }
@@ -190,6 +196,21 @@ impl Dispatch<'_> {
             (Some(_), _) => AttemptKind::Resume,
             (None, []) => AttemptKind::First,
             (None, _) => AttemptKind::Retry,
+        }
+    }
+
+    /// A refusal that another replica may not share is kept back.
+    fn refused(&self, began: Began, selection: &Selection, tried: &[Tried]) -> Result<Began, Box<Answer>> {
+        match began {
+            Began::Whole(answer) if answer.outcome() == Outcome::ClientError => {
+                let credential = &self.snapshot.config.topology.pool(selection.pool.pool).credential;
+                let keys_are_passed = *credential == Credential::Pass;
+                match retry::may_be_the_replicas_own(answer.head.status.as_u16(), keys_are_passed, tried) {
+                    true => Err(answer),
+                    false => Ok(Began::Whole(answer)),
+                }
+            }
+            began => Ok(began),
         }
     }
 
