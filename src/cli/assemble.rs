@@ -74,7 +74,10 @@ pub(super) fn assemble(options: Options<'_>) -> anyhow::Result<Assembled> {
     let registry = Registry::new();
     let metrics = Arc::new(Metrics::new(&registry)?);
     let log = Arc::new(match access_log {
-        true => AccessLog::start(&config.access_log, metrics.log_dropped())?,
+        true => {
+            let started = AccessLog::start(&config.access_log, metrics.log_dropped());
+            started.map_err(|error| ReloadError::Prepare(error.to_string()))?
+        }
         false => AccessLog::off(metrics.log_dropped()),
     });
     let (spans, queued) = trace::queue(metrics.spans(SpanResult::Dropped));

@@ -8,7 +8,23 @@ use nearpool::sim::preset::Preset;
 use nearpool::sim::server::{ServerParams, spawn};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// What `POST /sim/fault` takes: the names of [`Fault`](nearpool::sim::server::Fault) with their fields.
+const FAULTS: &str = "\
+Faults, as POST /sim/fault takes them:
+  {\"fault\":\"refuse\"}                             nobody listens any more
+  {\"fault\":\"status\",\"status\":503}                optionally \"retry_after_s\":2
+  {\"fault\":\"stall\"}                              never answered; also stall_after_headers
+  {\"fault\":\"close_before_headers\"}               also reset_before_headers
+  {\"fault\":\"cut_mid_stream\",\"after_events\":5}    also stall_mid_stream
+  {\"fault\":\"truncated_body\"}
+  {\"fault\":\"slow_prefill\",\"ms\":500}
+  {\"fault\":\"loading\"}
+  {\"fault\":\"none\"}                               heals it
+Each with \"remaining\":3 for so many requests, \"for_ms\":2000 for so long, and \"scope\":\"all\" for
+health checks too.";
+
 #[derive(clap::Args, Debug)]
+#[command(after_help = FAULTS)]
 pub(super) struct SimulateArgs {
     /// Where to listen; port 0 takes a free one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
@@ -63,4 +79,22 @@ pub(super) fn run(args: &SimulateArgs) -> anyhow::Result<ExitCode> {
         replica.stop().await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nearpool::sim::server::FaultPlan;
+
+    use super::*;
+
+    #[test]
+    fn the_faults_that_the_help_shows_can_be_ordered() {
+        let shown =
+            FAULTS.lines().filter_map(|line| line.trim_start().split_once('}')).map(|(order, _)| format!("{order}}}"));
+        let orders: Vec<_> = shown.filter(|order| !order.contains("none")).collect();
+        assert_eq!(orders.len(), 8);
+        for order in orders {
+            serde_json::from_str::<FaultPlan>(&order).unwrap_or_else(|error| panic!("{order}: {error}"));
+        }
+    }
 }

@@ -45,8 +45,8 @@ pub(super) fn may_pass(error: &io::Error) -> bool {
 pub(in super::super) fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another process listens there: end it (`ss -ltnp` names it), choose another port, or, if it is an edge, replace \
-             it without a break with --upgrade"
+            "another process listens there (`ss -ltnp` names it): end it, choose another port, or, if it is an edge, replace it \
+             without a break with --upgrade. An edge that was told to end drains first"
         }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 are for root: choose a higher one, or allow it with the capability CAP_NET_BIND_SERVICE"

@@ -98,10 +98,7 @@ fn gain(phases: &[Shown]) -> Option<String> {
     let computed = |routing| phases.iter().find(|shown| shown.routing == routing)?.tally.computed_per_call();
     let spared = 1.0 - computed(Routing::Nearpool)? / computed(Routing::RoundRobin)?;
     (spared >= 0.01).then(|| {
-        format!(
-            "For the same call, replicas compute {:.0} % fewer prompt tokens than with round robin.",
-            spared * 100.0
-        )
+        format!("Per call, replicas compute {:.0} % fewer prompt tokens than with round robin.", spared * 100.0)
     })
 }
 
@@ -147,13 +144,14 @@ fn notes(phases: &[Shown]) -> String {
         ""
     };
     format!(
-        "[1] When a replica dies in mid-answer, a text stream goes on at another one. What\n    \
-         cannot go on safely, as a tool call that is half said, ends with an error event,\n    \
-         never as half an answer that looks whole. Such cuts do not count as errors here.\n\
+        "[1] When a replica dies in mid-answer, a text stream goes on at another one.\n    \
+         What cannot go on safely, as a tool call that is half said, ends with an\n    \
+         error event, never as half an answer that looks whole. Such cuts do not\n    \
+         count as errors here.\n\
          [2] Of a session's six calls, the first to each of its two models finds little:\n    \
          two thirds is about the most. Every call repeats all of the last one; round\n    \
-         robin finds what earlier ones happen to have left where it comes. Each of the\n    \
-         six counts alike, so that a shorter phase does not look colder.\n\
+         robin finds what earlier ones happen to have left where it comes. Each of\n    \
+         the six counts alike, so that a shorter phase does not look colder.\n\
          [3] By nearpool_overhead_seconds: upper bounds of its buckets. Edge, agents and\n    \
          replicas share this machine's cores.{build}{retries}"
     )
@@ -177,11 +175,11 @@ fn basis(world: &World) -> String {
     format!(
         "Replicas are simulated, as fast as is published for vLLM on H100:\n\
          {}.\n\
-         The one edge stands for one in each region: all times have in them the round trip\n\
-         from the agent to the nearest region, and on to the one that served it, as measured\n\
-         between regions of Azure (Microsoft, CC BY 4.0), else 26 ms + 0.0143 ms/km. Round\n\
-         robin was spared the failures, and is no hop of its own: its agents call the\n\
-         replicas of their nearest region directly.",
+         The one edge stands for one in each region: all times have in them the round\n\
+         trip from the agent to the nearest region, and on to the one that served it, as\n\
+         measured between regions of Azure (Microsoft, CC BY 4.0), else 26 ms + 0.0143\n\
+         ms/km. Round robin was spared the failures, and is no hop of its own: its agents\n\
+         call the replicas of their nearest region directly.",
         models.collect::<Vec<_>>().join(";\n"),
     )
 }

@@ -43,10 +43,10 @@ impl Column {
             Column::InFlight => 32,
             Column::Warm => 44,
             Column::Cold => 56,
-            Column::Cached => 64,
-            Column::Tokens => 72,
+            Column::Errors => 64,
+            Column::Cached => 72,
             Column::Gpu => 80,
-            Column::Errors => 88,
+            Column::Tokens => 88,
             Column::Trend => 100,
         }
     }

@@ -90,14 +90,14 @@ fn a_terminal_of_80_by_24_shows_everything_that_matters() {
 usw-1  ready  up 1h02m  nearpool 0.1.0  config 01234567                    live
 in flight 7  sessions 1,234  calls/s 4.0  calls 12,345  errors 12 (0.10%)
 ▶ Pools, last minute ───────────────────────────────────────────────────────────
-                     state     active     warm ms     cold ms cached  tok/s  GPU
-us-west 0.4 ms home  1/2 up         4                                   100
- ▾ usw-8b            1/2 up       4+3      42/180    812/2.4s    90%    100  82%
-     …-0             up             4                                        82%
-     spare           down           0  no connection: refused
-eu-west 131 ms       0/1 up         3                                   100
- ▾ euw-8b            0/1 up       3+3    142/1.2s    812/2.4s    90%    100
-     …-0             open           3
+                      state     active   err     warm ms     cold ms cached  GPU
+us-west 0.4 ms home   1/2 up         4
+ ▾ usw-8b             1/2 up       4+3  2.5%      42/180    812/2.4s    90%  82%
+     …-0              up             4                                       82%
+     spare            down           0  no connection: refused
+eu-west 131 ms        0/1 up         3
+ ▾ euw-8b             0/1 up       3+3  2.5%    142/1.2s    812/2.4s    90%
+     …-0              open           3
 
 
 
@@ -134,7 +134,7 @@ fn a_wide_terminal_shows_whole_names_and_the_trend_and_a_narrow_one_what_matters
     let mut failing = page();
     failing["regions"][0]["pools"][0]["replicas"][0]["failing"] = json!({ "cause": "status", "why": "status 500" });
     for (width, line) in [
-        (80, "     …-0             failing        4  status 500                            82%"),
+        (80, "     …-0              failing        4  status 500                           82%"),
         (50, "     …-0              failing        4  status 500"),
         (44, "     …-0        failing        4  status 500"),
         (43, "     …-0                   failing        4"),

@@ -26,6 +26,14 @@ pub(super) struct Edge {
     pub(super) admin_token: Option<Secret>,
 }
 
+impl Edge {
+    /// Every address at which it listens.
+    pub(super) fn listeners(&self) -> Vec<SocketAddr> {
+        let tls = self.tls.iter().flat_map(|tls| &tls.listen);
+        self.listen.iter().chain(tls).chain(&self.admin).copied().collect()
+    }
+}
+
 /// Checks `[edge]`.
 pub(super) fn check(root: &Table<'_>, regions: &Names, outside: &Outside<'_>) -> Edge {
     let report = root.report();

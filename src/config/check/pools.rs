@@ -1,5 +1,6 @@
 //! `[[pools]]`: the replicas of one model in one region.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -58,7 +59,13 @@ pub(super) struct Pools {
 }
 
 /// Checks `[[pools]]`.
-pub(super) fn check(root: &Table<'_>, regions: &Names, models: &Names, outside: &Outside<'_>) -> (Pools, Vec<Replica>) {
+pub(super) fn check(
+    root: &Table<'_>,
+    regions: &Names,
+    models: &Names,
+    own: &[SocketAddr],
+    outside: &Outside<'_>,
+) -> (Pools, Vec<Replica>) {
     let report = root.report();
     let value = root.required("pools", "at least one [[pools]] with `name`, `region`, `model`, `engine`, `replicas`");
     let mut pools = Pools { list: Vec::new(), places: Vec::new(), complete: value.is_some() };
@@ -68,7 +75,7 @@ pub(super) fn check(root: &Table<'_>, regions: &Names, models: &Names, outside: 
         report.error(&place, format!("more than {POOLS_MAX} pools"), "split the fleet among several edges");
     }
     let mut declared = Names::new("pool", "[[pools]]");
-    let mut all = replicas::Replicas::default();
+    let mut all = replicas::Replicas::new(own);
     for item in items.iter().take(POOLS_MAX) {
         let Some(table) = item.table() else {
             pools.complete = false;

@@ -1,6 +1,7 @@
 //! A pool's `replicas`: a URL each, or a table with a name.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::gpu_metrics;
@@ -17,13 +18,19 @@ use crate::policy::affinity;
 const REPLICAS_MAX: usize = 10_000;
 
 /// All replicas so far, pool by pool.
-#[derive(Default)]
-pub(super) struct Replicas {
+pub(super) struct Replicas<'a> {
     list: Vec<Replica>,
     urls: HashMap<String, Span>,
+    /// Where the edge itself listens.
+    own: &'a [SocketAddr],
 }
 
-impl Replicas {
+impl<'a> Replicas<'a> {
+    /// None so far.
+    pub(super) fn new(own: &'a [SocketAddr]) -> Replicas<'a> {
+        Replicas { list: Vec::new(), urls: HashMap::new(), own }
+    }
+
     /// All of them.
     pub(super) fn into_list(self) -> Vec<Replica> {
         self.list
@@ -89,6 +96,10 @@ impl Replicas {
             }
         };
         outside.link_local(&address, url, report);
+        if self.own.iter().any(|own| leads_to(&address, *own)) {
+            let hint = "write where the replica listens: each call would come back here until nothing is left";
+            report.error(&url.span, "this is where the edge itself listens", hint);
+        }
         let canonical = url::canonical(&address);
         match self.urls.get(&canonical) {
             Some(first) => {
@@ -104,6 +115,19 @@ impl Replicas {
         }
         Some(address)
     }
+}
+
+/// Whether a replica's address is that of a listener on this machine, as far as it can be told without asking.
+fn leads_to(address: &ReplicaAddress, listener: SocketAddr) -> bool {
+    let local = |host: IpAddr| host.is_loopback() || host.is_unspecified();
+    let host = match address.host.as_str() {
+        "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+        host => host.parse().ok(),
+    };
+    address.port == listener.port()
+        && host
+            .map(|host: IpAddr| host.to_canonical())
+            .is_some_and(|host| host == listener.ip().to_canonical() || listener.ip().is_unspecified() && local(host))
 }
 
 /// One item of the list.

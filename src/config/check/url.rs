@@ -33,9 +33,9 @@ const PAGE_HINT: &str = "write the whole URL of the page, as \"http://10.0.1.12:
 /// The address in a replica's URL.
 pub(super) fn address(url: &str, http2: bool) -> Result<ReplicaAddress, Refusal> {
     let address = read(url)?;
-    if address.base_path == "/v1" || address.base_path.ends_with("/v1") {
-        let hint = "leave `/v1` out: the edge appends the path that the client called";
-        return refused("the URL ends in /v1", hint);
+    if address.base_path.split('/').any(|part| part == "v1") {
+        let hint = "leave `/v1` and what follows out: the edge appends the path that the client called";
+        return refused("the URL goes on to /v1", hint);
     }
     Ok(ReplicaAddress { http2, ..address })
 }

@@ -12,7 +12,7 @@ pub(in crate::config) fn config(root: &Table<'_>, outside: Outside<'_>, hash: St
     let edge = edge::check(root, &region_names, &outside);
     let geo = geo::check(root, &outside, &region_names);
     let mut models = models::check(root);
-    let (pools, replicas) = pools::check(root, &region_names, &models.names, &outside);
+    let (pools, replicas) = pools::check(root, &region_names, &models.names, &edge.listeners(), &outside);
     models::attach_pools(&mut models, &pools, root.report());
     let timeouts = knobs::timeouts(root);
     let (retry, retry_budget) = knobs::retry(root);

@@ -125,7 +125,7 @@ impl FaultOrder {
         let order: Self = serde_json::from_slice(body).map_err(|error| {
             // Asked for one alone, the parser says what is missing, or names those that there are.
             let why = serde_json::from_slice::<FaultPlan>(body).err().unwrap_or(error);
-            format!("no such fault: {why}. {{\"fault\":\"none\"}} ends one")
+            format!("this orders no fault: {why}. {{\"fault\":\"none\"}} ends one")
         })?;
         let plan = match order.plan {
             PlanOrNone::Plan(plan) => Some(plan),
