@@ -8,6 +8,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -99,8 +100,8 @@ impl Client {
         let mut ahead = self.ahead();
         // One that has sent just so much, and left, is seen too.
         while ahead.bytes.len() <= AHEAD_BYTES_MAX {
-            let mut piece = [0; PIECE_BYTES];
-            let mut piece = ReadBuf::new(&mut piece);
+            let mut piece = [MaybeUninit::uninit(); PIECE_BYTES];
+            let mut piece = ReadBuf::uninit(&mut piece);
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece)) {
                 Ok(()) if !piece.filled().is_empty() => ahead.append(piece.filled(), AHEAD_BYTES_MAX + PIECE_BYTES),
                 Ok(()) | Err(_) => return Poll::Ready(()),
