@@ -76,7 +76,7 @@ async fn measure(args: &[String]) -> Result<Report> {
         syscalls::all(&mut report, &replicas, threads).await?;
     }
     if wanted("observe") {
-        observe::all(&mut report, &replicas, threads, if quick { 1 } else { 6 }).await?;
+        observe::all(&mut report, &replicas, threads, if quick { 1 } else { 12 }).await?;
     }
     Ok(report)
 }
