@@ -132,8 +132,7 @@ const REFUSALS_MAX: usize = 3;
 /// not know the model or the path, as one of another version or configuration, or not the key, which is the pool's unless
 /// the client's own is passed on. Such a refusal costs nothing, and there was no work. `refused` did so before it.
 pub fn may_be_the_replicas_own(status: u16, keys_are_passed: bool, refused: &[Tried]) -> bool {
-    let refusals = refused.iter().filter(|tried| tried.outcome == Outcome::ClientError).count();
-    refusals + 1 < REFUSALS_MAX
+    refusals(refused) + 1 < REFUSALS_MAX
         && match status {
             401 | 403 => !keys_are_passed,
             404 => true,
@@ -156,6 +155,11 @@ pub fn may_hedge(tried: &[Tried]) -> bool {
 /// sick would use up all attempts, and the fallback that could answer would not be asked.
 pub fn last_is_for_fallbacks(tried: &[Tried], params: Params) -> bool {
     !tried.is_empty() && counted(tried.iter()).saturating_add(1) >= params.attempts
+}
+
+/// How many replicas refused the request, or did not hold the stored response that it goes on with.
+pub fn refusals(tried: &[Tried]) -> usize {
+    tried.iter().filter(|tried| tried.outcome == Outcome::ClientError).count()
 }
 
 /// How many different replicas broke down.

@@ -94,8 +94,8 @@ impl Dispatch<'_> {
     pub(super) async fn run(&self, account: &mut Account<'_>) -> Result<Reached, Stopped> {
         let mut doubts = Vec::new();
         let mut elsewhere = None;
-        let mut result = self.walk(account, &mut doubts, &mut elsewhere).await;
-        result = result.map_err(|stopped| match (self.previous, elsewhere) {
+        let result = self.walk(account, &mut doubts, &mut elsewhere).await;
+        let result = result.map_err(|stopped| match (self.previous, elsewhere) {
             (Some(previous), elsewhere) => previous.ended(stopped, elsewhere),
             // Nobody did better: it was no fault of the replica's own.
             (None, Some(refusal)) => Stopped::Answered(Outcome::ClientError, refusal),

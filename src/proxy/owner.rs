@@ -21,7 +21,7 @@ use crate::domain::outcome::Outcome;
 use crate::policy::affinity::response_key;
 use crate::policy::pool::PoolCandidate;
 use crate::policy::replica::NoReplica;
-use crate::policy::retry::Tried;
+use crate::policy::retry::{self, Tried};
 use crate::roster::Snapshot;
 use crate::wire::response_id;
 
@@ -113,12 +113,11 @@ fn id_of(began: &Began) -> Option<String> {
 impl Previous {
     /// The answer of a replica that does not hold the response, when another one may.
     pub(super) fn is_elsewhere(&self, began: Began, tried: &[Tried]) -> Result<Began, Box<Answer>> {
-        let asked = tried.iter().filter(|tried| tried.outcome == Outcome::ClientError).count();
         match began {
             Began::Whole(answer)
                 if self.owner.is_none()
                     && answer.head.status == StatusCode::NOT_FOUND
-                    && asked + 1 < REPLICAS_ASKED_MAX =>
+                    && retry::refusals(tried) + 1 < REPLICAS_ASKED_MAX =>
             {
                 Err(answer)
             }

@@ -26,26 +26,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, block: Bloc
     let (columns, constraints) = fitting(area.width);
     let trend_width = trend_width(&columns, &constraints);
     let items = model.items();
+    // They stand together.
+    let first_of_pools = columns.iter().position(|column| column.is_of_pools());
+    let of_pools = columns.iter().filter(|column| column.is_of_pools()).count() as u16;
     let rows = items.iter().map(|item| {
-        let cell = |column: &Column| Cell::from(cell(*item, *column, model, trend_width, paint));
         let failing = if let Item::Replica(_, replica) = item { replica.failing.as_ref() } else { None };
-        let mut cells = Vec::with_capacity(columns.len());
-        let mut rest = columns.as_slice();
-        while let Some((column, after)) = rest.split_first() {
-            let free = rest.iter().take_while(|column| column.is_of_pools()).count();
-            match failing {
-                // A replica has nothing to show there.
-                Some(failing) if free > 0 => {
-                    let why = Line::styled(format!(" {}", failing.why), paint.dim());
-                    cells.push(Cell::from(why).column_span(free as u16));
-                    rest = &rest[free..];
-                }
-                _ => {
-                    cells.push(cell(column));
-                    rest = after;
-                }
-            }
-        }
+        let cells = columns.iter().enumerate().filter_map(|(at, column)| match failing {
+            // A replica has nothing else to show there.
+            Some(failing) if column.is_of_pools() => (Some(at) == first_of_pools).then(|| {
+                let why = Line::styled(format!(" {}", failing.why), paint.dim());
+                Cell::from(why).column_span(of_pools)
+            }),
+            _ => Some(Cell::from(cell(*item, *column, model, trend_width, paint))),
+        });
         Row::new(cells)
     });
     let titles = columns.iter().map(|column| match column {
